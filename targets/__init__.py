@@ -1,0 +1,1 @@
+"""What each target can run: frozen profiles, one TOML file a device."""
