@@ -2,11 +2,11 @@
 
 metrics.json holds, by key:
     settings            ConvertSettings as JSON
-    census_before       list of CensusRow: the operators of the trained model
-    census_after        list of CensusRow: the operators of the integer network
+    census_before       count by operator of the trained model
+    census_after        count by operator of the integer network
     training            list of TrainingPoint
     blocks              list of BlockAgreement, measured at the end of distillation
-    sizes               bytes by artifact name
+    sizes               bytes by file, named relative to the build folder
     seconds             wall-clock time by stage
     peak_memory_bytes   int
     validation          ValidationResult, newest run
@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import types
 import typing
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from archnet.atomic import write_json
 from archnet.errors import ArchNetError
 
 Json = Any
@@ -67,16 +67,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class CensusRow(Record):
-    """How often an operator occurs in a network.
+    """How often an operator occurs in the trained model and in the integer network.
 
     Attributes:
         op: an `archnet.operators.Op` value, or the name that the framework gives to another one.
-        note: what a reader should know about it ("integer, 8 bits", "on the host").
     """
 
     op: str
-    count: int
-    note: str = ""
+    before: int
+    after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,19 +256,10 @@ def merge_metrics(path: Path, **updates: Json) -> None:
     Records, and lists and tuples of records, are written as JSON.
 
     Raises:
-        ArchNetError: the file cannot be read or written.
+        ArchNetError: the file cannot be read or written, or the disk is full.
     """
-    merged = {**read_metrics(path), **{key: _encode(value) for key, value in updates.items()}}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(merged, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ArchNetError(
-            f"{path} cannot be written: {error.strerror or error}",
-            fix="free some space, or make the build folder writable, and run the same command again",
-        ) from error
+    encoded = {key: _encode(value) for key, value in updates.items()}
+    write_json(path, {**read_metrics(path), **encoded})
 
 
 def _encode(value: Any) -> Json:

@@ -36,7 +36,7 @@ RESULT = ValidationResult(
 )
 RECORDS: list[Record] = [
     RESULT,
-    CensusRow("GELU", 6),
+    CensusRow("GELU", 6, 0),
     TrainingPoint("distil", "0", 1, 0.5, None),
     TrainingPoint("distil", "0", 1, 0.5, 0.25),
     LatencyRow("tvm", 1, 32, 2, 50, 10.0, 4.0, 2.5),
@@ -55,8 +55,8 @@ def test_what_is_not_finite_becomes_null() -> None:
 
 
 def test_unknown_keys_are_ignored_and_missing_ones_named() -> None:
-    assert CensusRow.from_json({"op": "GELU", "count": 6, "later": 1}) == CensusRow("GELU", 6)
-    with pytest.raises(ArchNetError, match=r"CensusRow\.count cannot be read: it is missing"):
+    assert CensusRow.from_json({"op": "GELU", "before": 6, "after": 0, "later": 1}) == CensusRow("GELU", 6, 0)
+    with pytest.raises(ArchNetError, match=r"CensusRow\.before cannot be read: it is missing"):
         CensusRow.from_json({"op": "GELU"})
 
 
