@@ -1,0 +1,170 @@
+"""Files that are whole or not there: write beside, fsync, rename; and clear errors for a disk's refusals."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from archnet.errors import ArchNetError
+
+TEMPORARY_MARK = ".archnet-tmp"
+"""Names of unfinished files and folders end with this; whoever holds the folder's lock may delete them."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "File too large")
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def free_bytes(path: Path) -> int:
+    """Free space, in bytes, of the disk that holds `path` (or its nearest existing parent)."""
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether `error`, or what caused it, is a full disk; native libraries tell it only by their text."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if not isinstance(error, ArchNetError) and any(text in str(error) for text in _FULL_TEXTS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def disk_full(path: Path, needed: int | None = None) -> ArchNetError:
+    """The error for a full disk at `path`; `needed` is the size in bytes of what did not fit, if known."""
+    needs = f", needs {human_bytes(needed)}" if needed else ""
+    return ArchNetError(
+        f"the disk is full: {path} cannot be written{needs} ({human_bytes(free_bytes(path))} free)",
+        fix="free some space or raise the quota, then run the same command: it goes on where it stopped",
+    )
+
+
+@contextmanager
+def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn a full disk or a missing permission under `path` into one clear `ArchNetError`.
+
+    Args:
+        path: what is being written, for the message.
+        needed: its size in bytes, if known.
+    """
+    try:
+        yield
+    except ArchNetError:
+        raise
+    except Exception as error:
+        if is_disk_full(error):
+            raise disk_full(path, needed) from error
+        if isinstance(error, OSError) and error.errno in _DENIED:
+            place = error.filename or path
+            raise ArchNetError(
+                f"{place} cannot be written: {(error.strerror or 'no permission').lower()}",
+                fix="give a folder that you may write to",
+            ) from error
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside a folder last through a power cut."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's content to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path, needed: int | None = None) -> Iterator[Path]:
+    """Give a temporary name beside `path`; when the block ends well, that file becomes `path`.
+
+    Args:
+        path: the file to make or replace; missing parent folders are made.
+        needed: its size in bytes, if known, for the message when the disk is full.
+
+    Raises:
+        ArchNetError: the disk is full or the folder cannot be written; `path` is as it was before.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_MARK}")
+    try:
+        with disk_errors(path, needed):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            sync_file(temporary)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all (see `replacing`)."""
+    with replacing(path, len(content)) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file whole or not at all (see `replacing`)."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Read a JSON object.
+
+    Raises:
+        ArchNetError: the file is missing, is no JSON, or holds something else than an object.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ArchNetError(
+            f"{path} cannot be read: {(error.strerror or str(error)).lower()}",
+            fix="give the folder of a finished conversion",
+        ) from error
+    except ValueError as error:
+        raise ArchNetError(f"{path} is damaged: {error}", fix="convert again into a new folder") from error
+    if not isinstance(value, dict):
+        raise ArchNetError(f"{path} is damaged: no JSON object", fix="convert again into a new folder")
+    return value
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder, if it is there, such that a kill in between leaves no half of it under its name."""
+    doomed = path.with_name(f".{path.name}.{os.getpid()}.old{TEMPORARY_MARK}")
+    try:
+        os.rename(path, doomed)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(doomed, ignore_errors=True)

@@ -1,0 +1,401 @@
+"""The build folder: its files, its lock, and what may go on in it.
+
+DIR/settings.json says what the folder is being made from, from the first moment; DIR/manifest.json is
+written last, so that a folder that has it is finished. Everything between is under DIR/checkpoints until
+then. docs/file_formats.md lists the files.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from archnet import __version__, atomic
+from archnet.config import ConvertSettings
+from archnet.errors import ArchNetError
+
+FORMAT = "archnet-build"
+FORMAT_VERSION = 1
+
+_LOCK = ".lock"
+_SETTINGS = "settings.json"
+
+_BYTES_PER_PARAMETER = 32
+"""Two generations of checkpoint (weights and two moments, float32) and the artifacts."""
+
+
+def estimate_build_bytes(parameters: int) -> int:
+    """Disk space, in bytes, that a conversion of a model with so many parameters needs at its peak."""
+    return 32 * 2**20 + _BYTES_PER_PARAMETER * parameters
+
+
+class FolderLock:
+    """One process at a time: an flock on a file, which the kernel frees when the process dies.
+
+    Raises:
+        ArchNetError: a living process holds it (its id is named), or the file system has no locks.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _LOCK
+        self._handle = -1
+        with atomic.disk_errors(self._path):
+            self._acquire(folder)
+        # A forked worker must not keep the lock of a parent that was killed.
+        os.register_at_fork(after_in_child=self._close)
+
+    def _acquire(self, folder: Path) -> None:
+        while True:
+            handle = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _same_file(handle, self._path):
+                    os.truncate(handle, 0)
+                    os.write(handle, f"{os.getpid()}\n".encode())
+                    self._handle = handle
+                    return
+                os.close(handle)
+            except OSError as error:
+                os.close(handle)
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise self._in_use(folder) from None
+                if error.errno in (errno.ENOLCK, errno.ENOTSUP):
+                    raise ArchNetError(
+                        f"the file system of {folder} cannot lock files", fix="give a folder on a local disk"
+                    ) from error
+                raise
+
+    def _in_use(self, folder: Path) -> ArchNetError:
+        owner = ""
+        for _ in range(20):  # the owner writes its id just after it got the lock
+            owner = self._path.read_text(errors="replace").strip()
+            if owner.isdigit() and Path(f"/proc/{owner}").exists():
+                break
+            time.sleep(0.01)
+        who = f"process {owner}" if owner.isdigit() else "another process"
+        return ArchNetError(
+            f"{folder} is in use by {who}",
+            fix="wait until it has finished, stop it, or give another folder",
+        )
+
+    def _close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def release(self) -> None:
+        """Give the lock up; the file stays."""
+        self._close()
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    """Whether `path` is still the file behind `handle`, and was not deleted in between."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+class BuildDir:
+    """A conversion's folder. Use `open_for_convert` or `open_finished`.
+
+    Attributes:
+        path: the folder, absolute.
+        settings: what it is (being) converted with.
+        source_sha256: of the model's weights.
+        data_sha256: of the calibration text, or "".
+        resumed: whether an earlier run had begun it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: ConvertSettings,
+        source_sha256: str,
+        data_sha256: str,
+        lock: FolderLock | None,
+    ) -> None:
+        self.path = path
+        self.settings = settings
+        self.source_sha256 = source_sha256
+        self.data_sha256 = data_sha256
+        self.resumed = False
+        self._lock = lock
+
+    @classmethod
+    def open_for_convert(
+        cls,
+        path: Path,
+        settings: ConvertSettings,
+        source_sha256: str,
+        *,
+        data_sha256: str = "",
+        needed_bytes: int = 32 * 2**20,
+    ) -> Self:
+        """Begin a conversion in `path`, or go on with the one that was begun there.
+
+        The folder is locked until `close`. When this refuses, the folder is as it was before.
+
+        Args:
+            path: new, empty, or begun earlier with the same settings, model and data.
+            settings: of this conversion.
+            source_sha256: of the model's weights.
+            data_sha256: of the calibration text.
+            needed_bytes: space that a new conversion needs (see `estimate_build_bytes`).
+
+        Raises:
+            ArchNetError: it is another folder, in use, begun with other settings, not writable, or the disk
+                has too little space.
+        """
+        path = Path(path).absolute()
+        _refuse_foreign(path)
+        created = _make_folder(path)
+        lock: FolderLock | None = None
+        try:
+            lock = FolderLock(path)
+            build = cls(path, settings, source_sha256, data_sha256, lock)
+            build._begin(needed_bytes)
+        except BaseException:
+            _undo(path, created, owned=lock is not None)
+            if lock is not None:
+                lock.release()
+            raise
+        return build
+
+    def _begin(self, needed_bytes: int) -> None:
+        record = self._record()
+        if not self.finished:
+            # Of a run that was killed; nobody else writes to an unfinished folder, as the lock is ours.
+            _remove_temporaries(self.path)
+        if (self.path / _SETTINGS).exists():
+            self.resumed = True
+            self._compare(_read_record(self.path))
+            if self.finished:
+                atomic.remove_tree(self.checkpoints_dir)  # killed between the last two steps of `finish`
+            return
+        free = atomic.free_bytes(self.path)
+        if free < needed_bytes:
+            raise ArchNetError(
+                f"the disk of {self.path} has too little space: the conversion needs about "
+                f"{atomic.human_bytes(needed_bytes)}, {atomic.human_bytes(free)} are free",
+                fix="free some space, or give a folder on another disk",
+            )
+        atomic.write_json(self.path / _SETTINGS, record)
+
+    def _record(self) -> dict[str, object]:
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "archnet": __version__,
+            "settings": self.settings.to_json(),
+            "source_sha256": self.source_sha256,
+            "data_sha256": self.data_sha256,
+        }
+
+    def _compare(self, record: dict[str, object]) -> None:
+        differences = _settings_of(record, self.path).differences(self.settings)
+        for field, name in (("source_sha256", "model weights"), ("data_sha256", "data")):
+            old, new = str(record.get(field, "")), str(self._record()[field])
+            if old != new:
+                differences.append(f"{name}: sha256 {old[:12] or 'none'} -> {new[:12] or 'none'}")
+        if not self.finished and record.get("archnet") != __version__:
+            differences.append(f"archnet version: {record.get('archnet')} -> {__version__}")
+        if differences:
+            raise ArchNetError(
+                f"{self.path} was begun with other settings: {'; '.join(differences)}",
+                fix="run it with the old settings to go on, or give another folder",
+            )
+
+    @classmethod
+    def open_finished(cls, path: Path) -> Self:
+        """Open the folder of a finished conversion, without a lock.
+
+        Raises:
+            ArchNetError: it is missing, no build folder, or not finished.
+        """
+        path = Path(path).absolute()
+        if not path.is_dir():
+            what = "is a file, not a folder" if path.exists() else "does not exist"
+            raise ArchNetError(f"{path} {what}", fix="give the folder that `archnet convert --out` wrote")
+        if not (path / _SETTINGS).is_file():
+            raise ArchNetError(
+                f"{path} is no Arch-Net build: it has no {_SETTINGS}",
+                fix="give the folder that `archnet convert --out` wrote",
+            )
+        record = _read_record(path)
+        build = cls(
+            path,
+            _settings_of(record, path),
+            str(record.get("source_sha256", "")),
+            str(record.get("data_sha256", "")),
+            None,
+        )
+        if not build.finished:
+            raise ArchNetError(
+                f"{path} is not finished: it has no manifest.json",
+                fix="run the command that began it again; it goes on where it stopped",
+            )
+        return build
+
+    @property
+    def finished(self) -> bool:
+        """Whether the conversion came to its end (the manifest is written last)."""
+        return self.manifest.is_file()
+
+    def finish(self, manifest: dict[str, object]) -> None:
+        """Write the manifest, which makes the folder a finished one, and delete the checkpoints."""
+        self.write_json(self.manifest, manifest)
+        atomic.remove_tree(self.checkpoints_dir)
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def tokenizer_dir(self) -> Path:
+        return self.path / "tokenizer"
+
+    @property
+    def graph_dir(self) -> Path:
+        return self.path / "graph"
+
+    @property
+    def onnx_dir(self) -> Path:
+        return self.path / "onnx"
+
+    @property
+    def tvm_dir(self) -> Path:
+        return self.path / "tvm"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.path / "checkpoints"
+
+    def write_json(self, path: Path, value: object) -> None:
+        """Write a JSON file of this folder, whole or not at all."""
+        atomic.write_json(self.path / path, value)
+
+    def read_json(self, path: Path) -> dict[str, object]:
+        """Read a JSON file of this folder (an object)."""
+        return atomic.read_json(self.path / path)
+
+    def require_space(self, needed_bytes: int) -> None:
+        """Refuse to begin writing what cannot fit.
+
+        Raises:
+            ArchNetError: less than `needed_bytes` is free.
+        """
+        if atomic.free_bytes(self.path) < needed_bytes:
+            raise atomic.disk_full(self.path, needed_bytes)
+
+    def close(self) -> None:
+        """Free the lock."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _refuse_foreign(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ArchNetError(f"{path} is a file, not a folder", fix="give a new or empty folder")
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except PermissionError as error:
+        raise ArchNetError(
+            f"{path} cannot be read: permission denied", fix="give a folder of your own"
+        ) from error
+    if _SETTINGS in names:
+        _read_record(path)
+    elif any(name != _LOCK and not name.endswith(atomic.TEMPORARY_MARK) for name in names):
+        raise ArchNetError(
+            f"{path} is not empty and no Arch-Net build",
+            fix="give a new or empty folder; nothing was changed",
+        )
+
+
+def _make_folder(path: Path) -> list[Path]:
+    """Make `path` and its parents; returns those that were missing, the deepest first."""
+    missing = [place for place in (path, *path.parents) if not place.exists()]
+    try:
+        with atomic.disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except (NotADirectoryError, FileExistsError) as error:
+        raise ArchNetError(
+            f"{path} cannot be made: a part of it is a file", fix="give another folder"
+        ) from error
+    return missing
+
+
+def _undo(path: Path, created: list[Path], *, owned: bool) -> None:
+    """Take back the folders that this refused run made; one that somebody else uses by now stays."""
+    if created:
+        with suppress(OSError):
+            if owned:
+                (path / _LOCK).unlink(missing_ok=True)
+            for place in created:
+                place.rmdir()
+
+
+def _remove_temporaries(path: Path) -> None:
+    for entry in list(path.rglob(f".*{atomic.TEMPORARY_MARK}")):
+        if entry.is_dir() and not entry.is_symlink():
+            atomic.remove_tree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _read_record(path: Path) -> dict[str, object]:
+    record = atomic.read_json(path / _SETTINGS)
+    if record.get("format") != FORMAT:
+        raise ArchNetError(
+            f"{path} is no Arch-Net build: its {_SETTINGS} is another's", fix="give another folder"
+        )
+    if record.get("version") != FORMAT_VERSION:
+        raise ArchNetError(
+            f"{path} was written by another version of Arch-Net "
+            f"(format {record.get('version')}, this one has {FORMAT_VERSION})",
+            fix="use that version, or convert again into a new folder",
+        )
+    return record
+
+
+def _settings_of(record: dict[str, object], path: Path) -> ConvertSettings:
+    settings = record.get("settings")
+    if not isinstance(settings, dict):
+        raise ArchNetError(
+            f"{path / _SETTINGS} is damaged: no settings in {json.dumps(sorted(record))}",
+            fix="convert again into a new folder",
+        )
+    return ConvertSettings.from_json(settings)

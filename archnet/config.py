@@ -1,0 +1,139 @@
+"""The settings of a conversion: what decides its result, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Self
+
+from archnet.errors import ArchNetError, nearest
+
+PRESETS = ("fast", "balanced", "best")
+EMBEDDING_FORMS = ("gather", "one-hot", "host", "code")
+KNOWN_BITS = ("w8a8", "w8a4", "w4a8", "w4a4", "w2a8", "w2a4", "w2a2")
+MAX_SEQUENCE = 1024
+"""The integer softmax sums in int32, which is exact up to this sequence length."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Bits:
+    """Bit widths of a quantized network, written "w8a8": weights first, then activations."""
+
+    weights: int
+    activations: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "w8a8" (any case).
+
+        Raises:
+            ArchNetError: the text is no known pair of widths; the nearest ones are named.
+        """
+        name = text.strip().lower()
+        found = re.fullmatch(r"w([0-9]+)a([0-9]+)", name)
+        if found is None or name not in KNOWN_BITS:
+            raise ArchNetError(
+                f"--bits {text!r} is no bit width that Arch-Net knows",
+                fix=f"write weights and activations like w8a8; {nearest(name, KNOWN_BITS)}",
+            )
+        return cls(int(found[1]), int(found[2]))
+
+    def require(self, weight_bits: Sequence[int], activation_bits: Sequence[int], target: str) -> None:
+        """Refuse widths that a target does not have.
+
+        Args:
+            weight_bits: the widths of weights that the target runs.
+            activation_bits: the widths of activations that the target runs.
+            target: the target's name, for the message.
+
+        Raises:
+            ArchNetError: this pair is not among them.
+        """
+        if self.weights in weight_bits and self.activations in activation_bits:
+            return
+        allowed = [f"w{w}a{a}" for w in weight_bits for a in activation_bits]
+        raise ArchNetError(
+            f"target {target!r} cannot run --bits {self}",
+            fix=f"choose other --bits ({nearest(str(self), allowed)}) or another --target",
+        )
+
+    def __str__(self) -> str:
+        return f"w{self.weights}a{self.activations}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertSettings:
+    """Everything that decides a conversion's result, but for the model and the data themselves.
+
+    Attributes:
+        target: name of the target profile.
+        bits: widths of weights and activations.
+        preset: how long to train, one of `PRESETS`.
+        seq_len: longest sequence in tokens, for training and of the exported network.
+        seed: of all random numbers.
+        embedding: the form that the word embedding takes, one of `EMBEDDING_FORMS`.
+
+    Raises:
+        ArchNetError: a value is out of range; known names are suggested.
+    """
+
+    target: str
+    bits: Bits
+    preset: str = "balanced"
+    seq_len: int = 128
+    seed: int = 0
+    embedding: str = "gather"
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ArchNetError(
+                f"--preset {self.preset!r} does not exist",
+                fix=f"choose another preset; {nearest(self.preset, PRESETS)}",
+            )
+        if self.embedding not in EMBEDDING_FORMS:
+            raise ArchNetError(
+                f"--embedding {self.embedding!r} does not exist",
+                fix=f"choose another form; {nearest(self.embedding, EMBEDDING_FORMS)}",
+            )
+        if not 2 <= self.seq_len <= MAX_SEQUENCE:
+            raise ArchNetError(
+                f"--seq-len {self.seq_len} is out of range",
+                fix=f"give a number of tokens from 2 to {MAX_SEQUENCE}",
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ArchNetError(
+                f"--seed {self.seed} is out of range", fix="give a number from 0 to 4294967295"
+            )
+
+    def to_json(self) -> dict[str, str | int]:
+        """As a JSON object; `from_json` reads it back."""
+        return {**asdict(self), "bits": str(self.bits)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, str | int]) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ArchNetError: a field is missing, unknown or out of range.
+        """
+        names = {f.name for f in fields(cls)}
+        wrong = sorted(names ^ set(value))
+        if wrong:
+            raise ArchNetError(
+                f"the recorded settings have missing or unknown fields: {', '.join(wrong)}",
+                fix="they come from another version of Arch-Net: convert again into a new folder",
+            )
+        return cls(
+            target=str(value["target"]),
+            bits=Bits.parse(str(value["bits"])),
+            preset=str(value["preset"]),
+            seq_len=int(value["seq_len"]),
+            seed=int(value["seed"]),
+            embedding=str(value["embedding"]),
+        )
+
+    def differences(self, other: ConvertSettings) -> list[str]:
+        """Name each field that `other` changes, as "field: mine -> other's"."""
+        old, new = self.to_json(), other.to_json()
+        return [f"{name}: {old[name]} -> {new[name]}" for name in old if old[name] != new[name]]
