@@ -1,0 +1,297 @@
+"""The integer network in NumPy: the definition of what a QuantizedGraph computes.
+
+Integers in, integers out. Every backend's results are compared with these. One small function an
+operator, each with its formula; `OPERATORS` lists them. `integer` below means Python's and NumPy's
+exact integers; division `//` rounds down; requantize(a, m) = round_half_even(a * m / 2**16) and clamp
+are to the output's range, so that an unsigned output is a fused ReLU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from archnet.calibration.affine import requantize, round_shift
+from archnet.errors import ArchNetError
+from archnet.graph import WIDEN_SHIFT, Dim, Node, QuantizedGraph, TensorSpec
+from archnet.operators import Op
+
+Array = NDArray[Any]
+
+# A float32 holds every integer up to 2**24, a float64 up to 2**53.
+_FLOAT32_EXACT = 2**24
+_FLOAT64_EXACT = 2**53
+
+# One-hot rows have one entry in thousands: below this share of nonzeros a sparse product is faster.
+_SPARSE_SHARE = 1 / 32
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One execution of a node: what an operator's function needs beside its input arrays."""
+
+    node: Node
+    output: TensorSpec
+    dims: Mapping[str, int]
+
+    def integer(self, name: str) -> int:
+        """The integer attribute of this name."""
+        value = self.node.attributes[name]
+        if not isinstance(value, int):
+            raise TypeError(f"{self.node.name}: attribute {name} is {value!r}, not an integer")
+        return value
+
+    def sizes(self, name: str) -> tuple[int, ...]:
+        """The tuple attribute of this name, with "batch" and "sequence" replaced by their values."""
+        value = self.node.attributes[name]
+        if not isinstance(value, tuple):
+            raise TypeError(f"{self.node.name}: attribute {name} is {value!r}, not a tuple")
+        return tuple(self.size(dim) for dim in value)
+
+    def size(self, dim: Dim) -> int:
+        """The value of a size or of a symbol."""
+        return self.dims[dim] if isinstance(dim, str) else dim
+
+    def clamp(self, values: Array) -> Array:
+        """Clamp to the output's range and convert to its dtype."""
+        low, high = self.output.range
+        return np.clip(values, low, high).astype(self.output.dtype)
+
+
+def integer_matmul(a: Array, b: Array) -> NDArray[np.int64]:
+    """a @ b of integer arrays, exactly: (..., M, K) times (..., K, N) -> int64 (..., M, N).
+
+    NumPy multiplies integers without BLAS, which is very slow. A product in floats is exact, whatever
+    the order of the additions and whether or not they are fused, when every partial sum is an integer
+    that the float type holds: |partial sum| <= K * max|a| * max|b|, which is checked here.
+    """
+    if a.size == 0 or b.size == 0:
+        return np.matmul(a.astype(np.int64), b.astype(np.int64))
+    bound = a.shape[-1] * _magnitude(a) * _magnitude(b)
+    if bound <= _FLOAT32_EXACT:
+        return np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(np.int64)
+    if bound <= _FLOAT64_EXACT:
+        return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
+    return np.matmul(a.astype(np.int64), b.astype(np.int64))
+
+
+def _magnitude(values: Array) -> int:
+    return max(abs(int(values.min())), abs(int(values.max())))
+
+
+def _sparse_matmul(x: Array, weight: Array) -> NDArray[np.int64]:
+    """x (M, K) @ weight (N, K).T for an x that is nearly all zeros, in int32.
+
+    A graph is only valid when no accumulator leaves 32 bits (archnet.graph_check).
+    """
+    return np.asarray(sparse.csr_array(x).astype(np.int32) @ weight.T.astype(np.int32)).astype(np.int64)
+
+
+def embedding(call: Call, ids: Array, table: Array) -> Array:
+    """table[ids]: ids int64 (B, S), table (V, C) int8 or uint8 -> (B, S, C)."""
+    _check_ids(call, ids, table.shape[0])
+    return np.asarray(table[ids])
+
+
+def one_hot(call: Call, ids: Array) -> Array:
+    """y[..., d] = 1 where d == id, else 0, as uint8 of width `depth`.
+
+    Codes (B, S, K) become (B, S, K * depth): digit k sets position k * depth + code.
+    """
+    depth = call.integer("depth")
+    _check_ids(call, ids, depth)
+    codes = ids[..., None] if ids.ndim == 2 else ids
+    hot = np.zeros((*codes.shape, depth), dtype=np.uint8)
+    np.put_along_axis(hot, codes[..., None], 1, axis=-1)
+    return hot.reshape(*codes.shape[:2], -1)
+
+
+def slice_rows(call: Call, table: Array) -> Array:
+    """table[:S]: the rows (S, C) of the first `sequence` positions of a table (Smax, C)."""
+    return table[: call.size(call.output.shape[0])]
+
+
+def linear(call: Call, x: Array, weight: Array, bias: Array, multiplier: Array, weight_scale: Array) -> Array:
+    """clamp(requantize(sum_k x[..., k] * weight[n, k] + bias[n], multiplier[n])).
+
+    x (..., K) int8 or uint8, weight (N, K) int8, bias and multiplier (N,) int32 -> (..., N).
+    weight_scale (N,) is for exporters only: float32(float32(scale_x * weight_scale) / scale_y) is
+    multiplier / 2**16 exactly. `bias` has the scale scale_x * weight_scale.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    if np.count_nonzero(rows) < rows.size * _SPARSE_SHARE:
+        products = _sparse_matmul(rows, weight)
+    else:
+        products = integer_matmul(rows, weight.T)
+    accumulator = products + bias.astype(np.int64)
+    return call.clamp(requantize(accumulator, multiplier)).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def matmul(call: Call, a: Array, b: Array) -> Array:
+    """clamp(requantize(a @ b, multiplier)), a (..., M, K), b (..., K, N) or, if transpose_b, (..., N, K)."""
+    if call.node.attributes.get("transpose_b", False):
+        b = np.swapaxes(b, -1, -2)
+    return call.clamp(requantize(integer_matmul(a, b), call.integer("multiplier")))
+
+
+def mask(call: Call, x: Array, attention_mask: Array) -> Array:
+    """min(x, limit), limit = greatest integer where the mask is not 0, least integer elsewhere.
+
+    x int8 (B, H, S, S), attention_mask int64 (B, S) over the last axis; same scale.
+    """
+    low, high = call.output.range
+    seen = attention_mask != 0
+    limit = np.where(seen, high, low).reshape(seen.shape[0], *(1,) * (x.ndim - 2), seen.shape[1])
+    return np.minimum(x, limit).astype(call.output.dtype)
+
+
+def softmax(call: Call, x: Array, table: Array) -> Array:
+    """(2 * Q * e + sum(e)) // (2 * sum(e)) over the last axis, e = table[max(x) - x], Q = 2**bits - 1.
+
+    The table holds rint(2**20 * exp(-i * scale_x)) for i = 0 .. 255; the output's scale is 1 / Q.
+    `(Q * e + sum(e) // 2) // sum(e)` is the same number: 2 * Q * e is even, so an odd sum cannot
+    decide; that form stays below 2**31 for up to 1024 positions.
+    """
+    wide = x.astype(np.int64)
+    weights = table[wide.max(axis=-1, keepdims=True) - wide].astype(np.int64)
+    total = weights.sum(axis=-1, keepdims=True)
+    greatest = 2**call.output.bits - 1
+    return ((2 * greatest * weights + total) // (2 * total)).astype(call.output.dtype)
+
+
+def add(call: Call, a: Array, b: Array) -> Array:
+    """clamp(round_half_even((a * multiplier_a + b * multiplier_b) / 2**16)), a and b broadcast."""
+    wide_a = a.astype(np.int64) * call.integer("multiplier_a")
+    wide_b = b.astype(np.int64) * call.integer("multiplier_b")
+    return call.clamp(round_shift(wide_a + wide_b))
+
+
+def lookup(call: Call, x: Array, table: Array) -> Array:
+    """table[x - least integer of x's dtype]; table (256,) int8 or uint8."""
+    return np.asarray(table[x.astype(np.int64) - np.iinfo(x.dtype).min])
+
+
+def reshape(call: Call, x: Array) -> Array:
+    """The same elements in row-major order in attribute `shape`; at most one size is -1 (inferred)."""
+    return x.reshape(call.sizes("shape"))
+
+
+def transpose(call: Call, x: Array) -> Array:
+    """Axis i of the output is axis perm[i] of x."""
+    return x.transpose(call.sizes("perm"))
+
+
+def concat(call: Call, *parts: Array) -> Array:
+    """The parts one after the other along attribute `axis`; all have the output's scale."""
+    return np.concatenate(parts, axis=call.integer("axis"))
+
+
+def select(call: Call, x: Array) -> Array:
+    """Element `index` of axis `axis`, which is dropped."""
+    return np.take(x, call.integer("index"), axis=call.integer("axis"))
+
+
+def mean_pool(call: Call, x: Array, attention_mask: Array, offset: Array) -> Array:
+    """(2 * 2**8 * sum_s x + n) // (2 * n) + offset over the unmasked positions s, n >= 1 their number.
+
+    x int8 (B, S, C), attention_mask int64 (B, S), offset int32 (C,) -> int32 (B, C) in units of
+    scale_x / 2**8. A row with no unmasked position gives `offset`.
+    """
+    seen = (attention_mask != 0)[..., None]
+    total = np.where(seen, x, 0).astype(np.int64).sum(axis=1)
+    count = np.maximum(seen.astype(np.int64).sum(axis=1), 1)
+    mean = (2 * 2**WIDEN_SHIFT * total + count) // (2 * count)
+    return (mean + offset).astype(np.int32)
+
+
+def widen(call: Call, x: Array, offset: Array) -> Array:
+    """x * 2**8 + offset: int8 (..., C) -> int32 in units of scale_x / 2**8; offset int32 (C,)."""
+    return (x.astype(np.int64) * 2**WIDEN_SHIFT + offset).astype(np.int32)
+
+
+OPERATORS: dict[Op, Callable[..., Array]] = {
+    Op.EMBEDDING: embedding,
+    Op.ONE_HOT: one_hot,
+    Op.SLICE: slice_rows,
+    Op.LINEAR: linear,
+    Op.MATMUL: matmul,
+    Op.MASK: mask,
+    Op.SOFTMAX: softmax,
+    Op.ADD: add,
+    Op.LOOKUP: lookup,
+    Op.RESHAPE: reshape,
+    Op.TRANSPOSE: transpose,
+    Op.CONCAT: concat,
+    Op.SELECT: select,
+    Op.MEAN_POOL: mean_pool,
+    Op.WIDEN: widen,
+}
+"""What each operator computes: f(call, *inputs) -> output, inputs in the order of Node.inputs."""
+
+
+def run_node(node: Node, inputs: Iterable[Array], output: TensorSpec, dims: Mapping[str, int]) -> Array:
+    """Execute one node on the arrays of its inputs (tensors and constants in the node's order).
+
+    Raises:
+        ArchNetError: the operator is not one of the integer network, or an id is out of range.
+    """
+    if node.op not in OPERATORS:
+        raise ArchNetError(
+            f"{node.name}: {node.op} is no operator of the integer network",
+            fix="run archnet convert again with this version of archnet",
+        )
+    return OPERATORS[node.op](Call(node, output, dims), *inputs)
+
+
+def execute(
+    graph: QuantizedGraph, feeds: Mapping[str, Array], names: Iterable[str] | None = None
+) -> dict[str, Array]:
+    """Run the network.
+
+    Args:
+        feeds: one integer array for each of graph.inputs (`archnet.backends.base.feed` makes them).
+        names: the tensors wanted; by default those of graph.outputs.
+
+    Returns:
+        The wanted tensors by name. The others are forgotten after their last use.
+    """
+    wanted = set(names) if names is not None else {output.tensor for output in graph.outputs}
+    unknown = sorted(wanted - set(graph.tensors) - set(feeds))
+    if unknown:
+        raise ArchNetError(
+            f"the network {graph.name} has no tensor {', '.join(unknown)}",
+            fix="take names from graph.tensors",
+        )
+    dims = bind_dims(graph, feeds)
+    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
+    values: dict[str, Array] = dict(feeds)
+    for i, node in enumerate(graph.nodes):
+        inputs = [values[n] if n in values else graph.constants[n] for n in node.inputs]
+        values[node.output] = run_node(node, inputs, graph.tensors[node.output], dims)
+        for name in {*node.inputs, node.output}:
+            if name in values and name not in wanted and last_use.get(name, i) == i:
+                del values[name]
+    return {name: values[name] for name in wanted}
+
+
+def bind_dims(graph: QuantizedGraph, feeds: Mapping[str, Array]) -> dict[str, int]:
+    """The values of "batch" and "sequence" in these feeds."""
+    return {
+        dim: size
+        for spec in graph.inputs
+        for dim, size in zip(spec.shape, feeds[spec.name].shape, strict=True)
+        if isinstance(dim, str)
+    }
+
+
+def _check_ids(call: Call, ids: Array, count: int) -> None:
+    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= count):
+        raise ArchNetError(
+            f"{call.node.name}: an id lies outside 0 .. {count - 1} ({int(ids.min())} .. {int(ids.max())})",
+            fix="tokenize with the tokenizer in the build folder",
+        )
