@@ -254,7 +254,7 @@ class Engine:
         index = len(self._finished)
         seal = checkpoint.read_seal(result)
         if seal is not None and seal.get("after") == self.chain:
-            self.send(StageStarted(name, index, max(len(self._expected), index + 1), resumed=True))
+            self.send(self._started(name, index, resumed=True))
             self._end(name, seal, loaded=True)
             return load(result)
         if seal is None and result.exists():
@@ -268,6 +268,10 @@ class Engine:
         self._end(name, seal, loaded=False)
         return load(result)
 
+    def _started(self, name: str, index: int, *, resumed: bool) -> StageStarted:
+        names = tuple(self._expected)
+        return StageStarted(name, index, max(len(names), index + 1), resumed, names)
+
     def _compute(
         self,
         name: str,
@@ -277,7 +281,7 @@ class Engine:
         save: Callable[[T, Path], None],
     ) -> None:
         work = folder / "work"
-        self.send(StageStarted(name, index, max(len(self._expected), index + 1), resumed=work.exists()))
+        self.send(self._started(name, index, resumed=work.exists()))
         seed = self._seed(name)
         checkpoint.seed_everything(seed)
         context = StageContext(self, name, work, seed)

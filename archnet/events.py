@@ -22,12 +22,21 @@ Summary = Mapping[str, str | int | float | None]
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage begins. `index` counts from 0; `resumed` says that it goes on from a checkpoint."""
+    """A stage begins.
+
+    Attributes:
+        stage: its name.
+        index: its place in the job, from 0.
+        total: number of stages in the job.
+        resumed: whether it goes on from an earlier run.
+        stages: the names of all stages in order, as far as they are known.
+    """
 
     stage: str
     index: int
     total: int
     resumed: bool = False
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,112 @@
+"""`archnet export` and `archnet run`: the files that a build gives, and one pass through them."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from archnet.atomic import human_bytes, replacing
+from archnet.cli.app import app, examples, quiet_libraries
+from archnet.cli.check import folder_argument
+from archnet.errors import ArchNetError, nearest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMATS = ("onnx", "tvm")
+
+
+@app.command(
+    epilog=examples(
+        "archnet export build --format onnx",
+        "archnet export build --format onnx --out model.onnx",
+        "archnet export build --format tvm --target-arch aarch64",
+    )
+)
+@folder_argument
+@click.option("--format", "form", required=True, metavar="|".join(FORMATS), help="What to write.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="A file (onnx) or a folder (tvm).  [default: DIR/onnx/model.onnx, DIR/tvm/ARCH]",
+)
+@click.option(
+    "--target-arch", metavar="ARCH", help="Processor for tvm: x86_64 or aarch64.  [default: this one]"
+)
+def export(folder: Path, form: str, out: Path | None, target_arch: str | None) -> None:
+    """Write the integer network in DIR for a runtime."""
+    if form not in FORMATS:
+        raise ArchNetError(
+            f"--format {form!r} does not exist", fix=f"choose another; {nearest(form, FORMATS)}"
+        )
+    if form != "tvm" and target_arch is not None:
+        raise ArchNetError("--target-arch is of --format tvm only", fix="leave it out")
+    quiet_libraries()
+    from archnet.export import export_build
+
+    for path in export_build(folder, form, out=out, architecture=target_arch):
+        click.echo(f"{path} ({human_bytes(path.stat().st_size)})")
+
+
+@app.command(
+    epilog=examples(
+        "archnet run build --inputs in.npz --outputs out.npz --backend onnxruntime",
+        "python -c \"import numpy as n; n.savez('in.npz', input_ids=n.array([[101, 7592, 102]]),"
+        ' attention_mask=n.ones((1, 3), int))"',
+    )
+)
+@folder_argument
+@click.option(
+    "--inputs", required=True, type=click.Path(path_type=Path), metavar="X.npz", help="Named arrays."
+)
+@click.option(
+    "--outputs", required=True, type=click.Path(path_type=Path), metavar="Y.npz", help="Where to write."
+)
+@click.option(
+    "--backend", default="reference", show_default=True, metavar="NAME", help="What runs the network."
+)
+def run(folder: Path, inputs: Path, outputs: Path, backend: str) -> None:
+    """Run the network in DIR once: arrays of X.npz in, float32 arrays of Y.npz out."""
+    arrays = read_arrays(inputs)
+    quiet_libraries()
+    from archnet.backends import open_backend
+    from archnet.build import BuildDir
+
+    results = open_backend(backend, BuildDir.open_finished(folder).path).run(arrays)
+    write_arrays(outputs, results)
+    for name, value in results.items():
+        click.echo(f"{name} {'x'.join(map(str, value.shape))} {value.dtype}")
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file; pickled objects are never read.
+
+    Raises:
+        ArchNetError: the file is missing, no .npz, damaged, or holds something else than plain arrays.
+    """
+    import numpy as np
+
+    fix = "write it with numpy.savez('X.npz', input_ids=..., attention_mask=...)"
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            if not isinstance(content, np.lib.npyio.NpzFile):
+                raise ArchNetError(f"{path} is no .npz file: it has one array without a name", fix=fix)
+            return {name: content[name] for name in content.files}
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ArchNetError(f"{path} cannot be read: {reason}", fix=fix) from error
+    except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise ArchNetError(f"{path} is no .npz file of plain arrays, or is damaged", fix=fix) from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an .npz file whole or not at all."""
+    import numpy as np
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,111 @@
+"""`archnet validate`, `archnet bench` and `archnet report`: how good a build is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from archnet.cli.app import Session, app, examples, print_json, quiet_libraries, session, terminal
+from archnet.cli.look import json_option
+from archnet.errors import EXIT_DROP_EXCEEDED, ArchNetError
+
+TASKS = ("sts", "classification", "translation")
+
+folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+
+
+@app.command(
+    epilog=examples(
+        "archnet validate build",
+        "archnet validate build --backend reference,onnxruntime,tvm --json",
+        "archnet validate build --task sts --data sick.tsv --data sts2012/ --max-drop 0.3",
+    )
+)
+@folder_argument
+@click.option("--task", metavar="|".join(TASKS), help="Score on a task's metric; needs --data.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="FILE_OR_DIR",
+    help="Labelled data of the task; give it again for further sets (the score is their mean).",
+)
+@click.option(
+    "--backend", metavar="NAME,...", help="What runs the network.  [default: what the build was exported for]"
+)
+@click.option("--max-drop", type=float, metavar="X", help="Exit with 1 when a score drops by more points.")
+@json_option
+@click.pass_context
+@session
+def validate(
+    state: Session,
+    context: click.Context,
+    folder: Path,
+    task: str | None,
+    data: tuple[str, ...],
+    backend: str | None,
+    max_drop: float | None,
+    as_json: bool,
+) -> None:
+    """Compare the build in DIR with its float original, on a task's metric and integer by integer."""
+    if max_drop is not None and task is None:
+        raise ArchNetError("--max-drop needs a score", fix="give --task and --data, too")
+    if (task is None) != (not data):
+        raise ArchNetError("--task and --data need each other", fix="give both, or none for agreement only")
+    quiet_libraries()
+    from archnet.validate import validate as run
+
+    names = [name.strip() for name in backend.split(",") if name.strip()] if backend is not None else None
+    result = run(folder, task=task, data=[Path(d) for d in data], backends=names, max_drop=max_drop)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        from archnet.cli.tables import validation_table
+
+        terminal().print(validation_table(result))
+    if not result.passed:
+        context.exit(EXIT_DROP_EXCEEDED)
+
+
+@app.command(epilog=examples("archnet bench build", "archnet bench build --json"))
+@folder_argument
+@json_option
+def bench(folder: Path, as_json: bool) -> None:
+    """Time the float original against the integer network in DIR, run by run in turn."""
+    quiet_libraries()
+    from archnet.bench import bench as run
+
+    rows = run(folder)
+    if as_json:
+        print_json([row.to_json() for row in rows])
+        return
+    from archnet.cli.tables import latency_table
+
+    terminal().print(latency_table(rows))
+
+
+@app.command(epilog=examples("archnet report build", "archnet report build --open no"))
+@folder_argument
+@click.option(
+    "--open",
+    "opening",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    show_default=True,
+    help="Open it in the browser; auto: when there is a terminal and a desktop.",
+)
+def report(folder: Path, opening: str) -> None:
+    """Write DIR/report.html anew and say where it is."""
+    from archnet.report import write_report
+
+    path = write_report(folder)
+    click.echo(str(path))
+    if opening == "yes" or (opening == "auto" and _has_desktop()):
+        click.launch(str(path))
+
+
+def _has_desktop() -> bool:
+    desktop = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(desktop) and sys.stdout.isatty() and not os.environ.get("CI")

@@ -1,0 +1,35 @@
+"""`archnet completion`: the script that makes a shell complete commands, options and names."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+from archnet.cli.app import app, examples
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def complete_targets(context: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
+    """The names of targets that begin with what was typed."""
+    from archnet.targets.profile import list_profiles
+
+    return [profile.name for profile in list_profiles() if profile.name.startswith(incomplete)]
+
+
+@app.command(
+    epilog=examples(
+        'eval "$(archnet completion bash)"',
+        "archnet completion bash > ~/.local/share/bash-completion/completions/archnet",
+        "archnet completion zsh > ~/.zfunc/_archnet",
+        "archnet completion fish > ~/.config/fish/completions/archnet.fish",
+    )
+)
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print the completion script of SHELL (bash, zsh or fish)."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    script = kind(app, {}, "archnet", "_ARCHNET_COMPLETE")
+    # `source()` would start a bash to look at its version; the script itself is the same.
+    click.echo(script.source_template % script.source_vars())

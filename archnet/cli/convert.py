@@ -1,0 +1,169 @@
+"""`archnet quickstart` and `archnet convert`: the two commands that make a build folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import click
+
+from archnet.cli.app import Session, app, examples, quiet_libraries, session, terminal
+from archnet.cli.completions import complete_targets
+from archnet.config import EMBEDDING_FORMS, PRESETS
+from archnet.events import EventSink, JsonLog, fan_out
+
+
+@contextmanager
+def shown(title: str, json_log: Path | None) -> Iterator[EventSink]:
+    """A sink that shows a job on the terminal and, if wanted, in a JSON log."""
+    from archnet.cli.display import choose_display
+
+    with ExitStack() as stack:
+        log = [stack.enter_context(JsonLog(json_log))] if json_log else []
+        display = stack.enter_context(choose_display(terminal(), title))
+        yield fan_out(*log, display)
+
+
+json_log_option = click.option(
+    "--json-log",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also append one JSON object an event to FILE.",
+)
+
+
+def out_option(default: str | None = None) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """The --out of commands that make a build folder."""
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=True),
+        default=default,
+        required=default is None,
+        show_default=default is not None,
+        metavar="DIR",
+        help="The build folder: new, empty, or begun by this same command.",
+    )
+
+
+@app.command(
+    epilog=examples(
+        "archnet quickstart",
+        "archnet quickstart --out /tmp/minilm --json-log events.jsonl",
+    )
+)
+@out_option("archnet-quickstart")
+@json_log_option
+@session
+def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
+    """Convert all-MiniLM-L6-v2 to int8, from what pip has installed, and report on it.
+
+    Needs no download and no data of yours. Killed or stopped, the same command goes on.
+    """
+    state.folder = out
+    quiet_libraries()
+    with shown(f"archnet quickstart: all-MiniLM-L6-v2 to int8 in {out}", json_log) as events:
+        from archnet.quickstart import quickstart as run
+
+        folder = run(out, events)
+    _tell_end(folder)
+
+
+@app.command(
+    epilog=examples(
+        "archnet convert ./all-MiniLM-L6-v2 --data sentences.txt --target archnet --bits w8a8 --out build",
+        "archnet convert ./bert --data texts/ --target onnxruntime --bits w8a8 --out build --preset fast",
+        "archnet convert model.py:make --data texts/ --target tvm --bits w8a8 --out build --seq-len 64",
+        "archnet convert ./bert --data texts/ --target archnet --bits w8a8 --out build --embedding code",
+    )
+)
+@click.argument("model")
+@click.option(
+    "--data",
+    required=True,
+    metavar="FILE_OR_DIR",
+    help="Unlabelled text like that of the task: a file with one sentence a line, or a folder of such files.",
+)
+@click.option(
+    "--target", required=True, metavar="NAME", shell_complete=complete_targets, help="See `targets`."
+)
+@click.option(
+    "--bits", default="w8a8", show_default=True, metavar="WxAy", help="Widths of weights and activations."
+)
+@out_option()
+@click.option(
+    "--preset",
+    default="balanced",
+    show_default=True,
+    metavar="|".join(PRESETS),
+    shell_complete=lambda context, option, incomplete: [p for p in PRESETS if p.startswith(incomplete)],
+    help="How long to train.",
+)
+@click.option("--seq-len", default=128, show_default=True, metavar="N", help="Longest sequence, in tokens.")
+@click.option("--seed", default=0, show_default=True, metavar="N", help="Of all random numbers.")
+@click.option(
+    "--embedding",
+    metavar="|".join(EMBEDDING_FORMS),
+    shell_complete=lambda context, option, incomplete: [
+        f for f in EMBEDDING_FORMS if f.startswith(incomplete)
+    ],
+    help="Form of the word embedding.  [default: the target's]",
+)
+@json_log_option
+@session
+def convert(
+    state: Session,
+    model: str,
+    data: str,
+    target: str,
+    bits: str,
+    out: Path,
+    preset: str,
+    seq_len: int,
+    seed: int,
+    embedding: str | None,
+    json_log: Path | None,
+) -> None:
+    """Convert MODEL for a target, without labels, and write a build folder.
+
+    MODEL is a Hugging Face or sentence-transformers folder, a hub name, or path/to/file.py:factory
+    (which RUNS THAT FILE'S CODE).
+
+    Killed or stopped with Ctrl-C, the same command goes on where it was.
+    """
+    from archnet.config import Bits, ConvertSettings
+    from archnet.targets.profile import load_profile
+
+    # What can be refused at once is refused before torch loads.
+    profile = load_profile(target)
+    width = profile.choose_bits(Bits.parse(bits))
+    ConvertSettings(target, width, preset, seq_len, seed, embedding or profile.embedding_forms[0])
+    state.folder = out
+    quiet_libraries()
+    with shown(f"archnet convert: {model} to {target} {width} in {out}", json_log) as events:
+        from archnet.api import convert as run
+
+        folder = run(
+            model,
+            data,
+            target=target,
+            bits=str(width),
+            out=out,
+            preset=preset,
+            seq_len=seq_len,
+            seed=seed,
+            embedding=embedding,
+            events=events,
+        )
+    _tell_end(folder)
+
+
+def _tell_end(folder: Path) -> None:
+    from archnet.build import BuildDir
+    from archnet.cli.tables import end_table
+    from archnet.results import read_metrics
+    from archnet.targets.profile import load_profile
+
+    build = BuildDir.open_finished(folder)
+    exports = load_profile(build.settings.target).exports
+    terminal().print(end_table(folder, read_metrics(build.metrics), exports))

@@ -1,0 +1,64 @@
+"""`archnet targets` and `archnet inspect`: what can be had, before any training."""
+
+from __future__ import annotations
+
+import click
+
+from archnet.cli.app import app, examples, print_json, quiet_libraries, terminal
+from archnet.cli.completions import complete_targets
+from archnet.errors import ArchNetError
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead of tables."
+)
+
+
+@app.command(epilog=examples("archnet targets", "archnet targets --json"))
+@json_option
+def targets(as_json: bool) -> None:
+    """List the targets: what each is, its bit widths, and what is exported for it."""
+    from archnet.targets.profile import list_profiles
+
+    profiles = list_profiles()
+    if as_json:
+        print_json([profile.to_json() for profile in profiles])
+        return
+    from archnet.cli.tables import targets_table
+
+    terminal().print(targets_table(profiles))
+
+
+@app.command(
+    epilog=examples(
+        "archnet inspect ./all-MiniLM-L6-v2 --target archnet",
+        "archnet inspect model.py:make --target onnxruntime --json",
+    )
+)
+@click.argument("model")
+@click.option(
+    "--target", required=True, metavar="NAME", shell_complete=complete_targets, help="See `targets`."
+)
+@json_option
+def inspect(model: str, target: str, as_json: bool) -> None:
+    """Show every operator of MODEL and what becomes of it on a target; takes seconds, needs no data.
+
+    Exits with 2 when something cannot be converted.
+    """
+    from archnet.targets.profile import load_profile
+
+    load_profile(target)  # a misspelt name is told before torch loads
+    quiet_libraries()
+    from archnet import api
+
+    plan = api.inspect(model, target)
+    if as_json:
+        print_json(plan.to_json())
+    else:
+        from archnet.cli.tables import plan_table
+
+        terminal().print(plan_table(plan))
+    if plan.refusals:
+        raise ArchNetError(
+            f"{model} cannot be converted for {target}: {len(plan.refusals)} places are refused",
+            fix="choose another --target, or add a converter for them (docs/add_a_converter.md)",
+        )

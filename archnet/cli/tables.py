@@ -1,0 +1,189 @@
+"""The tables that commands print on a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from archnet.atomic import human_bytes
+from archnet.cli.progress_state import human_seconds
+
+if TYPE_CHECKING:
+    from archnet.plan import Plan
+    from archnet.results import LatencyRow, TensorAgreement, ValidationResult
+    from archnet.targets.profile import Profile
+
+_ACTIONS = {
+    "keep": ("native", "green"),
+    "replace": ("replaced", "cyan"),
+    "fold": ("folded", "cyan"),
+    "host": ("on the host", "yellow"),
+    "refuse": ("REFUSED", "bold red"),
+}
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def targets_table(profiles: Sequence[Profile]) -> Table:
+    """Every target: what it is, at which widths, with which forms of embedding, as which files."""
+    table = _table("target", "what it is", "bits", "embedding", "exports")
+    for profile in profiles:
+        bits = ", ".join(f"w{w}a{a}" for w in profile.weight_bits for a in profile.activation_bits)
+        forms = ", ".join(profile.embedding_forms)
+        table.add_row(Text(profile.name, "bold"), profile.title, bits, forms, ", ".join(profile.exports))
+    return table
+
+
+def plan_table(plan: Plan) -> Group:
+    """Every operator of a model: how many, and what becomes of them; refusals last, site by site."""
+    table = _table("operator", "count", "", "becomes", "reason", right=["count"])
+    groups: Counter[tuple[str, str, str, str]] = Counter()
+    for decision in plan.decisions:
+        if decision.action != "refuse":
+            groups[str(decision.op), decision.action, decision.becomes, decision.reason] += decision.count
+    for (op, action, becomes, reason), count in sorted(groups.items()):
+        word, style = _ACTIONS[action]
+        table.add_row(op, str(count), Text(word, style), becomes, Text(reason, "dim"))
+    parts: list[RenderableType] = [Text(f"{plan.model} on target {plan.target}", "bold"), table]
+    if plan.refusals:
+        parts += [Text("Cannot be converted:", "bold red"), _refusal_table(plan)]
+    return Group(*parts)
+
+
+def _refusal_table(plan: Plan) -> Table:
+    table = _table("operator", "where", "why")
+    for decision in plan.refusals:
+        table.add_row(Text(str(decision.op), "red"), decision.site, decision.reason)
+    return table
+
+
+def validation_table(result: ValidationResult) -> Group:
+    """The score of the float original and of every backend, and where their integers differ."""
+    if result.task is None:
+        title = f"agreement with the float original, {result.agreement_samples} sentences"
+    else:
+        title = f"{result.task}: {result.metric}, {result.samples} samples of {result.data}"
+    table = _table(
+        "backend", "score", "drop", "cosine", "SQNR dB", right=["score", "drop", "cosine", "SQNR dB"]
+    )
+    for row in (result.float_score, *result.scores):
+        table.add_row(
+            row.backend,
+            _number(row.score, 2),
+            _number(row.drop, 2),
+            _number(row.cosine, 5),
+            _number(row.sqnr_db, 1),
+        )
+    parts: list[RenderableType] = [Text(title, "bold"), table]
+    if result.tensors:
+        parts.append(_agreement_table(result.tensors))
+    parts += [Text(f"{p.backend} computes {p.node} ({p.op}) in float: {p.reason}") for p in result.emulated]
+    parts.append(_verdict(result))
+    return Group(*parts)
+
+
+def _agreement_table(tensors: Sequence[TensorAgreement]) -> Table:
+    """One row a backend and scope: tensors compared, how many differ from the reference, by how much."""
+    table = _table("integers of", "compared by", "tensors", "differ", "elements", "most LSB")
+    for backend, scope in sorted({(t.backend, t.scope) for t in tensors}):
+        rows = [t for t in tensors if (t.backend, t.scope) == (backend, scope)]
+        elements, differing = sum(t.elements for t in rows), sum(t.differing for t in rows)
+        table.add_row(
+            backend,
+            scope,
+            str(len(rows)),
+            str(sum(t.differing > 0 for t in rows)),
+            f"{differing} of {elements}",
+            str(max(t.max_lsb for t in rows)),
+        )
+    return table
+
+
+def _verdict(result: ValidationResult) -> Text:
+    if result.max_drop is None:
+        return Text("no --max-drop given: nothing was demanded", "dim")
+    worst = result.worst_drop
+    seen = "no score was measured" if worst is None else f"the worst backend drops {worst:.2f} points"
+    word, style = ("passed", "bold green") if result.passed else ("FAILED", "bold red")
+    return Text(f"{word}: {seen}, {result.max_drop:g} allowed", style)
+
+
+def latency_table(rows: Sequence[LatencyRow]) -> Table:
+    """Float original against the integer network, median milliseconds of paired runs."""
+    numbers = ["batch", "sequence", "threads", "float ms", "int8 ms", "speed-up"]
+    table = _table("backend", *numbers, right=numbers)
+    for row in rows:
+        table.add_row(
+            row.backend,
+            str(row.batch),
+            str(row.sequence),
+            str(row.threads),
+            f"{row.float_ms:.2f}",
+            f"{row.int8_ms:.2f}",
+            f"{row.ratio:.2f}x",
+        )
+    return table
+
+
+def end_table(folder: Path, metrics: Mapping[str, Any], exports: Sequence[str]) -> Group:
+    """What a conversion made: score if known, size, time, memory, where the report is, what to do next.
+
+    Args:
+        folder: the finished build.
+        metrics: the content of its metrics.json.
+        exports: the formats that the target can have.
+    """
+    table = Table.grid(padding=(0, 2))
+    for name, value in _end_rows(folder, metrics):
+        table.add_row(Text(name, "bold"), value)
+    backend = "onnxruntime" if (folder / "onnx" / "model.onnx").exists() else "reference"
+    following = [
+        f"archnet validate {folder} --backend reference,{backend}" if backend != "reference" else
+        f"archnet validate {folder}",
+        f"archnet bench {folder}",
+        *(f"archnet export {folder} --format {name}" for name in exports if not (folder / name).exists()),
+        f"python -c \"import archnet; print(archnet.load('{folder}').encode(['hello']))\"",
+    ]  # fmt: skip
+    return Group(
+        Text("\ndone", "bold green"),
+        table,
+        Text("\nnext:", "bold"),
+        *(Text(f"  {line}", no_wrap=True, overflow="ignore") for line in following),
+    )
+
+
+def _end_rows(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = [("folder", str(folder))]
+    validation = metrics.get("validation")
+    if validation and validation.get("task"):
+        floats = validation["float_score"]["score"]
+        scores = [f"{s['backend']} {_number(s['score'], 2)}" for s in validation["scores"]]
+        rows.append(("score", f"float {_number(floats, 2)}; {', '.join(scores)} ({validation['metric']})"))
+    sizes = metrics.get("sizes") or {}
+    wanted = [(name, size) for name, size in sizes.items() if name.endswith((".onnx", ".so"))]
+    if wanted:
+        rows.append(("size", ", ".join(f"{name} {human_bytes(size)}" for name, size in wanted)))
+    seconds = metrics.get("seconds") or {}
+    if seconds:
+        rows.append(("time", human_seconds(sum(seconds.values()))))
+    if metrics.get("peak_memory_bytes"):
+        rows.append(("peak memory", human_bytes(metrics["peak_memory_bytes"])))
+    if (folder / "report.html").exists():
+        rows.append(("report", str(folder / "report.html")))
+    return rows
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
