@@ -21,11 +21,12 @@ FORMATS = ("onnx", "tvm")
 
 
 @app.command(
+    short_help="Write the network for a runtime.",
     epilog=examples(
         "archnet export build --format onnx",
         "archnet export build --format onnx --out model.onnx",
         "archnet export build --format tvm --target-arch aarch64",
-    )
+    ),
 )
 @folder_argument
 @click.option("--format", "form", required=True, metavar="|".join(FORMATS), help="What to write.")
@@ -54,11 +55,12 @@ def export(folder: Path, form: str, out: Path | None, target_arch: str | None) -
 
 
 @app.command(
+    short_help="Run the network once, .npz to .npz.",
     epilog=examples(
         "archnet run build --inputs in.npz --outputs out.npz --backend onnxruntime",
         "python -c \"import numpy as n; n.savez('in.npz', input_ids=n.array([[101, 7592, 102]]),"
         ' attention_mask=n.ones((1, 3), int))"',
-    )
+    ),
 )
 @folder_argument
 @click.option(

@@ -18,11 +18,12 @@ folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_t
 
 
 @app.command(
+    short_help="Compare a build with its float original.",
     epilog=examples(
         "archnet validate build",
         "archnet validate build --backend reference,onnxruntime,tvm --json",
         "archnet validate build --task sts --data sick.tsv --data sts2012/ --max-drop 0.3",
-    )
+    ),
 )
 @folder_argument
 @click.option("--task", metavar="|".join(TASKS), help="Score on a task's metric; needs --data.")
@@ -69,7 +70,7 @@ def validate(
         context.exit(EXIT_DROP_EXCEEDED)
 
 
-@app.command(epilog=examples("archnet bench build", "archnet bench build --json"))
+@app.command(short_help="Time a build.", epilog=examples("archnet bench build", "archnet bench build --json"))
 @folder_argument
 @json_option
 def bench(folder: Path, as_json: bool) -> None:
@@ -86,7 +87,10 @@ def bench(folder: Path, as_json: bool) -> None:
     terminal().print(latency_table(rows))
 
 
-@app.command(epilog=examples("archnet report build", "archnet report build --open no"))
+@app.command(
+    short_help="Write the report page.",
+    epilog=examples("archnet report build", "archnet report build --open no"),
+)
 @folder_argument
 @click.option(
     "--open",

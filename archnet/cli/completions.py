@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import CompletionItem, get_completion_class
 
 from archnet.cli.app import app, examples
 
@@ -17,13 +19,30 @@ def complete_targets(context: click.Context, option: click.Parameter, incomplete
     return [profile.name for profile in list_profiles() if profile.name.startswith(incomplete)]
 
 
+def complete_from(
+    names: Sequence[str],
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem | str]]:
+    """A completer of fixed names."""
+    return lambda context, option, incomplete: [name for name in names if name.startswith(incomplete)]
+
+
+target_option = click.option(
+    "--target",
+    required=True,
+    metavar="NAME",
+    shell_complete=complete_targets,
+    help="See `archnet targets`; or the path of a profile (.toml).",
+)
+
+
 @app.command(
+    short_help="Print a shell's completion script.",
     epilog=examples(
         'eval "$(archnet completion bash)"',
         "archnet completion bash > ~/.local/share/bash-completion/completions/archnet",
         "archnet completion zsh > ~/.zfunc/_archnet",
         "archnet completion fish > ~/.config/fish/completions/archnet.fish",
-    )
+    ),
 )
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from archnet.cli.app import Session, app, examples, quiet_libraries, session, terminal
-from archnet.cli.completions import complete_targets
+from archnet.cli.completions import complete_from, target_option
 from archnet.config import EMBEDDING_FORMS, PRESETS
 from archnet.events import EventSink, JsonLog, fan_out
 
@@ -47,10 +47,11 @@ def out_option(default: str | None = None) -> Callable[[click.decorators.FC], cl
 
 
 @app.command(
+    short_help="Convert a small model that pip brings.",
     epilog=examples(
         "archnet quickstart",
         "archnet quickstart --out /tmp/minilm --json-log events.jsonl",
-    )
+    ),
 )
 @out_option("archnet-quickstart")
 @json_log_option
@@ -70,12 +71,13 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
 
 
 @app.command(
+    short_help="Convert a model and write a build folder.",
     epilog=examples(
         "archnet convert ./all-MiniLM-L6-v2 --data sentences.txt --target archnet --bits w8a8 --out build",
         "archnet convert ./bert --data texts/ --target onnxruntime --bits w8a8 --out build --preset fast",
         "archnet convert model.py:make --data texts/ --target tvm --bits w8a8 --out build --seq-len 64",
         "archnet convert ./bert --data texts/ --target archnet --bits w8a8 --out build --embedding code",
-    )
+    ),
 )
 @click.argument("model")
 @click.option(
@@ -84,9 +86,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
     metavar="FILE_OR_DIR",
     help="Unlabelled text like that of the task: a file with one sentence a line, or a folder of such files.",
 )
-@click.option(
-    "--target", required=True, metavar="NAME", shell_complete=complete_targets, help="See `targets`."
-)
+@target_option
 @click.option(
     "--bits", default="w8a8", show_default=True, metavar="WxAy", help="Widths of weights and activations."
 )
@@ -96,7 +96,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
     default="balanced",
     show_default=True,
     metavar="|".join(PRESETS),
-    shell_complete=lambda context, option, incomplete: [p for p in PRESETS if p.startswith(incomplete)],
+    shell_complete=complete_from(PRESETS),
     help="How long to train.",
 )
 @click.option("--seq-len", default=128, show_default=True, metavar="N", help="Longest sequence, in tokens.")
@@ -104,9 +104,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
 @click.option(
     "--embedding",
     metavar="|".join(EMBEDDING_FORMS),
-    shell_complete=lambda context, option, incomplete: [
-        f for f in EMBEDDING_FORMS if f.startswith(incomplete)
-    ],
+    shell_complete=complete_from(EMBEDDING_FORMS),
     help="Form of the word embedding.  [default: the target's]",
 )
 @json_log_option

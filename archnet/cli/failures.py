@@ -65,7 +65,7 @@ def _refuse(error: ArchNetError) -> int:
 
 def _from_click(error: click.UsageError) -> ArchNetError:
     # click's own sentences may have a second line ("Did you mean ...").
-    problem = " ".join(error.format_message().split())
+    problem = " ".join(error.format_message().split()).rstrip(".")
     command = error.ctx.command_path if error.ctx else "archnet"
     return ArchNetError(problem[:1].lower() + problem[1:], fix=f"see `{command} --help`")
 
@@ -74,10 +74,8 @@ def _interrupted(error: BaseException, arguments: Sequence[str], folder: Path | 
     where = str(error) or "stopped"
     print(f"\n{where}", file=sys.stderr)
     if folder is not None and folder.exists():
-        print(
-            f"{folder} keeps what is done; the same command goes on:\n  {shlex.join(('archnet', *arguments))}",
-            file=sys.stderr,
-        )
+        command = shlex.join(("archnet", *arguments))
+        print(f"{folder} keeps what is done; the same command goes on:\n  {command}", file=sys.stderr)
     return EXIT_INTERRUPTED
 
 
@@ -85,7 +83,7 @@ def _as_bad_input(error: BaseException) -> ArchNetError | None:
     if isinstance(error, MemoryError):
         return ArchNetError(
             "the machine has too little memory for this",
-            fix="close other programs, or choose a smaller --seq-len; the same command goes on where it stopped",
+            fix="close other programs, or choose a smaller --seq-len; the same command goes on",
         )
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.partition(".")[0]

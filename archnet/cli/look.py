@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from archnet.cli.app import app, examples, print_json, quiet_libraries, terminal
-from archnet.cli.completions import complete_targets
+from archnet.cli.completions import target_option
 from archnet.errors import ArchNetError
 
 json_option = click.option(
@@ -13,7 +13,7 @@ json_option = click.option(
 )
 
 
-@app.command(epilog=examples("archnet targets", "archnet targets --json"))
+@app.command(short_help="List the targets.", epilog=examples("archnet targets", "archnet targets --json"))
 @json_option
 def targets(as_json: bool) -> None:
     """List the targets: what each is, its bit widths, and what is exported for it."""
@@ -29,15 +29,14 @@ def targets(as_json: bool) -> None:
 
 
 @app.command(
+    short_help="Show what becomes of each operator of a model.",
     epilog=examples(
         "archnet inspect ./all-MiniLM-L6-v2 --target archnet",
         "archnet inspect model.py:make --target onnxruntime --json",
-    )
+    ),
 )
 @click.argument("model")
-@click.option(
-    "--target", required=True, metavar="NAME", shell_complete=complete_targets, help="See `targets`."
-)
+@target_option
 @json_option
 def inspect(model: str, target: str, as_json: bool) -> None:
     """Show every operator of MODEL and what becomes of it on a target; takes seconds, needs no data.
