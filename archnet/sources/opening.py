@@ -63,9 +63,22 @@ def open_model(
         return open_folder(path, tokenizer_required=tokenizer_required)
     if path.exists():
         _refuse_file(path)
-    if isinstance(spec, str) and looks_like_hub_name(text) and not _near(path):
-        return open_folder(download(text), name=text, tokenizer_required=tokenizer_required)
+    if isinstance(spec, str) and looks_like_hub_name(text):
+        return open_folder(_fetch(text, path), name=text, tokenizer_required=tokenizer_required)
     raise missing_path(path)
+
+
+def _fetch(name: str, path: Path) -> Path:
+    """Download a hub model; when that fails, a folder of nearly this name may be what was meant."""
+    try:
+        return download(name)
+    except ArchNetError as error:
+        near = _near(path)
+        if not near:
+            raise
+        raise ArchNetError(
+            error.problem, fix=f"did you mean {' or '.join(str(n) for n in near)}? Else {error.fix}"
+        ) from error
 
 
 def missing_path(path: Path, what: str = "model folder") -> ArchNetError:
