@@ -75,7 +75,7 @@ def test_a_value_of_another_type_is_named(key: str, value: object, words: str) -
 
 
 def test_a_scope_that_does_not_exist_is_named() -> None:
-    with pytest.raises(ArchNetError, match="TensorAgreement.scope .* 'network', 'layer'"):
+    with pytest.raises(ArchNetError, match=r"TensorAgreement\.scope .* 'network', 'layer'"):
         TensorAgreement.from_json({**RESULT.tensors[0].to_json(), "scope": "tensor"})
 
 

@@ -1,0 +1,234 @@
+"""What a build folder holds for its report, read into records; what is missing stays empty."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from archnet.build import BuildDir
+from archnet.results import (
+    BlockAgreement,
+    CensusRow,
+    LatencyRow,
+    TensorAgreement,
+    TrainingPoint,
+    ValidationResult,
+    read_metrics,
+)
+
+Json = Any
+
+FLOAT_FILE = "onnx/float.onnx"
+INTEGER_FILES = ("onnx/model.onnx", "tvm/x86_64/model.so", "tvm/aarch64/model.so")
+ARTIFACTS: Mapping[str, str] = {
+    FLOAT_FILE: "Float original, ONNX",
+    "onnx/model.onnx": "Integer network, ONNX",
+    "tvm/x86_64/model.so": "Integer network, TVM for x86-64",
+    "tvm/aarch64/model.so": "Integer network, TVM for AArch64",
+    "graph/graph.safetensors": "Integer network, as the reference runs it",
+}
+DEPLOYED_FIRST = ("onnxruntime", "tvm")
+"""Backends whose figures are the headline's, before any other."""
+
+ACTIONS: Mapping[str, str] = {
+    "keep": "kept",
+    "replace": "replaced",
+    "fold": "folded away",
+    "host": "left to the host",
+    "refuse": "cannot be converted",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What the plan decided for an operator, for all sites with the same decision.
+
+    Attributes:
+        action: a key of `ACTIONS`.
+        becomes: the operators in its place; "" when nothing is left.
+    """
+
+    op: str
+    action: str
+    becomes: str
+    reason: str
+    count: int
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LsbRow:
+    """Integer agreement of all tensors of one operator on one backend and scope."""
+
+    op: str
+    tensors: int
+    equal: int
+    elements: int
+    differing: int
+    max_lsb: int
+
+    @property
+    def share(self) -> float:
+        """Share of elements that differ, 0 to 1."""
+        return self.differing / self.elements if self.elements else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LsbTable:
+    """Integer agreement of one backend: a row an operator, and all of them together."""
+
+    backend: str
+    scope: str
+    total: LsbRow
+    rows: tuple[LsbRow, ...]
+    tensors: tuple[TensorAgreement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Everything that the page shows.
+
+    Attributes:
+        folder: the build folder as the user named it, for commands to copy.
+        sizes: label -> bytes, the float original first.
+    """
+
+    folder: str
+    model: str
+    settings: Mapping[str, str | int]
+    manifest: Mapping[str, Json]
+    fates: tuple[Fate, ...]
+    census: tuple[CensusRow, ...]
+    validation: ValidationResult | None
+    blocks: tuple[BlockAgreement, ...]
+    training: tuple[TrainingPoint, ...]
+    latency: tuple[LatencyRow, ...]
+    sizes: Mapping[str, int]
+    seconds: Mapping[str, float]
+    peak_memory_bytes: int | None
+
+    def command(self, verb: str, *rest: str) -> str:
+        """A command line on this folder, quoted for a shell."""
+        return shlex.join(["archnet", verb, self.folder, *rest])
+
+    @property
+    def lsb_tables(self) -> tuple[LsbTable, ...]:
+        """The integers of every backend against the reference's."""
+        return lsb_tables(self.validation.tensors) if self.validation else ()
+
+    @property
+    def host_work(self) -> tuple[Fate, ...]:
+        """What runs outside the network, on the host."""
+        return tuple(f for f in self.fates if f.action == "host")
+
+    @property
+    def refused(self) -> tuple[Fate, ...]:
+        """What could not be converted."""
+        return tuple(f for f in self.fates if f.action == "refuse")
+
+
+def read_contents(folder: Path) -> Contents:
+    """Read a finished build folder.
+
+    Raises:
+        ArchNetError: it is no finished build folder, or one of its files is damaged.
+    """
+    build = BuildDir.open_finished(folder)
+    manifest = build.read_json(build.manifest)
+    metrics = read_metrics(build.metrics)
+    plan = build.read_json(build.plan) if build.plan.is_file() else {}
+    validation = metrics.get("validation")
+    return Contents(
+        folder=str(folder),
+        model=_model_name(manifest, plan),
+        settings=build.settings.to_json(),
+        manifest=manifest,
+        fates=_fates(plan),
+        census=_census(metrics.get("census_before") or {}, metrics.get("census_after") or {}),
+        validation=ValidationResult.from_json(validation) if validation else None,
+        blocks=tuple(BlockAgreement.from_json(b) for b in metrics.get("blocks") or ()),
+        training=tuple(TrainingPoint.from_json(p) for p in metrics.get("training") or ()),
+        latency=tuple(LatencyRow.from_json(r) for r in metrics.get("latency") or ()),
+        sizes=_sizes(build.path, metrics.get("sizes") or {}),
+        seconds=metrics.get("seconds") or {},
+        peak_memory_bytes=metrics.get("peak_memory_bytes"),
+    )
+
+
+def lsb_tables(tensors: Sequence[TensorAgreement]) -> tuple[LsbTable, ...]:
+    """One table a backend and scope, in the order of the records; worst operators first."""
+    groups: dict[tuple[str, str], list[TensorAgreement]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.backend, tensor.scope), []).append(tensor)
+    tables = []
+    for (backend, scope), members in groups.items():
+        by_op: dict[str, list[TensorAgreement]] = {}
+        for member in members:
+            by_op.setdefault(member.op, []).append(member)
+        rows = [_lsb_row(op, part) for op, part in by_op.items()]
+        rows.sort(key=lambda r: (-r.max_lsb, -r.share, r.op))
+        tables.append(LsbTable(backend, scope, _lsb_row("all", members), tuple(rows), tuple(members)))
+    return tuple(tables)
+
+
+def _lsb_row(op: str, members: Sequence[TensorAgreement]) -> LsbRow:
+    return LsbRow(
+        op=op,
+        tensors=len(members),
+        equal=sum(m.differing == 0 for m in members),
+        elements=sum(m.elements for m in members),
+        differing=sum(m.differing for m in members),
+        max_lsb=max(m.max_lsb for m in members),
+    )
+
+
+def _model_name(manifest: Mapping[str, Json], plan: Mapping[str, Json]) -> str:
+    source = manifest.get("source")
+    named = source.get("name") if isinstance(source, Mapping) else source
+    name = named or manifest.get("model") or manifest.get("name") or plan.get("model") or "model"
+    return str(name).rstrip("/").rsplit("/", 1)[-1] if str(name).startswith(("/", ".")) else str(name)
+
+
+def _fates(plan: Mapping[str, Json]) -> tuple[Fate, ...]:
+    groups: dict[tuple[str, str, str, str], list[Mapping[str, Json]]] = {}
+    for decision in plan.get("decisions") or ():
+        key = tuple(str(decision.get(k) or "") for k in ("op", "action", "becomes", "reason"))
+        groups.setdefault((key[0], key[1], key[2], key[3]), []).append(decision)
+    fates = [
+        Fate(
+            *key,
+            count=sum(int(d.get("count", 1)) for d in members),
+            sites=tuple(str(d.get("site", "")) for d in members),
+        )
+        for key, members in groups.items()
+    ]
+    order = ("refuse", "host", "replace", "fold", "keep")
+    rank = {action: i for i, action in enumerate(order)}
+    return tuple(sorted(fates, key=lambda f: (rank.get(f.action, len(order)), f.op)))
+
+
+def _census(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[CensusRow, ...]:
+    """Operators that vanish first, then those that stay, then new ones; frequent ones first in each."""
+    rows = [CensusRow(op, int(before.get(op, 0)), int(after.get(op, 0))) for op in {**before, **after}]
+
+    def key(row: CensusRow) -> tuple[int, int, str]:
+        kind = 0 if not row.after else 1 if row.before else 2
+        return kind, -max(row.before, row.after), row.op
+
+    return tuple(sorted(rows, key=key))
+
+
+def _sizes(folder: Path, recorded: Mapping[str, int]) -> dict[str, int]:
+    """What the files weigh now; the recorded size where a file was moved away."""
+    sizes: dict[str, int] = {}
+    for name, label in ARTIFACTS.items():
+        file = folder / name
+        if file.is_file():
+            beside = (f for f in (file.with_name(f"{file.name}.data"),) if f.is_file())
+            sizes[label] = file.stat().st_size + sum(f.stat().st_size for f in beside)
+        elif name in recorded:
+            sizes[label] = int(recorded[name])
+    return sizes

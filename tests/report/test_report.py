@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from archnet.errors import ArchNetError
+from archnet.report import SECTIONS, write_report
+from archnet.results import BackendScore, BlockAgreement, CensusRow, ValidationResult
+from tests.report import fixture_build
+from tests.report.fixture_build import make_build
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Page(HTMLParser):
+    """What a page is made of; raises on tags that are not closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += re.sub(r"[ \n]+", " ", data)
+
+
+def page_of(folder: Path) -> tuple[str, Page]:
+    html = write_report(folder).read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
+    return page_of(make_build(tmp_path_factory.mktemp("build") / "full"))
+
+
+def test_the_page_loads_nothing(full: tuple[str, Page]) -> None:
+    html, page = full
+    assert not {"script", "link", "img", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
+    links = [attributes["href"] for _, attributes in page.tags if attributes.get("href")]
+    assert links == [f"#{anchor}" for anchor, _ in SECTIONS]
+    assert not re.search(r"https?:|url\(|@import|src=", html)
+    assert "default-src 'none'" in html
+
+
+def test_every_link_has_its_section(full: tuple[str, Page]) -> None:
+    ids = [attributes["id"] for _, attributes in full[1].tags if attributes.get("id")]
+    assert ids == [anchor for anchor, _ in SECTIONS]
+
+
+def test_every_plot_is_xml_with_a_title_and_a_description(full: tuple[str, Page]) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", full[0], re.DOTALL)
+    assert len(drawings) == 10
+    for drawing in drawings:
+        root = ElementTree.fromstring(drawing)
+        assert root.attrib["role"] == "img"
+        assert [child.tag for child in root[:2]] == ["title", "desc"]
+        assert all(child.text for child in root[:2])
+
+
+def test_light_dark_narrow_and_print_are_styled(full: tuple[str, Page]) -> None:
+    for query in ("prefers-color-scheme: dark", "max-width: 640px", "@media print"):
+        assert query in full[0]
+
+
+def test_headline(full: tuple[str, Page]) -> None:
+    text = full[1].text
+    assert (
+        "80.11 against 79.59 for the float model (+0.52 points), 22.9\u202fMB instead of 90.4\u202fMB, "
+        "2.6 to 3.0× as fast." in text
+    )
+    assert "passed: no backend drops by more than the 0.30 points allowed" in text
+    assert "13\xa0LayerNorm, 6\xa0GELU, 3\xa0Gather" in text
+
+
+def test_what_is_not_an_integer_operator_of_the_target_is_named(tmp_path: Path) -> None:
+    folder = make_build(tmp_path / "b")
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["decisions"][0] |= {"action": "host", "becomes": "table look-up", "reason": "--embedding host"}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    text = page_of(folder)[1].text
+    assert "Not done by integer operators of the target:" in text
+    assert "1 Gather left to the host (table look-up): --embedding host" in text
+    assert "6 Softmax computed in float by ONNX Runtime: it has no integer softmax" in text
+
+
+def test_without_any_fallback_the_page_says_so(tmp_path: Path) -> None:
+    value = {**fixture_build.validation().to_json(), "emulated": []}
+    text = page_of(make_build(tmp_path / "b", validation=value))[1].text
+    assert "Every operator runs in integers on the target" in text
+    assert "Not done by integer operators" not in text
+
+
+def test_integers_are_compared_by_backend_and_scope(full: tuple[str, Page]) -> None:
+    text = full[1].text
+    assert "18 of 24 tensors are equal; 0.0065\u202f% of the elements differ, by at most 1 LSB" in text
+    assert "0 LSB: all 37,748,736 elements of 24 tensors are equal" in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Nothing has been measured yet.",
+        "validate {} --task sts --data FILE_OR_DIR",
+        "validate {} --backend reference,onnxruntime,tvm",
+        "export {} --format onnx",
+        "bench {}",
+        "The operator census is written by the conversion",
+        "The agreement of each block is written by the conversion",
+        "The plan is written by the conversion",
+        "The course of the training is written by the conversion",
+    ],
+)
+def test_a_missing_section_says_how_to_get_it(tmp_path: Path, words: str) -> None:
+    folder = make_build(tmp_path / "my build", parts=())
+    assert words.format(f"'{folder}'") in page_of(folder)[1].text
+
+
+def test_only_agreement(tmp_path: Path) -> None:
+    scores = (BackendScore("tvm", cosine=0.9911, sqnr_db=17.5),)
+    result = ValidationResult(None, "", "", 0, 8, BackendScore("float"), scores)
+    text = page_of(make_build(tmp_path / "b", parts=(), validation=result))[1].text
+    assert "Output cosine 0.9911 with the float model." in text
+    assert "The task score has not been measured." in text
+
+
+def test_a_drop_above_the_allowed_fails_and_names_the_backend(tmp_path: Path) -> None:
+    result = fixture_build.validation(max_drop=0.3, drop=0.71)
+    html, page = page_of(make_build(tmp_path / "b", validation=result))
+    assert "failed: reference drops by 0.72 points, 0.30 were allowed" in page.text
+    assert "(−0.71 points)" in page.text
+    assert 'class="card bad"' in html
+
+
+def test_everything_from_files_is_escaped(tmp_path: Path) -> None:
+    evil = "<script>alert('&')</script>"
+    folder = make_build(
+        tmp_path / "b",
+        census_before={evil: 3},
+        blocks=[BlockAgreement(evil, 0.9, 5.0)],
+        seconds={evil: 3.0},
+    )
+    for name in ("plan.json", "manifest.json", "metrics.json"):
+        path = folder / name
+        path.write_text(path.read_text().replace("made-up", evil).replace("sick, sts12", evil))
+    html, page = page_of(folder)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert html.count("<script") == 0
+    assert page.text.count("alert('&')") >= 5
+
+
+def test_the_command_and_versions_are_there(full: tuple[str, Page]) -> None:
+    text = full[1].text
+    assert "--target archnet --bits w8a8 --preset balanced --seq-len 128 --seed 0 --embedding one-hot" in text
+    assert "torch 2.13.0" in text
+    assert "ab" * 32 in text
+    assert "input_ids (dtype int64, shape [batch, sequence])" in text
+    assert "13 min 38 s" in text
+
+
+def test_a_recorded_command_is_shown_as_it_was(tmp_path: Path) -> None:
+    folder = make_build(tmp_path / "b")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["command"] = ["archnet", "convert", "my model", "--out", "x"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert "archnet convert 'my model' --out x" in page_of(folder)[1].text
+
+
+def test_census_rows_come_gone_first_then_kept_then_new(tmp_path: Path) -> None:
+    from archnet.report.contents import read_contents
+
+    contents = read_contents(
+        make_build(tmp_path / "b", census_before={"A": 1, "B": 5, "C": 7}, census_after={"A": 2, "D": 9})
+    )
+    assert contents.census == (
+        CensusRow("C", 7, 0),
+        CensusRow("B", 5, 0),
+        CensusRow("A", 1, 2),
+        CensusRow("D", 0, 9),
+    )
+
+
+def test_sizes_are_those_of_the_files_where_they_are(tmp_path: Path) -> None:
+    folder = make_build(tmp_path / "b")
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(b"x" * 1000)
+    (folder / "onnx" / "model.onnx.data").write_bytes(b"x" * 234)
+    text = page_of(folder)[1].text
+    assert "1.23\u202fkB instead of 90.4\u202fMB" in text
+
+
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchNetError, match="is no Arch-Net build"):
+        write_report(tmp_path)
+
+
+def test_damaged_metrics_leave_the_old_page(tmp_path: Path) -> None:
+    folder = make_build(tmp_path / "b")
+    before = write_report(folder).read_bytes()
+    (folder / "metrics.json").write_text('{"blocks": [{"block": "0"}]}')
+    with pytest.raises(ArchNetError, match=r"BlockAgreement\.cosine cannot be read: it is missing"):
+        write_report(folder)
+    assert (folder / "report.html").read_bytes() == before
