@@ -70,18 +70,16 @@ def integer_matmul(a: Array, b: Array) -> NDArray[np.int64]:
     the order of the additions and whether or not they are fused, when every partial sum is an integer
     that the float type holds: |partial sum| <= K * max|a| * max|b|, which is checked here.
     """
-    if a.size == 0 or b.size == 0:
-        return np.matmul(a.astype(np.int64), b.astype(np.int64))
     bound = a.shape[-1] * _magnitude(a) * _magnitude(b)
-    if bound <= _FLOAT32_EXACT:
-        return np.matmul(a.astype(np.float32), b.astype(np.float32)).astype(np.int64)
+    dtype: type[np.generic] = np.int64
     if bound <= _FLOAT64_EXACT:
-        return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
-    return np.matmul(a.astype(np.int64), b.astype(np.int64))
+        dtype = np.float32 if bound <= _FLOAT32_EXACT else np.float64
+    product: Array = np.matmul(a.astype(dtype), b.astype(dtype))
+    return product.astype(np.int64)
 
 
 def _magnitude(values: Array) -> int:
-    return max(abs(int(values.min())), abs(int(values.max())))
+    return max(abs(int(values.min())), abs(int(values.max()))) if values.size else 0
 
 
 def _sparse_matmul(x: Array, weight: Array) -> NDArray[np.int64]:
@@ -145,9 +143,10 @@ def mask(call: Call, x: Array, attention_mask: Array) -> Array:
     x int8 (B, H, S, S), attention_mask int64 (B, S) over the last axis; same scale.
     """
     low, high = call.output.range
-    seen = attention_mask != 0
-    limit = np.where(seen, high, low).reshape(seen.shape[0], *(1,) * (x.ndim - 2), seen.shape[1])
-    return np.minimum(x, limit).astype(call.output.dtype)
+    seen: Array = attention_mask != 0
+    limit: Array = np.where(seen, high, low).reshape(seen.shape[0], *(1,) * (x.ndim - 2), seen.shape[1])
+    masked: Array = np.minimum(x, limit)
+    return masked.astype(call.output.dtype)
 
 
 def softmax(call: Call, x: Array, table: Array) -> Array:
@@ -188,12 +187,14 @@ def transpose(call: Call, x: Array) -> Array:
 
 def concat(call: Call, *parts: Array) -> Array:
     """The parts one after the other along attribute `axis`; all have the output's scale."""
-    return np.concatenate(parts, axis=call.integer("axis"))
+    joined: Array = np.concatenate(parts, axis=call.integer("axis"))
+    return joined
 
 
 def select(call: Call, x: Array) -> Array:
     """Element `index` of axis `axis`, which is dropped."""
-    return np.take(x, call.integer("index"), axis=call.integer("axis"))
+    element: Array = np.take(x, call.integer("index"), axis=call.integer("axis"))
+    return element
 
 
 def mean_pool(call: Call, x: Array, attention_mask: Array, offset: Array) -> Array:

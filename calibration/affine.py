@@ -9,7 +9,8 @@ by the number that the integer network means.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from archnet.errors import ArchNetError
 
 Integers = NDArray[np.signedinteger[Any]]
 Floats = NDArray[np.float32]
+_Search = Callable[[NDArray[Any]], Floats]
 
 MULTIPLIER_SHIFT = 16
 """A multiplier m stands for the real number m / 2**16."""
@@ -26,13 +28,17 @@ MULTIPLIER_SHIFT = 16
 MAX_MULTIPLIER = 2**17
 """The largest multiplier: a factor of 2."""
 
-# How far from the ideal scale a match is looked for. One step of a float32 scale moves the factor by
-# at most a few steps of its own, so a match that is not this near does not exist.
-_NEIGHBOURS = np.array(sorted(range(-8, 9), key=abs), dtype=np.int32)
+# How far from the ideal scale, in float32 steps, a match is looked for. Two roundings of half a step
+# each move the factor by at most two steps of the scale, so there is no match farther away.
+_NEIGHBOURS = np.array([0, 1, -1, 2, -2, 3, -3], dtype=np.int32)
 
-# How many odd multipliers are tried from the wished one on. About one in five has no match for a given
-# pair of scales; runs of several are rare, and `fit_linear_scales` steps aside from them.
-_ATTEMPTS = 256
+# Odd multipliers that are tried from the wished one on, the nearest first. About one in five has no
+# match for a given pair of scales, and sometimes long runs have none: see `fit_linear_scales`.
+_FEW_STEPS = np.array([0, 2, -2, 4, -4, 6, -6], dtype=np.int32)
+_ALL_STEPS = np.array(sorted(range(-128, 129, 2), key=abs), dtype=np.int32)
+
+# By how many float32 steps `fit_linear_scales` may move an output's scale.
+_NUDGES = np.array(sorted(range(-8, 9), key=abs), dtype=np.int32)
 
 
 def integer_range(bits: int, *, signed: bool = True) -> tuple[int, int]:
@@ -54,10 +60,13 @@ def quantize_affine(
     """
     values, scale = np.asarray(values), np.asarray(scale)
     if not np.isfinite(values).all():
-        raise ArchNetError("a tensor to quantize holds NaN or infinite values", fix="check the model's weights")
+        raise ArchNetError(
+            "a tensor to quantize holds NaN or infinite values", fix="check the model's weights"
+        )
     _check_scales(scale)
     low, high = integer_range(bits, signed=signed)
-    return np.clip(np.rint(values / scale), low, high).astype(np.int32)
+    rounded = np.clip(np.rint(values / scale), low, high)
+    return np.asarray(rounded, dtype=np.int32)
 
 
 def dequantize_affine(integers: Integers | NDArray[np.uint8], scale: ArrayLike) -> Floats:
@@ -74,12 +83,17 @@ def requantize(accumulator: Integers, multiplier: int | Integers) -> NDArray[np.
 
 
 def round_shift(product: NDArray[np.int64]) -> NDArray[np.int64]:
-    """round_half_even(product / 2**16) in 64-bit integers."""
-    floor = product >> MULTIPLIER_SHIFT
-    rest = product & (2**MULTIPLIER_SHIFT - 1)
-    half = 2 ** (MULTIPLIER_SHIFT - 1)
-    up = (rest > half) | ((rest == half) & ((floor & 1) == 1))
-    return floor + up.astype(np.int64)
+    """round_half_even(product / 2**16) in 64-bit integers.
+
+    Adding one half less 1, and 1 more when the floor is odd, carries exactly when the rest is above
+    one half, or is one half and the floor is odd.
+    """
+    rounded = product >> MULTIPLIER_SHIFT
+    rounded &= 1
+    rounded += product
+    rounded += 2 ** (MULTIPLIER_SHIFT - 1) - 1
+    rounded >>= MULTIPLIER_SHIFT
+    return rounded
 
 
 def snap_multipliers(factors: ArrayLike) -> NDArray[np.int32]:
@@ -94,7 +108,8 @@ def snap_multipliers(factors: ArrayLike) -> NDArray[np.int32]:
             f"requantization needs factors between 0 and 2, not {real.min():.3g} to {real.max():.3g}",
             fix="calibrate with more data, so that the output's scale fits its values",
         )
-    return (2 * np.floor(real * 2 ** (MULTIPLIER_SHIFT - 1)) + 1).astype(np.int32)
+    pairs = np.asarray(np.floor(real * 2 ** (MULTIPLIER_SHIFT - 1)), dtype=np.int32)
+    return 2 * pairs + 1
 
 
 def snap_multiplier(factor: float) -> int:
@@ -145,42 +160,53 @@ def fit_weight_scale(
 ) -> tuple[NDArray[np.int32], Floats]:
     """Multipliers and matching weight scales, as near as there are to the wished weight scales.
 
-    Where the nearest odd multiplier has no match the next greater ones are tried: a greater scale
-    clips no weight.
-
     Returns:
         (multipliers int32, weight scales float32) with `accumulator_factor` exactly m / 2**16.
+
+    Raises:
+        ArchNetError: some channel has no match near by (rare; `fit_linear_scales` steps aside).
     """
     wished = np.asarray(weight_scale, dtype=np.float64) * float(scale_x) / float(scale_y)
-    return _fit(wished, lambda m: _weight_scales(m, scale_x, scale_y), "weight")
+    multiplier, scale = _fit(wished, partial(_weight_scales, scale_x=scale_x, scale_y=scale_y))
+    return multiplier, _required(scale, "weight")
 
 
 def fit_linear_scales(
-    weight_scale: ArrayLike, scale_x: float, scale_y: float
+    weight_scale: ArrayLike, scale_x: float, scale_y: float, *, among: Sequence[float] | None = None
 ) -> tuple[NDArray[np.int32], Floats, float]:
-    """`fit_weight_scale` that may also move the output's scale by a few float32 steps (about 1e-6).
+    """`fit_weight_scale` that also chooses the output's scale.
+
+    Args:
+        weight_scale: the wished weight scales.
+        among: output scales to choose from; by default those within 8 float32 steps of scale_y
+            (relative changes of less than 1e-6).
 
     Returns:
-        (multipliers int32, weight scales float32, output scale), of all output scales tried the one
-        with the least change of any channel's factor.
+        (multipliers int32, weight scales float32, output scale): of all output scales the one for
+        which the most changed channel's scale changes least.
+
+    Raises:
+        ArchNetError: no output scale has a match for every channel.
     """
-    best: tuple[float, NDArray[np.int32], Floats, float] | None = None
-    nearby = (np.float32(scale_y).view(np.int32) + _NEIGHBOURS).view(np.float32)
-    for output_scale in nearby.tolist():
-        multiplier, scale = fit_weight_scale(weight_scale, scale_x, output_scale)
-        change = float(np.max(np.abs(scale / np.asarray(weight_scale) - 1.0)))
-        if best is None or change < best[0]:
-            best = change, multiplier, scale, output_scale
-    assert best is not None
-    return best[1:]
+    if among is None:
+        among = (np.float32(scale_y).view(np.int32) + _NUDGES).view(np.float32).tolist()
+    wished = np.asarray(weight_scale, dtype=np.float64)
+    best, least = (np.zeros(0, np.int32), np.full(wished.shape, np.nan, np.float32), float(scale_y)), np.inf
+    for output_scale in among:
+        search = partial(_weight_scales, scale_x=scale_x, scale_y=output_scale)
+        multiplier, scale = _fit(wished * float(scale_x) / output_scale, search)
+        change = float(np.max(np.abs(scale / wished - 1.0)))
+        if change < least:
+            best, least = (multiplier, scale, output_scale), change
+    _required(best[1], "weight")
+    return best
 
 
 def fit_output_scale(scale_y: float, scale_a: float, scale_b: float = 1.0) -> tuple[int, float]:
     """(multiplier, output scale) near the wished output scale, with the factor exactly m / 2**16."""
     wished = float(scale_a) * float(scale_b) / float(scale_y)
-    # A smaller multiplier means a greater scale, which clips nothing.
-    multiplier, scale = _fit(wished, lambda m: _output_scales(m, scale_a, scale_b), "output", step=-2)
-    return int(multiplier), float(scale)
+    multiplier, scale = _fit(wished, partial(_output_scales, scale_a=scale_a, scale_b=scale_b))
+    return int(multiplier), float(_required(scale, "output"))
 
 
 def fit_operand_scale(scale_a: float, scale_y: float) -> tuple[int, float]:
@@ -214,27 +240,33 @@ def _search(near: Floats, target: Floats, factor: Callable[[Floats], Floats]) ->
     return np.where(hits.any(axis=-1), first, np.float32(np.nan))
 
 
-def _fit(
-    wished: ArrayLike, search: Callable[[NDArray[Any]], Floats], what: str, *, step: int = 2
+def _fit(wished: ArrayLike, search: _Search) -> tuple[NDArray[np.int32], Floats]:
+    """The multipliers nearest to the wished factors whose search succeeds, and what it found, or NaN."""
+    snapped = snap_multipliers(wished)
+    multiplier, scales = _nearest_match(snapped, _FEW_STEPS, search)
+    missing = np.isnan(scales)
+    if missing.any():
+        multiplier[missing], scales[missing] = _nearest_match(snapped[missing], _ALL_STEPS, search)
+    return multiplier, scales
+
+
+def _nearest_match(
+    multiplier: NDArray[np.int32], steps: NDArray[np.int32], search: _Search
 ) -> tuple[NDArray[np.int32], Floats]:
-    multiplier = snap_multipliers(wished)
-    scales = search(multiplier)
-    for _ in range(_ATTEMPTS):
-        missing = np.isnan(scales)
-        if not missing.any():
-            break
-        if step < 0 and (multiplier[missing] == 1).any():
-            step = -step
-        multiplier = np.where(missing, multiplier + step, multiplier).astype(np.int32)
-        multiplier = np.minimum(multiplier, MAX_MULTIPLIER - 1).astype(np.int32)
-        scales = search(multiplier)
-    return multiplier, _required(scales, what)
+    tried = multiplier[..., None] + steps
+    scales = search(np.clip(tried, 1, MAX_MULTIPLIER - 1))
+    scales = np.where((tried >= 1) & (tried < MAX_MULTIPLIER), scales, np.float32(np.nan))
+    first = (~np.isnan(scales)).argmax(axis=-1)[..., None]
+    return np.take_along_axis(tried, first, axis=-1)[..., 0], np.take_along_axis(scales, first, axis=-1)[
+        ..., 0
+    ]
 
 
 def _required(scales: Floats, what: str) -> Floats:
-    if np.isnan(scales).any():
+    missing = int(np.count_nonzero(np.isnan(scales)))
+    if missing:
         raise ArchNetError(
-            f"no float32 {what} scale gives the multiplier exactly for {int(np.isnan(scales).sum())} channels",
+            f"no float32 {what} scale gives the multiplier exactly for {missing} channels",
             fix="take a neighbouring odd multiplier (fit_weight_scale, fit_output_scale)",
         )
     return scales

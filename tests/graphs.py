@@ -73,16 +73,16 @@ def tiny_encoder(
     b.block = "pooling"
     if pooled:
         offset = b.constant("pool.offset", rng.integers(-999, 999, hidden, dtype=np.int32))
-        y = b.node(Op.MEAN_POOL, "pool", (x, "attention_mask", offset), ("batch", hidden), "int32", 32, b.scale(x))
+        y = b.node(
+            Op.MEAN_POOL, "pool", (x, "attention_mask", offset), ("batch", hidden), "int32", 32, b.scale(x)
+        )
         b.output("sentence_embedding", y, b.scale(x) / 2**8, hidden, normalize=True)
     else:
         offset = b.constant("widen.offset", rng.integers(-999, 999, hidden, dtype=np.int32))
         shape = ("batch", "sequence", hidden)
         y = b.node(Op.WIDEN, "widen", (x, offset), shape, "int32", 32, b.scale(x))
         b.output("last_hidden_state", y, b.scale(x) / 2**8, hidden)
-        first = b.node(
-            Op.SELECT, "first", (x,), ("batch", hidden), "int8", 8, b.scale(x), axis=1, index=0
-        )
+        first = b.node(Op.SELECT, "first", (x,), ("batch", hidden), "int8", 8, b.scale(x), axis=1, index=0)
         dense = b.linear("pooler", first, hidden, small=True)
         tanh = b.lookup("tanh", dense, np.tanh)
         b.output("pooler_output", tanh, b.scale(tanh), hidden)
@@ -106,7 +106,9 @@ class _Builder:
     def __post_init__(self) -> None:
         self.dims = {"batch": 4, "sequence": min(self.max_sequence, 12)}
 
-    def input(self, name: str, shape: tuple[Dim, ...], dtype: str, value: NDArray[Any], scale: float | None) -> str:
+    def input(
+        self, name: str, shape: tuple[Dim, ...], dtype: str, value: NDArray[Any], scale: float | None
+    ) -> str:
         self.inputs.append(TensorSpec(name, shape, dtype, 64 if dtype == "int64" else 8, scale))
         self.tensors[name] = self.inputs[-1]
         self.values[name] = value
