@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from archnet.errors import ArchNetError
 TEMPORARY_MARK = ".archnet-tmp"
 """Names of unfinished files and folders end with this; whoever holds the folder's lock may delete them."""
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "File too large")
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
+_TOO_LARGE_TEXT = "File too large"
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 
 def human_bytes(count: float) -> str:
@@ -38,12 +39,12 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether `error`, or what caused it, is a full disk; native libraries tell it only by their text."""
+def _was_refused(error: BaseException | None, numbers: Set[int], texts: Sequence[str]) -> bool:
+    """Whether `error`, or what caused it, is one of these; native libraries tell it only by their text."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in numbers:
             return True
-        if not isinstance(error, ArchNetError) and any(text in str(error) for text in _FULL_TEXTS):
+        if not isinstance(error, ArchNetError) and any(text in str(error) for text in texts):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -71,13 +72,19 @@ def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
     except ArchNetError:
         raise
     except Exception as error:
-        if is_disk_full(error):
+        if _was_refused(error, _FULL, _FULL_TEXTS):
             raise disk_full(path, needed) from error
+        if _was_refused(error, {errno.EFBIG}, [_TOO_LARGE_TEXT]):
+            size = f" ({human_bytes(needed)})" if needed else ""
+            raise ArchNetError(
+                f"{path} cannot be written: it is larger{size} than files may be here",
+                fix="raise the limit (ulimit -f) or take another disk, then run the same command",
+            ) from error
         if isinstance(error, OSError) and error.errno in _DENIED:
             place = error.filename or path
             raise ArchNetError(
                 f"{place} cannot be written: {(error.strerror or 'no permission').lower()}",
-                fix="give a folder that you may write to",
+                fix="give a place that you may write to",
             ) from error
         raise
 

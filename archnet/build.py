@@ -177,8 +177,9 @@ class BuildDir:
         if (self.path / _SETTINGS).exists():
             self.resumed = True
             self._compare(_read_record(self.path))
-            if self.finished:
-                atomic.remove_tree(self.checkpoints_dir)  # killed between the last two steps of `finish`
+            if self.finished:  # a kill may have left checkpoints after the manifest was written
+                atomic.remove_tree(self.checkpoints_dir)
+                _remove_temporaries(self.path, f".{self.checkpoints_dir.name}.*")
             return
         free = atomic.free_bytes(self.path)
         if free < needed_bytes:
@@ -348,13 +349,8 @@ def _refuse_foreign(path: Path) -> None:
 def _make_folder(path: Path) -> list[Path]:
     """Make `path` and its parents; returns those that were missing, the deepest first."""
     missing = [place for place in (path, *path.parents) if not place.exists()]
-    try:
-        with atomic.disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-    except (NotADirectoryError, FileExistsError) as error:
-        raise ArchNetError(
-            f"{path} cannot be made: a part of it is a file", fix="give another folder"
-        ) from error
+    with atomic.disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
     return missing
 
 
@@ -368,8 +364,8 @@ def _undo(path: Path, created: list[Path], *, owned: bool) -> None:
                 place.rmdir()
 
 
-def _remove_temporaries(path: Path) -> None:
-    for entry in list(path.rglob(f".*{atomic.TEMPORARY_MARK}")):
+def _remove_temporaries(path: Path, name: str = ".*") -> None:
+    for entry in list(path.rglob(name + atomic.TEMPORARY_MARK)):
         if entry.is_dir() and not entry.is_symlink():
             atomic.remove_tree(entry)
         else:

@@ -27,14 +27,26 @@ State = dict[str, Any]
 Tensors = dict[str, "torch.Tensor"]
 
 
-def write_sealed(folder: Path, fill: Callable[[Path], None], record: Mapping[str, object]) -> None:
+def write_sealed(
+    folder: Path,
+    fill: Callable[[Path], None],
+    record: Mapping[str, object],
+    *,
+    needed: int | None = None,
+) -> None:
     """Make `folder` from what `fill` writes into an empty one, and seal it together with `record`.
+
+    Args:
+        folder: replaced if it is there.
+        fill: writes the content into a folder.
+        record: JSON, kept in the seal.
+        needed: size of the content in bytes, if known, for the message when the disk is full.
 
     Raises:
         ArchNetError: the disk is full or the folder cannot be written; `folder` is as it was before.
     """
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}{atomic.TEMPORARY_MARK}")
-    with atomic.disk_errors(folder):
+    with atomic.disk_errors(folder, needed):
         try:
             unfinished.mkdir(parents=True)
             fill(unfinished)

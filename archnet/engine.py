@@ -153,9 +153,9 @@ class StageContext:
             checkpoint.save_tensors(folder / "state.safetensors", content)
             atomic.write_json(folder / "state.json", {"state": dict(state), "random": random_state})
 
-        with atomic.disk_errors(target, sum(t.nbytes for t in content.values())):
-            record = {"stage": self.name, "after": self._engine.chain, "seconds": self.seconds}
-            checkpoint.write_sealed(target, fill, record)
+        record = {"stage": self.name, "after": self._engine.chain, "seconds": self.seconds}
+        size = sum(tensor.nbytes for tensor in content.values())
+        checkpoint.write_sealed(target, fill, record, needed=size)
         for number in earlier:
             atomic.remove_tree(self._folder / f"step-{number:06d}")
         self._saved = time.monotonic()

@@ -138,6 +138,8 @@ class JsonLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         with disk_errors(path):
+            if not path.parent.exists():
+                path.parent.mkdir(parents=True)
             _drop_torn_line(path)
             self._file = path.open("ab", buffering=0)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from archnet.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ArchNetError
+from archnet.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, ArchNetError
 
 EXIT_BUG = 70
 EXIT_PIPE_CLOSED = 141
@@ -42,6 +42,9 @@ def end_with(error: BaseException, arguments: Sequence[str], folder: Path | None
     """
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message())
+        return EXIT_OK
     if isinstance(error, click.UsageError):
         return _refuse(_from_click(error))
     if isinstance(error, ArchNetError):

@@ -1,0 +1,82 @@
+"""Settings: what is read, refused with the nearest names, and compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from archnet.config import KNOWN_BITS, Bits, ConvertSettings
+from archnet.errors import ArchNetError
+
+SETTINGS = ConvertSettings("archnet", Bits(8, 8), "fast", 64, 7, "one-hot")
+
+
+@pytest.mark.parametrize("text", KNOWN_BITS)
+def test_bits_are_written_as_they_are_read(text: str) -> None:
+    assert str(Bits.parse(text.upper())) == text
+
+
+def test_bits_order_is_weights_then_activations() -> None:
+    assert Bits.parse("w4a8") == Bits(weights=4, activations=8)
+
+
+@pytest.mark.parametrize("text", ["w8", "8", "", "int8", "w8a9", "w08a8", "w8a8 x", "w٨a8"])
+def test_other_bits_are_refused_with_what_there_is(text: str) -> None:
+    with pytest.raises(ArchNetError) as caught:
+        Bits.parse(text)
+    assert caught.value.problem == f"--bits {text!r} is no bit width that Arch-Net knows"
+    assert "known: w2a2, " in caught.value.fix
+
+
+def test_the_nearest_bits_are_suggested() -> None:
+    with pytest.raises(ArchNetError, match="did you mean 'w8a8'"):
+        Bits.parse("w8a88")
+
+
+def test_a_target_without_these_bits_is_named() -> None:
+    Bits(8, 8).require([8], [8], "tvm")
+    with pytest.raises(ArchNetError) as caught:
+        Bits(4, 8).require([8], [8, 4], "tvm")
+    assert caught.value.problem == "target 'tvm' cannot run --bits w4a8"
+    assert "known: w8a4, w8a8" in caught.value.fix
+
+
+def test_settings_survive_json() -> None:
+    assert ConvertSettings.from_json(SETTINGS.to_json()) == SETTINGS
+
+
+def test_settings_of_another_version_are_refused() -> None:
+    value = SETTINGS.to_json()
+    value["optimizer"] = "sgd"
+    del value["seed"]
+    with pytest.raises(ArchNetError, match="missing or unknown fields: optimizer, seed"):
+        ConvertSettings.from_json(value)
+
+
+def test_every_difference_is_named() -> None:
+    other = replace(SETTINGS, bits=Bits(4, 8), seed=8)
+    assert SETTINGS.differences(other) == ["bits: w8a8 -> w4a8", "seed: 7 -> 8"]
+    assert SETTINGS.differences(SETTINGS) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("preset", "balance", "--preset 'balance' does not exist"),
+        ("embedding", "onehot", "--embedding 'onehot' does not exist"),
+        ("seq_len", 1, "--seq-len 1 is out of range"),
+        ("seq_len", 1025, "--seq-len 1025 is out of range"),
+        ("seed", -1, "--seed -1 is out of range"),
+        ("seed", 2**32, "--seed 4294967296 is out of range"),
+    ],
+)
+def test_values_out_of_range_are_refused(field: str, value: object, problem: str) -> None:
+    with pytest.raises(ArchNetError) as caught:
+        replace(SETTINGS, **{field: value})  # type: ignore[arg-type]
+    assert caught.value.problem == problem
+
+
+def test_the_nearest_preset_is_suggested() -> None:
+    with pytest.raises(ArchNetError, match="did you mean 'balanced'"):
+        replace(SETTINGS, preset="balance")
