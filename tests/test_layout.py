@@ -41,6 +41,8 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 def layer(module: str) -> str:
     """The layer of a module of archnet."""
+    if module == "archnet.__main__":
+        return "archnet.cli"  # `python -m archnet` is the command line
     parts = module.split(".")
     if len(parts) == 2 and parts[1] in BASE:
         return "base"
