@@ -143,10 +143,9 @@ def mask(call: Call, x: Array, attention_mask: Array) -> Array:
     x int8 (B, H, S, S), attention_mask int64 (B, S) over the last axis; same scale.
     """
     low, high = call.output.range
-    seen: Array = attention_mask != 0
-    limit: Array = np.where(seen, high, low).reshape(seen.shape[0], *(1,) * (x.ndim - 2), seen.shape[1])
-    masked: Array = np.minimum(x, limit)
-    return masked.astype(call.output.dtype)
+    seen = attention_mask != 0
+    limit = np.where(seen, high, low).reshape(seen.shape[0], *(1,) * (x.ndim - 2), seen.shape[1])
+    return np.asarray(np.minimum(x, limit), dtype=call.output.dtype)
 
 
 def softmax(call: Call, x: Array, table: Array) -> Array:
@@ -160,7 +159,7 @@ def softmax(call: Call, x: Array, table: Array) -> Array:
     weights = table[wide.max(axis=-1, keepdims=True) - wide].astype(np.int64)
     total = weights.sum(axis=-1, keepdims=True)
     greatest = 2**call.output.bits - 1
-    return ((2 * greatest * weights + total) // (2 * total)).astype(call.output.dtype)
+    return np.asarray((2 * greatest * weights + total) // (2 * total), dtype=call.output.dtype)
 
 
 def add(call: Call, a: Array, b: Array) -> Array:
@@ -187,14 +186,12 @@ def transpose(call: Call, x: Array) -> Array:
 
 def concat(call: Call, *parts: Array) -> Array:
     """The parts one after the other along attribute `axis`; all have the output's scale."""
-    joined: Array = np.concatenate(parts, axis=call.integer("axis"))
-    return joined
+    return np.asarray(np.concatenate(parts, axis=call.integer("axis")))
 
 
 def select(call: Call, x: Array) -> Array:
     """Element `index` of axis `axis`, which is dropped."""
-    element: Array = np.take(x, call.integer("index"), axis=call.integer("axis"))
-    return element
+    return np.asarray(np.take(x, call.integer("index"), axis=call.integer("axis")))
 
 
 def mean_pool(call: Call, x: Array, attention_mask: Array, offset: Array) -> Array:
@@ -207,12 +204,12 @@ def mean_pool(call: Call, x: Array, attention_mask: Array, offset: Array) -> Arr
     total = np.where(seen, x, 0).astype(np.int64).sum(axis=1)
     count = np.maximum(seen.astype(np.int64).sum(axis=1), 1)
     mean = (2 * 2**WIDEN_SHIFT * total + count) // (2 * count)
-    return (mean + offset).astype(np.int32)
+    return np.asarray(mean + offset, dtype=np.int32)
 
 
 def widen(call: Call, x: Array, offset: Array) -> Array:
     """x * 2**8 + offset: int8 (..., C) -> int32 in units of scale_x / 2**8; offset int32 (C,)."""
-    return (x.astype(np.int64) * 2**WIDEN_SHIFT + offset).astype(np.int32)
+    return np.asarray(x.astype(np.int64) * 2**WIDEN_SHIFT + offset, dtype=np.int32)
 
 
 OPERATORS: dict[Op, Callable[..., Array]] = {

@@ -1,0 +1,174 @@
+"""What every backend does alike: check the user's inputs, look up host tables, dequantize outputs.
+
+The dequantization here is the only float arithmetic of a deployed network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archnet.errors import ArchNetError, nearest
+from archnet.graph import GraphOutput, QuantizedGraph, TensorSpec
+from archnet.operators import Op
+
+_LEAST_NORM = np.float32(1e-12)
+
+
+class Backend(Protocol):
+    """Something that runs an integer network."""
+
+    name: str
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """The network's float outputs by name, for a user's inputs by name."""
+        ...
+
+    def tensors(
+        self, inputs: Mapping[str, NDArray[Any]], names: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Integer activations by name, for a user's inputs; by default all that the backend can show."""
+        ...
+
+
+def user_inputs(graph: QuantizedGraph) -> tuple[str, ...]:
+    """The names of what a user gives: the graph's inputs, with host tables' sources for their targets."""
+    sources = {host.target: host.source for host in graph.host_tables}
+    return tuple(dict.fromkeys(sources.get(spec.name, spec.name) for spec in graph.inputs))
+
+
+def feed(graph: QuantizedGraph, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays of graph.inputs for a user's inputs: checked, and rows of host tables looked up.
+
+    Args:
+        inputs: "input_ids" and "attention_mask", (batch, sequence) of any integer dtype; the mask
+            holds 0 and 1.
+
+    Raises:
+        ArchNetError: names, shapes, dtypes or values that the network does not take.
+    """
+    wanted = user_inputs(graph)
+    for name in inputs:
+        if name not in wanted:
+            raise ArchNetError(f"the network has no input {name!r}", fix=nearest(name, wanted))
+    for name in wanted:
+        if name not in inputs:
+            raise ArchNetError(f"the input {name!r} is missing", fix=f"give {', '.join(wanted)}")
+    fed: dict[str, NDArray[Any]] = {}
+    hosts = {host.target: host for host in graph.host_tables}
+    limits = _id_limits(graph)
+    for spec in graph.inputs:
+        if spec.name in hosts:
+            host = hosts[spec.name]
+            table = graph.constants[host.table]
+            ids = _integers(host.source, inputs[host.source])
+            _check_values(host.source, ids, table.shape[0])
+            fed[spec.name] = table[ids].astype(spec.dtype)
+        else:
+            values = _integers(spec.name, inputs[spec.name])
+            limit = 2 if spec.name == "attention_mask" else limits.get(spec.name)
+            if limit is not None:
+                _check_values(spec.name, values, limit)
+            if spec.dtype != "int64":
+                _check_range(spec, values)
+            fed[spec.name] = values.astype(spec.dtype)
+    _check_shapes(graph, fed)
+    return fed
+
+
+def dequantize_output(values: NDArray[Any], output: GraphOutput) -> NDArray[np.float32]:
+    """float32(values) * scale, divided by the L2 norm over the last axis if the output is normalised."""
+    real = values.astype(np.float32) * output.scale
+    if output.normalize:
+        length = np.sqrt(np.sum(real * real, axis=-1, keepdims=True))
+        real = real / np.maximum(length, _LEAST_NORM)
+    return np.asarray(real, dtype=np.float32)
+
+
+def dequantize_outputs(
+    graph: QuantizedGraph, tensors: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[np.float32]]:
+    """All outputs of the network by name, from its integer tensors by name."""
+    return {o.name: dequantize_output(tensors[o.tensor], o) for o in graph.outputs}
+
+
+def _integers(name: str, values: NDArray[Any]) -> NDArray[np.int64]:
+    values = np.asarray(values)
+    if values.dtype.kind not in "iub":
+        raise ArchNetError(
+            f"the input {name!r} holds {values.dtype}, not integers",
+            fix="give what the tokenizer in the build folder returns, as a NumPy array of int64",
+        )
+    return values.astype(np.int64)
+
+
+def _check_values(name: str, values: NDArray[np.int64], limit: int) -> None:
+    if values.size and (int(values.min()) < 0 or int(values.max()) >= limit):
+        raise ArchNetError(
+            f"the input {name!r} holds {int(values.min())} .. {int(values.max())}, outside 0 .. {limit - 1}",
+            fix="use the tokenizer in the build folder",
+        )
+
+
+def _check_range(spec: TensorSpec, values: NDArray[np.int64]) -> None:
+    low, high = spec.range
+    if values.size and (int(values.min()) < low or int(values.max()) > high):
+        found = f"{int(values.min())} .. {int(values.max())}"
+        raise ArchNetError(
+            f"the input {spec.name!r} holds {found}, outside {low} .. {high}",
+            fix=f"quantize it with the scale {spec.scale}",
+        )
+
+
+def _id_limits(graph: QuantizedGraph) -> dict[str, int]:
+    """How many ids there are, by the input that holds them."""
+    limits: dict[str, int] = {}
+    for node in graph.nodes:
+        count = None
+        if node.op is Op.EMBEDDING:
+            count = int(graph.constants[node.inputs[1]].shape[0])
+        elif node.op is Op.ONE_HOT:
+            depth = node.attributes["depth"]
+            count = depth if isinstance(depth, int) else None
+        if count is not None:
+            limits[node.inputs[0]] = min(count, limits.get(node.inputs[0], count))
+    return limits
+
+
+def _check_shapes(graph: QuantizedGraph, fed: Mapping[str, NDArray[Any]]) -> None:
+    sources = {host.target: host.source for host in graph.host_tables}
+    bound: dict[str, tuple[int, str]] = {}
+    for spec in graph.inputs:
+        name, shape = sources.get(spec.name, spec.name), fed[spec.name].shape
+        fits = len(shape) == len(spec.shape) and all(
+            isinstance(dim, str) or dim == size for dim, size in zip(spec.shape, shape, strict=True)
+        )
+        if not fits:
+            given, wanted = shape, spec.shape
+            if spec.name in sources:
+                given, wanted = shape[:-1], spec.shape[:-1]
+            raise ArchNetError(
+                f"the input {name!r} has shape {given}, not ({', '.join(map(str, wanted))})",
+                fix="give whole batches: one row a sentence, padded to one length",
+            )
+        for dim, size in zip(spec.shape, shape, strict=True):
+            if not isinstance(dim, str):
+                continue
+            known, where = bound.setdefault(dim, (size, name))
+            if known != size:
+                raise ArchNetError(
+                    f"{dim} is {known} in {where!r} and {size} in {name!r}",
+                    fix="give ids and mask of the same shape",
+                )
+    for dim, (size, name) in bound.items():
+        if size < 1:
+            raise ArchNetError(f"{dim} is 0 in {name!r}", fix="give at least one sentence of one token")
+    length, name = bound.get("sequence", (1, ""))
+    if length > graph.max_sequence:
+        raise ArchNetError(
+            f"{name!r} has {length} positions; the network takes at most {graph.max_sequence}",
+            fix=f"truncate to {graph.max_sequence} tokens, or convert with a greater --seq-len",
+        )

@@ -1,0 +1,370 @@
+"""Checks of single nodes of a QuantizedGraph: inputs, attributes, constants, shapes, accumulators.
+
+`OPERATORS` lists the check of each operator. Each gives the shape that the output must have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archnet.calibration.affine import MAX_MULTIPLIER, MULTIPLIER_SHIFT, accumulator_factor
+from archnet.graph import WIDEN_SHIFT, Dim, Node, QuantizedGraph, TensorSpec
+from archnet.operators import Op
+
+Shape = tuple[Dim, ...]
+
+SYMBOLS = ("batch", "sequence")
+MAX_SEQUENCE = 1024
+"""Softmax is defined for at most this many positions (its sums stay below 2**31)."""
+
+SOFTMAX_ONE = 2**20
+"""What a softmax table holds for exp(0)."""
+
+_INT32_MAX = 2**31 - 1
+
+
+class Fault(Exception):
+    """What is wrong with one node, tensor or constant."""
+
+
+def require(good: bool, fault: str) -> None:
+    """Raise Fault unless good."""
+    if not good:
+        raise Fault(fault)
+
+
+def check_range(name: str, values: NDArray[Any], limits: tuple[int, int]) -> None:
+    """Raise Fault when a value lies outside the limits."""
+    low, high = int(values.min()), int(values.max())
+    good = limits[0] <= low and high <= limits[1]
+    require(good, f"{name} holds {low} .. {high}, outside {limits[0]} .. {limits[1]}")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCheck:
+    """One node in its graph, with what the operators' checks ask for."""
+
+    graph: QuantizedGraph
+    node: Node
+
+    @property
+    def output(self) -> TensorSpec:
+        return self.graph.tensors[self.node.output]
+
+    def run(self, known: set[str]) -> None:
+        """Check the node, given the tensors made before it."""
+        try:
+            for name in self.node.inputs:
+                require(
+                    name in known or name in self.graph.constants,
+                    f"reads {name}, which is no constant and not made before it",
+                )
+            require(self.node.op in OPERATORS, f"{self.node.op} is no operator of the integer network")
+            count, check = OPERATORS[self.node.op]
+            require(
+                len(self.node.inputs) == count or (count < 0 and len(self.node.inputs) >= -count),
+                f"has {len(self.node.inputs)} inputs",
+            )
+            shape = check(self)
+            require(shape == self.output.shape, f"its output has shape {self.output.shape}, not {shape}")
+        except Fault as fault:
+            raise Fault(f"{self.node.name} ({self.node.op}): {fault}") from None
+
+    def tensor(self, index: int, *dtypes: str) -> TensorSpec:
+        """Input `index`, which must be a tensor of one of these dtypes."""
+        name = self.node.inputs[index]
+        require(name in self.graph.tensors, f"input {name} must be a tensor, not a constant")
+        spec = self.graph.tensors[name]
+        require(spec.dtype in dtypes, f"input {name} is {spec.dtype}, not {' or '.join(dtypes)}")
+        return spec
+
+    def constant(self, index: int, dtype: str, shape: tuple[int | None, ...]) -> NDArray[Any]:
+        """Input `index`, which must be a constant of this dtype and shape (None: any size)."""
+        name = self.node.inputs[index]
+        require(name in self.graph.constants, f"input {name} must be a constant")
+        value = self.graph.constants[name]
+        require(str(value.dtype) == dtype, f"constant {name} holds {value.dtype}, not {dtype}")
+        fits = len(shape) == value.ndim and all(
+            want in (None, have) for want, have in zip(shape, value.shape, strict=True)
+        )
+        require(fits and value.size > 0, f"constant {name} has shape {value.shape}, not {shape}")
+        return value
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        """The integer attribute of this name, which must lie in low .. high."""
+        value = self.node.attributes.get(name)
+        good = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        require(good, f"attribute {name} is {value!r}, not an integer in {low} .. {high}")
+        assert isinstance(value, int)
+        return value
+
+    def sizes(self, name: str) -> Shape:
+        """The tuple attribute of this name."""
+        value = self.node.attributes.get(name)
+        require(isinstance(value, tuple), f"attribute {name} is {value!r}, not a tuple")
+        assert isinstance(value, tuple)
+        return value
+
+    def output_is(self, *dtypes: str) -> None:
+        """The output must have one of these dtypes."""
+        require(self.output.dtype in dtypes, f"its output is {self.output.dtype}, not {' or '.join(dtypes)}")
+
+    def output_like(self, spec: TensorSpec) -> None:
+        """The output must hold the same kind of numbers as `spec`: dtype, bits and scale."""
+        mine, other = (self.output.dtype, self.output.bits), (spec.dtype, spec.bits)
+        require(mine == other, f"its output has {mine}, its input {spec.name} {other}")
+        same = self.output.scale == spec.scale
+        require(same, f"its output's scale {self.output.scale} is not its input's, {spec.scale}")
+
+    def accumulates(self, bound: int) -> None:
+        """A sum of this magnitude must fit into 32 bits."""
+        require(bound <= _INT32_MAX, f"its 32-bit accumulator can overflow: sums reach {bound}")
+
+    def extent(self, dim: Dim) -> int:
+        """The greatest size that an axis can have."""
+        if isinstance(dim, str):
+            require(dim == "sequence", f"sums over the axis {dim!r}")
+            return self.graph.max_sequence
+        return dim
+
+
+def _linear(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8", "uint8")
+    width = x.shape[-1]
+    require(isinstance(width, int), f"its input {x.name} has no fixed width")
+    assert isinstance(width, int)
+    weight = c.constant(1, "int8", (None, width))
+    rows = weight.shape[0]
+    bias, multiplier = c.constant(2, "int32", (rows,)), c.constant(3, "int32", (rows,))
+    weight_scale = c.constant(4, "float32", (rows,))
+    c.output_is("int8", "uint8")
+    bits = c.integer("weight_bits", 1, 8)
+    check_range(c.node.inputs[1], weight, (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
+    check_range(c.node.inputs[3], multiplier, (1, MAX_MULTIPLIER))
+    magnitudes = np.abs(weight.astype(np.int64)).sum(axis=1) * _magnitude(x)
+    c.accumulates(int((magnitudes + np.abs(bias.astype(np.int64))).max()))
+    require(bool((weight_scale > 0).all()), "a weight scale is not positive")
+    _check_factor(accumulator_factor(_scale(x), weight_scale, _scale(c.output)), multiplier)
+    return (*x.shape[:-1], rows)
+
+
+def _matmul(c: NodeCheck) -> Shape:
+    a, b = c.tensor(0, "int8", "uint8"), c.tensor(1, "int8", "uint8")
+    c.output_is("int8", "uint8")
+    multiplier = c.integer("multiplier", 1, MAX_MULTIPLIER)
+    transpose = c.node.attributes.get("transpose_b", False)
+    require(isinstance(transpose, bool), f"attribute transpose_b is {transpose!r}, not a bool")
+    require(len(a.shape) == len(b.shape) >= 2, f"multiplies {a.shape} by {b.shape}")
+    depth_b, width = (b.shape[-1], b.shape[-2]) if transpose else (b.shape[-2], b.shape[-1])
+    require(a.shape[-1] == depth_b and a.shape[:-2] == b.shape[:-2], f"multiplies {a.shape} by {b.shape}")
+    c.accumulates(c.extent(a.shape[-1]) * _magnitude(a) * _magnitude(b))
+    _check_factor(accumulator_factor(_scale(a), _scale(b), _scale(c.output)), np.asarray(multiplier))
+    return (*a.shape[:-1], width)
+
+
+def _embedding(c: NodeCheck) -> Shape:
+    ids = c.tensor(0, "int64")
+    table = c.constant(1, c.output.dtype, (None, None))
+    c.output_is("int8", "uint8")
+    check_range(c.node.inputs[1], table, c.output.range)
+    return (*ids.shape, int(table.shape[1]))
+
+
+def _one_hot(c: NodeCheck) -> Shape:
+    ids = c.tensor(0, "int64")
+    depth = c.integer("depth", 1, 2**24)
+    c.output_is("uint8")
+    require(c.output.bits == 1, f"its output has {c.output.bits} bits, not 1")
+    require(len(ids.shape) in (2, 3), f"its input has shape {ids.shape}")
+    digits = ids.shape[2] if len(ids.shape) == 3 else 1
+    require(isinstance(digits, int), f"its input has shape {ids.shape}")
+    assert isinstance(digits, int)
+    return (*ids.shape[:2], digits * depth)
+
+
+def _slice(c: NodeCheck) -> Shape:
+    c.output_is("int8", "uint8")
+    table = c.constant(0, c.output.dtype, (None, None))
+    rows = int(table.shape[0])
+    require(rows >= c.graph.max_sequence, f"has {rows} rows for {c.graph.max_sequence} positions")
+    check_range(c.node.inputs[0], table, c.output.range)
+    return ("sequence", int(table.shape[1]))
+
+
+def _mask(c: NodeCheck) -> Shape:
+    x, mask = c.tensor(0, "int8"), c.tensor(1, "int64")
+    c.output_like(x)
+    good = len(x.shape) >= 2 and mask.shape == (x.shape[0], x.shape[-1])
+    require(good, f"masks {x.shape} by {mask.shape}")
+    return x.shape
+
+
+def _softmax(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8")
+    table = c.constant(1, "int32", (256,))
+    check_range(c.node.inputs[1], table, (0, SOFTMAX_ONE))
+    require(int(table[0]) == SOFTMAX_ONE, f"its table begins with {table[0]}, not {SOFTMAX_ONE}")
+    require(bool((np.diff(table) <= 0).all()), "its table rises")
+    c.output_is("uint8")
+    share = np.float32(1 / (2**c.output.bits - 1))
+    require(np.float32(_scale(c.output)) == share, f"its output's scale is {c.output.scale}, not {share}")
+    require(c.extent(x.shape[-1]) <= MAX_SEQUENCE, f"spans more than {MAX_SEQUENCE} positions")
+    return x.shape
+
+
+def _add(c: NodeCheck) -> Shape:
+    a, b = c.tensor(0, "int8", "uint8"), c.tensor(1, "int8", "uint8")
+    c.output_is("int8", "uint8")
+    total = 0
+    for name, spec in (("multiplier_a", a), ("multiplier_b", b)):
+        total += c.integer(name, 1, MAX_MULTIPLIER) * _magnitude(spec)
+    c.accumulates(total)
+    return _broadcast(a.shape, b.shape)
+
+
+def _broadcast(a: Shape, b: Shape) -> Shape:
+    rank = max(len(a), len(b))
+    pairs = zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True)
+    shape: list[Dim] = []
+    for i, j in pairs:
+        require(i == j or 1 in (i, j), f"adds {a} to {b}")
+        shape.append(j if i == 1 else i)
+    return tuple(shape)
+
+
+def _lookup(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8", "uint8")
+    c.output_is("int8", "uint8")
+    table = c.constant(1, c.output.dtype, (256,))
+    check_range(c.node.inputs[1], table, c.output.range)
+    function = c.node.attributes.get("function")
+    require(isinstance(function, str), f"attribute function is {function!r}, not a name")
+    return x.shape
+
+
+def _reshape(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8", "uint8", "int32")
+    c.output_like(x)
+    wanted = c.sizes("shape")
+    good = all(dim in SYMBOLS if isinstance(dim, str) else dim >= 1 or dim == -1 for dim in wanted)
+    require(good and wanted.count(-1) <= 1, f"attribute shape is {wanted}")
+    have_size, have_symbols = _volume(x.shape)
+    size, symbols = _volume(tuple(dim for dim in wanted if dim != -1))
+    if -1 in wanted:
+        missing = [symbol for symbol in have_symbols if symbol not in symbols]
+        good = have_size % size == 0 and sorted(symbols + missing) == have_symbols and len(missing) <= 1
+        good = good and not (missing and have_size != size)
+        require(good, f"makes {wanted} of {x.shape}")
+        inferred: Dim = missing[0] if missing else have_size // size
+        return tuple(inferred if dim == -1 else dim for dim in wanted)
+    require((size, symbols) == (have_size, have_symbols), f"makes {wanted} of {x.shape}")
+    return wanted
+
+
+def _volume(shape: Shape) -> tuple[int, list[str]]:
+    return math.prod(d for d in shape if isinstance(d, int)), sorted(d for d in shape if isinstance(d, str))
+
+
+def _transpose(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8", "uint8", "int32")
+    c.output_like(x)
+    perm = c.sizes("perm")
+    axes = [axis for axis in perm if isinstance(axis, int)]
+    require(sorted(axes) == list(range(len(x.shape))), f"attribute perm is {perm} for {x.shape}")
+    return tuple(x.shape[axis] for axis in axes)
+
+
+def _concat(c: NodeCheck) -> Shape:
+    parts = [c.tensor(i, "int8", "uint8") for i in range(len(c.node.inputs))]
+    rank = len(parts[0].shape)
+    axis = c.integer("axis", -rank, rank - 1) % rank
+    total = 0
+    for part in parts:
+        c.output_like(part)
+        others = part.shape[:axis] + part.shape[axis + 1 :]
+        first = parts[0].shape[:axis] + parts[0].shape[axis + 1 :]
+        size = part.shape[axis] if len(part.shape) == rank else None
+        require(others == first and isinstance(size, int), f"joins {parts[0].shape} and {part.shape}")
+        assert isinstance(size, int)
+        total += size
+    return (*parts[0].shape[:axis], total, *parts[0].shape[axis + 1 :])
+
+
+def _select(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8", "uint8", "int32")
+    c.output_like(x)
+    rank = len(x.shape)
+    axis = c.integer("axis", -rank, rank - 1) % rank
+    size = x.shape[axis]
+    # Of an axis whose size is not known only the first and the last element are always there.
+    low, high = (-1, 0) if isinstance(size, str) else (-size, size - 1)
+    c.integer("index", low, high)
+    return x.shape[:axis] + x.shape[axis + 1 :]
+
+
+def _mean_pool(c: NodeCheck) -> Shape:
+    x, mask = c.tensor(0, "int8"), c.tensor(1, "int64")
+    require(len(x.shape) == 3 and mask.shape == x.shape[:2], f"pools {x.shape} by {mask.shape}")
+    # Twice the sum in units of scale / 2**8, plus the rounding term.
+    c.accumulates(c.extent(x.shape[1]) * (_magnitude(x) * 2 ** (WIDEN_SHIFT + 1) + 1))
+    _check_widened(c, x, 2)
+    return (x.shape[0], x.shape[2])
+
+
+def _widen(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8")
+    _check_widened(c, x, 1)
+    return x.shape
+
+
+def _check_widened(c: NodeCheck, x: TensorSpec, index: int) -> None:
+    width = x.shape[-1]
+    require(isinstance(width, int), f"its input {x.name} has no fixed width")
+    assert isinstance(width, int)
+    offset = c.constant(index, "int32", (width,))
+    c.output_is("int32")
+    c.accumulates(int(np.abs(offset.astype(np.int64)).max()) + _magnitude(x) * 2**WIDEN_SHIFT)
+
+
+OPERATORS: Mapping[Op, tuple[int, Callable[[NodeCheck], Shape]]] = {
+    Op.EMBEDDING: (2, _embedding),
+    Op.ONE_HOT: (1, _one_hot),
+    Op.SLICE: (1, _slice),
+    Op.LINEAR: (5, _linear),
+    Op.MATMUL: (2, _matmul),
+    Op.MASK: (2, _mask),
+    Op.SOFTMAX: (2, _softmax),
+    Op.ADD: (2, _add),
+    Op.LOOKUP: (2, _lookup),
+    Op.RESHAPE: (1, _reshape),
+    Op.TRANSPOSE: (1, _transpose),
+    Op.CONCAT: (-1, _concat),
+    Op.SELECT: (1, _select),
+    Op.MEAN_POOL: (3, _mean_pool),
+    Op.WIDEN: (2, _widen),
+}
+"""The number of inputs (-n: n or more) and the check of each operator; a check gives the output's shape."""
+
+
+def _magnitude(spec: TensorSpec) -> int:
+    low, high = spec.range
+    return max(-low, high)
+
+
+def _scale(spec: TensorSpec) -> float:
+    assert spec.scale is not None, "_check_spec has seen every tensor"
+    return spec.scale
+
+
+def _check_factor(factor: NDArray[np.float32], multiplier: NDArray[Any]) -> None:
+    wanted = (multiplier / 2**MULTIPLIER_SHIFT).astype(np.float32)
+    wrong = int(np.count_nonzero(factor != wanted))
+    require(
+        wrong == 0, f"(scale_x * scale_w) / scale_y in float32 is not multiplier / 2**16 at {wrong} places"
+    )
