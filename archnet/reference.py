@@ -68,9 +68,10 @@ def integer_matmul(a: Array, b: Array) -> NDArray[np.int64]:
 
     NumPy multiplies integers without BLAS, which is very slow. A product in floats is exact, whatever
     the order of the additions and whether or not they are fused, when every partial sum is an integer
-    that the float type holds: |partial sum| <= K * max|a| * max|b|, which is checked here.
+    that the float type holds: |partial sum| <= max|a| * max over n of sum over k of |b[k, n]|, which
+    is checked here.
     """
-    bound = a.shape[-1] * _magnitude(a) * _magnitude(b)
+    bound = _magnitude(a) * int(np.abs(b.astype(np.int64)).sum(axis=-2).max(initial=0))
     dtype: type[np.generic] = np.int64
     if bound <= _FLOAT64_EXACT:
         dtype = np.float32 if bound <= _FLOAT32_EXACT else np.float64
