@@ -61,7 +61,7 @@ def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_runtime_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(build_dir: Path) -> Backend:
+    def missing(build_dir: Path, threads: int | None) -> Backend:
         raise ModuleNotFoundError("No module named 'tvm'")
 
     monkeypatch.setitem(backends.BACKENDS, "tvm", missing)

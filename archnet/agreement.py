@@ -1,0 +1,173 @@
+"""How close a backend is: its integers to the reference executor's, its outputs to the float original's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archnet.backends.base import Backend, feed
+from archnet.encode import SENTENCE_OUTPUT, Inputs
+from archnet.errors import ArchNetError
+from archnet.graph import QuantizedGraph
+from archnet.metrics import cosine, sqnr_db
+from archnet.reference import bind_dims, execute, run_node
+from archnet.results import EmulatedPlace, TensorAgreement
+
+Array = NDArray[Any]
+Scope = Literal["network", "layer"]
+
+
+@dataclass(slots=True)
+class _Count:
+    """Differences of one tensor, summed over batches."""
+
+    elements: int = 0
+    differing: int = 0
+    max_lsb: int = 0
+
+    def add(self, actual: Array, expected: Array) -> None:
+        difference = np.abs(actual.astype(np.int64) - expected.astype(np.int64))
+        self.elements += difference.size
+        self.differing += int(np.count_nonzero(difference))
+        self.max_lsb = max(self.max_lsb, int(difference.max(initial=0)))
+
+
+@dataclass(slots=True)
+class IntegerComparison:
+    """Compares the integers of a backend with the reference executor's, batch by batch.
+
+    Two questions are asked of every tensor that the backend shows. Scope "network": is it what the
+    reference has when each runs the whole network on its own? Scope "layer": is it what the reference
+    makes of this one operator, given the integers that the backend itself had before it? An operator
+    that the backend emulates shows up in the second with its own error only.
+    """
+
+    graph: QuantizedGraph
+    backend: Backend
+    _counts: dict[tuple[Scope, str], _Count] = field(default_factory=dict)
+
+    def add(self, inputs: Mapping[str, Array]) -> None:
+        """Run a batch on both.
+
+        Raises:
+            ArchNetError: the backend shows a tensor in another shape than the graph has.
+        """
+        graph = self.graph
+        feeds = feed(graph, inputs)
+        dims = bind_dims(graph, feeds)
+        expected = execute(graph, feeds, [node.output for node in graph.nodes])
+        shown = self.backend.tensors(inputs, None)
+        known: dict[str, Array] = dict(feeds)
+        for node in graph.nodes:
+            name = node.output
+            before = [known[n] if n in known else graph.constants[n] for n in node.inputs]
+            made = run_node(node, before, graph.tensors[name], dims)
+            if name in shown:
+                self._check_shape(name, shown[name], made)
+                self._count("network", name).add(shown[name], expected[name])
+                self._count("layer", name).add(shown[name], made)
+            known[name] = shown.get(name, made)
+
+    def agreement(self) -> tuple[TensorAgreement, ...]:
+        """Scope "network" of every tensor, then scope "layer" unless all of them are equal."""
+        nodes = {node.output: node for node in self.graph.nodes}
+        scopes: tuple[Scope, ...] = ("network", "layer")
+        if not any(count.differing for count in self._counts.values()):
+            scopes = ("network",)
+        return tuple(
+            TensorAgreement(
+                self.backend.name, name, str(nodes[name].op), nodes[name].block, scope,
+                count.elements, count.differing, count.max_lsb,
+            )
+            for wanted in scopes
+            for (scope, name), count in self._counts.items()
+            if scope == wanted
+        )  # fmt: skip
+
+    def _count(self, scope: Scope, name: str) -> _Count:
+        return self._counts.setdefault((scope, name), _Count())
+
+    def _check_shape(self, name: str, shown: Array, made: Array) -> None:
+        if shown.shape != made.shape or not np.issubdtype(shown.dtype, np.integer):
+            raise ArchNetError(
+                f"the backend {self.backend.name} shows {name} as {shown.dtype} {shown.shape}, "
+                f"not as integers {made.shape}",
+                fix="export the build again: archnet export DIR --format onnx (or tvm)",
+            )
+
+
+@dataclass(slots=True)
+class OutputComparison:
+    """Compares the main output of a network with the float original's, batch by batch."""
+
+    name: str
+    _original: list[Array] = field(default_factory=list)
+    _network: list[Array] = field(default_factory=list)
+
+    def add(self, original: Array, network: Array, mask: Array) -> None:
+        """One batch: (batch, width), or (batch, sequence, width), of which masked tokens do not count.
+
+        Raises:
+            ArchNetError: the network's output is not finite, or has another shape.
+        """
+        if original.shape != network.shape:
+            raise ArchNetError(
+                f"the output {self.name} is {network.shape}, the float original's {original.shape}",
+                fix="convert again into a new folder",
+            )
+        if not np.isfinite(network).all():
+            raise ArchNetError(
+                f"the output {self.name} has values that are no numbers",
+                fix="convert again into a new folder; if it stays, report it with the build folder",
+            )
+        chosen = mask != 0 if original.ndim == 3 else slice(None)
+        self._original.append(original[chosen])
+        self._network.append(network[chosen])
+
+    def agreement(self) -> tuple[float, float]:
+        """The mean cosine of the vectors, and the SQNR in decibels (infinite when all are equal)."""
+        original, network = np.concatenate(self._original), np.concatenate(self._network)
+        return float(cosine(original, network).mean()), sqnr_db(original, network)
+
+
+def main_output(graph: QuantizedGraph, original: Iterable[str]) -> str:
+    """The output that is compared: the sentence's vector, else the first that both networks have.
+
+    Args:
+        original: names of the float original's outputs.
+
+    Raises:
+        ArchNetError: they share no output.
+    """
+    names = [output.name for output in graph.outputs]
+    shared = [name for name in names if name in set(original)]
+    if not shared:
+        raise ArchNetError(
+            f"the network's outputs ({', '.join(names)}) are none of the float original's",
+            fix="convert again into a new folder",
+        )
+    return SENTENCE_OUTPUT if SENTENCE_OUTPUT in shared else shared[0]
+
+
+def emulated_places(graph: QuantizedGraph, backends: Sequence[str]) -> tuple[EmulatedPlace, ...]:
+    """The operators that these backends compute in float, each with its reason."""
+    if "onnxruntime" not in backends:
+        return ()
+    from archnet.export.onnx import emulated_places as in_onnx
+
+    return tuple(EmulatedPlace("onnxruntime", p.node, str(p.op), p.reason) for p in in_onnx(graph))
+
+
+def split_batches(inputs: Inputs, batch_size: int) -> list[Inputs]:
+    """Batches of at most `batch_size` sentences, each cut to the longest sentence in it."""
+    mask = inputs["attention_mask"]
+    batches = []
+    for start in range(0, len(mask), batch_size):
+        rows = slice(start, start + batch_size)
+        width = max(int(mask[rows].sum(axis=1).max()), 1)
+        batches.append({name: value[rows, :width] for name, value in inputs.items()})
+    return batches

@@ -1,0 +1,126 @@
+"""Latency of the float original and of the integer network, measured in turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from archnet.backends import open_backend
+from archnet.build import BuildDir
+from archnet.encode import Inputs
+from archnet.errors import ArchNetError
+from archnet.events import EventSink, Progress, StageFinished, StageStarted, ignore
+from archnet.float_model import FloatModel
+from archnet.results import LatencyRow, merge_metrics
+from archnet.storage import load_graph
+from archnet.validate import REFERENCE, agreement_inputs, default_backends
+
+BATCHES = (1, 32)
+SEQUENCES = (32, 128)
+THREADS = 2
+LEAST_PAIRS, MOST_PAIRS = 5, 51
+SECONDS = 4.0
+"""Time that one shape on one backend takes, unless `LEAST_PAIRS` take longer."""
+
+
+def bench(
+    folder: Path | str,
+    *,
+    backends: Sequence[str] | None = None,
+    batches: Sequence[int] = BATCHES,
+    sequences: Sequence[int] = SEQUENCES,
+    threads: int = THREADS,
+    seconds: float = SECONDS,
+    events: EventSink | None = None,
+) -> list[LatencyRow]:
+    """Time one forward pass of each at several shapes, and record it in metrics.json.
+
+    Args:
+        folder: a finished build folder.
+        backends: what runs the integer network; what the folder was exported for when None. The
+            reference executor is never timed unless it is named: it is written to be exact.
+        sequences: tokens; longer ones than the build allows are replaced by its longest.
+        threads: of the float original and of the integer network.
+        seconds: about this long for each shape and backend.
+        events: told what is going on.
+
+    Raises:
+        ArchNetError: the folder is no finished build, or has nothing to time.
+    """
+    build = BuildDir.open_finished(Path(folder))
+    names = list(backends) if backends is not None else [n for n in default_backends(build) if n != REFERENCE]
+    if not names:
+        raise ArchNetError(
+            f"{build.path} has no exported network to time", fix="run archnet export DIR --format onnx first"
+        )
+    graph = load_graph(build.graph_dir)
+    original = FloatModel.open(build.path, threads=threads)
+    opened = [open_backend(name, build.path, threads=threads) for name in names]
+    lengths = list(dict.fromkeys(min(length, graph.max_sequence) for length in sequences))
+    shapes = [(batch, length) for batch in batches for length in lengths]
+    samples = agreement_inputs(build)
+    sink = events if events is not None else ignore
+    began = time.perf_counter()
+    sink(StageStarted("bench", 0, 1))
+    rows: list[LatencyRow] = []
+    for batch, length in shapes:
+        inputs = full_batch(samples, batch, length)
+        for backend in opened:
+            detail = f"{backend.name}, batch {batch} × {length} tokens"
+            sink(Progress("bench", backend.name, len(rows), len(shapes) * len(opened), detail=detail))
+            pairs = paired_times(original.run, backend.run, inputs, seconds)
+            rows.append(_row(backend.name, batch, length, threads, pairs))
+    merge_metrics(build.metrics, latency=rows)
+    sink(StageFinished("bench", time.perf_counter() - began))
+    return rows
+
+
+def full_batch(samples: Inputs, batch: int, length: int) -> Inputs:
+    """A batch without padding, made of the tokens of the sample sentences in order, repeated as needed."""
+    tokens = samples["input_ids"][samples["attention_mask"] != 0]
+    ids = np.resize(tokens, (batch, length)).astype(np.int64)
+    return {"input_ids": ids, "attention_mask": np.ones((batch, length), dtype=np.int64)}
+
+
+Forward = Callable[[Inputs], Mapping[str, object]]
+
+
+def paired_times(
+    first: Forward, second: Forward, inputs: Inputs, seconds: float
+) -> list[tuple[float, float]]:
+    """Seconds of one pass of each, taken in turn.
+
+    Before each timed pass comes one that is not counted: the other network's threads go to sleep and the
+    weights come back to the caches, as in a process that runs this network only.
+    """
+    pairs: list[tuple[float, float]] = []
+    began = time.perf_counter()
+    while len(pairs) < LEAST_PAIRS or (len(pairs) < MOST_PAIRS and time.perf_counter() - began < seconds):
+        pairs.append((_second_pass(first, inputs), _second_pass(second, inputs)))
+    return pairs
+
+
+def _second_pass(run: Forward, inputs: Inputs) -> float:
+    run(inputs)
+    began = time.perf_counter()
+    run(inputs)
+    return time.perf_counter() - began
+
+
+def _row(
+    name: str, batch: int, length: int, threads: int, pairs: Sequence[tuple[float, float]]
+) -> LatencyRow:
+    return LatencyRow(
+        backend=name,
+        batch=batch,
+        sequence=length,
+        threads=threads,
+        runs=len(pairs),
+        float_ms=1000 * statistics.median(a for a, _ in pairs),
+        int8_ms=1000 * statistics.median(b for _, b in pairs),
+        ratio=statistics.median(a / b for a, b in pairs),
+    )
