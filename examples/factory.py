@@ -54,7 +54,7 @@ class Encoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """Both int64 (batch, sequence) -> {"last_hidden_state": (batch, sequence, WIDTH)}."""
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         x = self.norm(self.words(input_ids) + self.positions(positions))
         mask = attention_mask[:, None, None, :] != 0
         for layer in self.layers:
