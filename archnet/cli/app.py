@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,6 +18,8 @@ from archnet.cli.failures import end_with
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from archnet.events import EventSink
 
 
 @dataclass
@@ -40,8 +43,7 @@ class ArchNetGroup(click.Group):
         """Run a command line and exit."""
         arguments = list(sys.argv[1:] if args is None else args)
         current = Session()
-        settings.update(standalone_mode=False, obj=current)
-        settings.setdefault("prog_name", "archnet")
+        settings.update(standalone_mode=False, obj=current, prog_name="archnet")
         try:
             code = super().main(list(arguments), *more, **settings)
             sys.stdout.flush()
@@ -73,6 +75,26 @@ def terminal() -> Console:
     from rich.console import Console
 
     return Console(highlight=False)
+
+
+@contextmanager
+def shown(title: str, json_log: Path | None = None, *, beside: bool = False) -> Iterator[EventSink]:
+    """A sink that shows a job on the terminal and, if wanted, in a JSON log.
+
+    Args:
+        title: of the display.
+        json_log: gets one JSON object an event.
+        beside: draw on stderr, as stdout has the result.
+    """
+    from rich.console import Console
+
+    from archnet.cli.display import choose_display
+    from archnet.events import JsonLog, fan_out
+
+    with ExitStack() as stack:
+        log = [stack.enter_context(JsonLog(json_log))] if json_log else []
+        console = Console(highlight=False, stderr=beside)
+        yield fan_out(*log, stack.enter_context(choose_display(console, title)))
 
 
 def print_json(value: object) -> None:

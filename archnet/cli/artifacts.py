@@ -48,10 +48,22 @@ def export(folder: Path, form: str, out: Path | None, target_arch: str | None) -
     if form != "tvm" and target_arch is not None:
         raise ArchNetError("--target-arch is of --format tvm only", fix="leave it out")
     quiet_libraries()
-    from archnet.export import export_build
+    from archnet.build import BuildDir
+    from archnet.storage import load_graph
 
-    for path in export_build(folder, form, out=out, architecture=target_arch):
-        click.echo(f"{path} ({human_bytes(path.stat().st_size)})")
+    build = BuildDir.open_finished(folder)
+    graph = load_graph(build.graph_dir)
+    if form == "onnx":
+        from archnet.export.onnx import export_onnx
+
+        path = out or build.onnx_dir / "model.onnx"
+        export_onnx(graph, path)
+    else:
+        from archnet.export.tvm import compile_tvm, folder_name
+
+        target = target_arch or "host"
+        path = compile_tvm(graph, out or build.tvm_dir / folder_name(target), target=target)
+    click.echo(f"{path} ({human_bytes(path.stat().st_size)})")
 
 
 @app.command(
@@ -95,9 +107,10 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
     fix = "write it with numpy.savez('X.npz', input_ids=..., attention_mask=...)"
     try:
-        with np.load(path, allow_pickle=False) as content:
-            if not isinstance(content, np.lib.npyio.NpzFile):
-                raise ArchNetError(f"{path} is no .npz file: it has one array without a name", fix=fix)
+        content = np.load(path, allow_pickle=False)
+        if not isinstance(content, np.lib.npyio.NpzFile):
+            raise ArchNetError(f"{path} is no .npz file: it has one array without a name", fix=fix)
+        with content:
             return {name: content[name] for name in content.files}
     except OSError as error:
         reason = (error.strerror or str(error)).lower()

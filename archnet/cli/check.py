@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from archnet.cli.app import Session, app, examples, print_json, quiet_libraries, session, terminal
+from archnet.cli.app import Session, app, examples, print_json, quiet_libraries, session, shown, terminal
 from archnet.cli.look import json_option
 from archnet.errors import EXIT_DROP_EXCEEDED, ArchNetError
 
@@ -56,10 +56,13 @@ def validate(
     if (task is None) != (not data):
         raise ArchNetError("--task and --data need each other", fix="give both, or none for agreement only")
     quiet_libraries()
+    from archnet.report import write_report
     from archnet.validate import validate as run
 
     names = [name.strip() for name in backend.split(",") if name.strip()] if backend is not None else None
-    result = run(folder, task=task, data=[Path(d) for d in data], backends=names, max_drop=max_drop)
+    with shown(f"archnet validate {folder}", beside=True) as events:
+        result = run(folder, task=task, data=data, backends=names, max_drop=max_drop, events=events)
+        write_report(folder)
     if as_json:
         print_json(result.to_json())
     else:
@@ -77,8 +80,11 @@ def bench(folder: Path, as_json: bool) -> None:
     """Time the float original against the integer network in DIR, run by run in turn."""
     quiet_libraries()
     from archnet.bench import bench as run
+    from archnet.report import write_report
 
-    rows = run(folder)
+    with shown(f"archnet bench {folder}", beside=True) as events:
+        rows = run(folder, events=events)
+        write_report(folder)
     if as_json:
         print_json([row.to_json() for row in rows])
         return

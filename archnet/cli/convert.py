@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from archnet.cli.app import Session, app, examples, quiet_libraries, session, terminal
+from archnet.cli.app import Session, app, examples, quiet_libraries, session, shown, terminal
 from archnet.cli.completions import complete_from, target_option
 from archnet.config import EMBEDDING_FORMS, PRESETS
-from archnet.events import EventSink, JsonLog, fan_out
-
-
-@contextmanager
-def shown(title: str, json_log: Path | None) -> Iterator[EventSink]:
-    """A sink that shows a job on the terminal and, if wanted, in a JSON log."""
-    from archnet.cli.display import choose_display
-
-    with ExitStack() as stack:
-        log = [stack.enter_context(JsonLog(json_log))] if json_log else []
-        display = stack.enter_context(choose_display(terminal(), title))
-        yield fan_out(*log, display)
-
 
 json_log_option = click.option(
     "--json-log",
@@ -160,8 +146,5 @@ def _tell_end(folder: Path) -> None:
     from archnet.build import BuildDir
     from archnet.cli.tables import end_table
     from archnet.results import read_metrics
-    from archnet.targets.profile import load_profile
 
-    build = BuildDir.open_finished(folder)
-    exports = load_profile(build.settings.target).exports
-    terminal().print(end_table(folder, read_metrics(build.metrics), exports))
+    terminal().print(end_table(folder, read_metrics(BuildDir.open_finished(folder).metrics)))

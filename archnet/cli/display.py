@@ -81,7 +81,8 @@ class PlainDisplay:
             parts.append(f"{human_seconds(event.seconds_left)} left")
         if event.total_seconds_left is not None:
             parts.append(f"{human_seconds(event.total_seconds_left)} in all")
-        self._line(f"{event.stage}: {', '.join([*parts, memory_figures(event)])}")
+        parts.append(memory_figures(event))
+        self._line(f"{event.stage}: {', '.join(part for part in parts if part)}")
 
     def _line(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -167,8 +168,6 @@ def _progress_rows(state: JobState, progress: Progress) -> list[RenderableType]:
         times.append(f"{state.current} {human_seconds(stage_left)} left")
     if total_left is not None:
         times.append(f"in all {human_seconds(total_left)} left")
-    return [
-        bar,
-        Text(" · ".join(progress_figures(progress))),
-        Text(" · ".join([*times, memory_figures(progress)])),
-    ]
+    figures = progress_figures(progress)
+    machine = [part for part in (*times, memory_figures(progress)) if part]
+    return [bar, *(Text(" · ".join(line)) for line in (figures, machine) if line)]

@@ -74,8 +74,9 @@ def _from_click(error: click.UsageError) -> ArchNetError:
 
 
 def _interrupted(error: BaseException, arguments: Sequence[str], folder: Path | None) -> int:
-    where = str(error) or "stopped"
-    print(f"\n{where}", file=sys.stderr)
+    # click has ended the line with ^C on it, and made an Abort of what was raised.
+    reason = str(error.__cause__ or "") if isinstance(error, click.Abort) else str(error)
+    print(reason or "stopped", file=sys.stderr)
     if folder is not None and folder.exists():
         command = shlex.join(("archnet", *arguments))
         print(f"{folder} keeps what is done; the same command goes on:\n  {command}", file=sys.stderr)

@@ -107,5 +107,7 @@ def progress_figures(progress: Progress) -> list[str]:
 
 
 def memory_figures(progress: Progress) -> str:
-    """ "memory 1.9 GiB (peak 2.3 GiB)"."""
+    """Memory now and at its peak, or "" when it was not measured."""
+    if not progress.memory_bytes:
+        return ""
     return f"memory {human_bytes(progress.memory_bytes)} (peak {human_bytes(progress.peak_bytes)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -137,25 +138,27 @@ def latency_table(rows: Sequence[LatencyRow]) -> Table:
     return table
 
 
-def end_table(folder: Path, metrics: Mapping[str, Any], exports: Sequence[str]) -> Group:
+def end_table(folder: Path, metrics: Mapping[str, Any]) -> Group:
     """What a conversion made: score if known, size, time, memory, where the report is, what to do next.
 
     Args:
         folder: the finished build.
         metrics: the content of its metrics.json.
-        exports: the formats that the target can have.
     """
     table = Table.grid(padding=(0, 2))
     for name, value in _end_rows(folder, metrics):
-        table.add_row(Text(name, "bold"), value)
-    backend = "onnxruntime" if (folder / "onnx" / "model.onnx").exists() else "reference"
+        table.add_row(Text(name, "bold"), Text(value))
+    place = shlex.quote(str(folder))
     following = [
-        f"archnet validate {folder} --backend reference,{backend}" if backend != "reference" else
-        f"archnet validate {folder}",
-        f"archnet bench {folder}",
-        *(f"archnet export {folder} --format {name}" for name in exports if not (folder / name).exists()),
+        f"archnet validate {place}",
+        f"archnet bench {place}",
+        *(
+            f"archnet export {place} --format {form}"
+            for form in ("onnx", "tvm")
+            if not (folder / form).exists()
+        ),
         f"python -c \"import archnet; print(archnet.load('{folder}').encode(['hello']))\"",
-    ]  # fmt: skip
+    ]
     return Group(
         Text("\ndone", "bold green"),
         table,

@@ -1,0 +1,525 @@
+"""Every command: what it hands on, what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from archnet.build import BuildDir
+from archnet.cli import app
+from archnet.config import Bits, ConvertSettings
+from archnet.engine import Interrupted
+from archnet.errors import ArchNetError
+from archnet.events import EventSink, Note, Progress, StageFinished, StageStarted
+from archnet.results import (
+    BackendScore,
+    EmulatedPlace,
+    LatencyRow,
+    TensorAgreement,
+    ValidationResult,
+    merge_metrics,
+)
+from tests.cli.conftest import Replace
+
+Archnet = Callable[..., Result]
+
+SCORE = ValidationResult(
+    task="sts",
+    metric="Spearman x 100",
+    data="pairs.tsv",
+    samples=4,
+    agreement_samples=2,
+    float_score=BackendScore("float", score=80.0),
+    scores=(BackendScore("reference", score=79.5, drop=0.5, cosine=0.99, sqnr_db=None),),
+    tensors=(
+        TensorAgreement("onnxruntime", "x", "Add", "", "layer", elements=100, differing=1, max_lsb=1),
+        TensorAgreement("onnxruntime", "y", "Add", "", "layer", elements=100, differing=0, max_lsb=0),
+    ),
+    emulated=(EmulatedPlace("onnxruntime", "softmax 0", "Softmax", "it has no integer kernel"),),
+    max_drop=0.3,
+)
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    """A finished build folder that has nothing in it."""
+    path = tmp_path / "build"
+    settings = ConvertSettings("archnet", Bits(8, 8))
+    with BuildDir.open_for_convert(path, settings, "abc") as folder:
+        folder.finish({})
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(app.commands))
+def test_every_help_ends_with_examples_of_that_command(archnet: Archnet, name: str) -> None:
+    result = archnet(name, "--help")
+    assert result.exit_code == 0
+    text = result.output.rstrip()
+    assert text.index("Examples:") > text.index("Options:")
+    assert f"archnet {name}" in text[text.index("Examples:") :]
+
+
+@pytest.mark.parametrize("name", sorted(app.commands))
+def test_the_examples_use_options_that_exist(name: str) -> None:
+    command = app.commands[name]
+    known = {option for parameter in command.params for option in parameter.opts}
+    assert command.epilog is not None
+    used = set(re.findall(r"(?<= )--[a-z-]+", command.epilog))
+    assert used <= known
+
+
+def test_no_arguments_show_the_help(archnet: Archnet) -> None:
+    result = archnet()
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: archnet [OPTIONS] COMMAND")
+
+
+def test_version(archnet: Archnet) -> None:
+    from archnet import __version__
+
+    assert archnet("--version").output == f"archnet {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "fix"),
+    [
+        (["frobnicate"], "no such command 'frobnicate'", "see `archnet --help`"),
+        (["convert"], "missing argument 'MODEL'", "see `archnet convert --help`"),
+        (["bench", "x", "--jsom"], "no such option '--jsom'", "see `archnet bench --help`"),
+        (["convert", "m", "--data", "d", "--target", "tvm", "--out", "o", "--seed", "x"], "", "see `archnet"),
+    ],
+)
+def test_wrong_usage_is_two_lines_and_exit_code_2(
+    archnet: Archnet, arguments: list[str], problem: str, fix: str
+) -> None:
+    result = archnet(*arguments)
+    assert result.exit_code == 2
+    first, second = result.stderr.splitlines()
+    assert first.startswith(f"error: {problem}")
+    assert second.startswith(f"  fix: {fix}")
+
+
+def test_targets(archnet: Archnet) -> None:
+    result = archnet("targets")
+    assert result.exit_code == 0
+    for word in ("archnet", "onnxruntime", "tvm", "w8a8"):
+        assert word in result.output
+    names = [profile["name"] for profile in json.loads(archnet("targets", "--json").output)]
+    assert {"archnet", "onnxruntime", "tvm"} <= set(names)
+
+
+@dataclass(frozen=True)
+class FakeDecision:
+    site: str
+    op: str
+    action: str
+    becomes: str
+    reason: str
+    block: str = ""
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class FakePlan:
+    decisions: tuple[FakeDecision, ...]
+    model: str = "tiny"
+    target: str = "archnet"
+
+    @property
+    def refusals(self) -> tuple[FakeDecision, ...]:
+        return tuple(d for d in self.decisions if d.action == "refuse")
+
+    def to_json(self) -> dict[str, object]:
+        return {"model": self.model, "decisions": [d.op for d in self.decisions]}
+
+
+GOOD = (
+    FakeDecision("a.norm", "LayerNorm", "replace", "BatchNorm", "no LayerNorm on archnet"),
+    FakeDecision("b.norm", "LayerNorm", "replace", "BatchNorm", "no LayerNorm on archnet", count=2),
+    FakeDecision("a.linear", "FullyConnected", "keep", "FullyConnected", ""),
+)
+BAD = (
+    FakeDecision("a.fft", "aten.fft", "refuse", "", "no converter"),
+    FakeDecision("b.fft", "aten.fft", "refuse", "", "no"),
+)
+
+
+def test_inspect_counts_operators(archnet: Archnet, replace_module: Replace) -> None:
+    replace_module("archnet.api", inspect=lambda model, target: FakePlan(GOOD))
+    result = archnet("inspect", "tiny", "--target", "archnet")
+    assert result.exit_code == 0
+    row = next(line for line in result.output.splitlines() if "LayerNorm" in line)
+    assert row.split()[:4] == ["LayerNorm", "3", "replaced", "BatchNorm"]
+
+
+def test_inspect_lists_all_refusals_and_exits_with_2(archnet: Archnet, replace_module: Replace) -> None:
+    replace_module("archnet.api", inspect=lambda model, target: FakePlan(GOOD + BAD))
+    result = archnet("inspect", "tiny", "--target", "archnet")
+    assert result.exit_code == 2
+    assert "a.fft" in result.stdout
+    assert "b.fft" in result.stdout
+    assert (
+        result.stderr.splitlines()[0] == "error: tiny cannot be converted for archnet: 2 places are refused"
+    )
+    as_json = archnet("inspect", "tiny", "--target", "archnet", "--json")
+    assert json.loads(as_json.stdout)["model"] == "tiny"
+    assert as_json.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "tvn"], "did you mean 'tvm'"),
+        (["--target", "tvm", "--bits", "w8a88"], "did you mean 'w8a8'"),
+        (["--target", "tvm", "--bits", "w4a4"], "target 'tvm' cannot run --bits w4a4"),
+        (["--target", "tvm", "--preset", "fastt"], "did you mean 'fast'"),
+        (["--target", "tvm", "--seq-len", "5000"], "--seq-len 5000 is out of range"),
+        (["--target", "tvm", "--embedding", "hots"], "--embedding 'hots' does not exist"),
+    ],
+)
+def test_convert_refuses_misspelt_names_before_it_loads_anything(
+    archnet: Archnet, replace_module: Replace, tmp_path: Path, options: list[str], words: str
+) -> None:
+    replace_module("archnet.api")  # without `convert`: calling it would be another error
+    out = tmp_path / "out"
+    result = archnet("convert", "model", "--data", "x.txt", "--out", str(out), *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not out.exists()
+
+
+def fake_convert(build: Path, calls: list[dict[str, Any]]) -> Callable[..., Path]:
+    def convert(model: str, data: str, *, events: EventSink, **settings: Any) -> Path:
+        calls.append({"model": model, "data": data, **settings})
+        events(StageStarted("distil", 0, 1, stages=("distil",)))
+        events(
+            Progress("distil", "block 0", 1, 2, loss=0.5, speed=1234.0, seconds_left=70.0, memory_bytes=2**30)
+        )
+        events(Note("a note"))
+        events(StageFinished("distil", 62.0, {"cosine": 0.99}))
+        merge_metrics(build / "metrics.json", sizes={"onnx/model.onnx": 2**20}, seconds={"distil": 62.0})
+        return build
+
+    return convert
+
+
+def test_convert_hands_all_settings_on_and_tells_its_progress(
+    archnet: Archnet, replace_module: Replace, build: Path, tmp_path: Path
+) -> None:
+    calls: list[dict[str, Any]] = []
+    replace_module("archnet.api", convert=fake_convert(build, calls))
+    log = tmp_path / "events.jsonl"
+    result = archnet(
+        *("convert", "tiny", "--data", "x.txt", "--target", "tvm", "--bits", "W8A8", "--out", str(build)),
+        *(
+            "--preset",
+            "fast",
+            "--seq-len",
+            "32",
+            "--seed",
+            "3",
+            "--embedding",
+            "host",
+            "--json-log",
+            str(log),
+        ),
+    )
+    assert result.exit_code == 0, result.stderr
+    assert calls == [
+        {
+            "model": "tiny",
+            "data": "x.txt",
+            "target": "tvm",
+            "bits": "w8a8",
+            "out": build,
+            "preset": "fast",
+            "seq_len": 32,
+            "seed": 3,
+            "embedding": "host",
+        }
+    ]
+    lines = result.output.splitlines()
+    assert lines[1:5] == [
+        "[1/1] distil",
+        "distil: 1/2, block 0, loss 0.5, 1,234 tokens/s, 1:10 left, memory 1.0 GiB (peak 0 B)",
+        "a note",
+        "distil: done in 1:02: cosine 0.99",
+    ]
+    assert "onnx/model.onnx 1.0 MiB" in result.output
+    assert f"archnet validate {build}" in result.output
+    kinds = [json.loads(line)["event"] for line in log.read_text().splitlines()]
+    assert kinds == ["stage_started", "progress", "note", "stage_finished"]
+
+
+def test_convert_leaves_the_embedding_to_the_target(
+    archnet: Archnet, replace_module: Replace, build: Path
+) -> None:
+    calls: list[dict[str, Any]] = []
+    replace_module("archnet.api", convert=fake_convert(build, calls))
+    archnet("convert", "tiny", "--data", "x.txt", "--target", "archnet", "--out", str(build))
+    assert calls[0]["embedding"] is None
+    assert (calls[0]["preset"], calls[0]["seq_len"], calls[0]["bits"]) == ("balanced", 128, "w8a8")
+
+
+def test_quickstart_has_a_folder_of_its_own(archnet: Archnet, replace_module: Replace, build: Path) -> None:
+    calls: list[Path] = []
+
+    def quickstart(out: Path, events: EventSink) -> Path:
+        calls.append(out)
+        return build
+
+    replace_module("archnet.quickstart", quickstart=quickstart)
+    assert archnet("quickstart").exit_code == 0
+    assert archnet("quickstart", "--out", str(build)).exit_code == 0
+    assert calls == [Path("archnet-quickstart"), build]
+
+
+def test_an_interrupted_convert_says_how_to_go_on(
+    archnet: Archnet, replace_module: Replace, build: Path
+) -> None:
+    def convert(*arguments: Any, **settings: Any) -> Path:
+        raise Interrupted("stopped at a checkpoint of stage distil")
+
+    replace_module("archnet.api", convert=convert)
+    command = ["convert", "my model", "--data", "x.txt", "--target", "tvm", "--out", str(build)]
+    result = archnet(*command)
+    assert result.exit_code == 130
+    assert result.stderr.splitlines() == [
+        "",
+        "stopped at a checkpoint of stage distil",
+        f"{build} keeps what is done; the same command goes on:",
+        f"  archnet convert 'my model' --data x.txt --target tvm --out {build}",
+    ]
+
+
+def fake_validate(replace_module: Replace, result: ValidationResult) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = []
+
+    def validate(folder: Path, *, events: EventSink, **settings: Any) -> ValidationResult:
+        calls.append(settings)
+        return result
+
+    replace_module("archnet.validate", validate=validate)
+    replace_module("archnet.report", write_report=lambda folder: folder / "report.html")
+    return calls
+
+
+def test_validate_fails_when_the_drop_is_too_great(archnet: Archnet, replace_module: Replace) -> None:
+    calls = fake_validate(replace_module, SCORE)
+    result = archnet(
+        *("validate", "b", "--task", "sts", "--data", "x", "--data", "y"),
+        *("--max-drop", "0.3", "--backend", "reference, onnxruntime"),
+    )
+    assert result.exit_code == 1
+    assert calls[0]["backends"] == ["reference", "onnxruntime"]
+    assert [str(path) for path in calls[0]["data"]] == ["x", "y"]
+    assert calls[0]["max_drop"] == 0.3
+    assert "FAILED: the worst backend drops 0.50 points, 0.3 allowed" in result.output
+    assert "onnxruntime computes softmax 0 (Softmax) in float: it has no integer kernel" in result.output
+    row = next(line for line in result.output.splitlines() if "1 of 200" in line)
+    assert row.split() == ["onnxruntime", "layer", "2", "1", "1", "of", "200", "1"]
+
+
+def test_validate_passes_within_the_drop_and_prints_json(archnet: Archnet, replace_module: Replace) -> None:
+    passed = ValidationResult.from_json({**SCORE.to_json(), "max_drop": 0.5})
+    fake_validate(replace_module, passed)
+    result = archnet("validate", "b", "--task", "sts", "--data", "x", "--max-drop", "0.5", "--json")
+    assert result.exit_code == 0
+    assert ValidationResult.from_json(json.loads(result.stdout)) == passed
+    assert archnet("validate", "b").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--max-drop", "1"], "--max-drop needs a score"),
+        (["--task", "sts"], "--task and --data need each other"),
+        (["--data", "x"], "--task and --data need each other"),
+    ],
+)
+def test_validate_refuses_options_that_do_not_fit(archnet: Archnet, options: list[str], problem: str) -> None:
+    result = archnet("validate", "b", *options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {problem}\n  fix: ")
+
+
+def test_bench(archnet: Archnet, replace_module: Replace) -> None:
+    row = LatencyRow("onnxruntime", 1, 32, 2, 10, 20.0, 5.0, 4.0)
+    replace_module("archnet.bench", bench=lambda folder, events: [row])
+    replace_module("archnet.report", write_report=lambda folder: folder)
+    assert "4.00x" in archnet("bench", "b").stdout
+    assert json.loads(archnet("bench", "b", "--json").stdout) == [row.to_json()]
+
+
+@pytest.mark.parametrize(
+    ("options", "opened"), [([], False), (["--open", "no"], False), (["--open", "yes"], True)]
+)
+def test_report_opens_a_browser_only_when_wanted(
+    archnet: Archnet,
+    replace_module: Replace,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    opened: bool,
+) -> None:
+    launched: list[str] = []
+    monkeypatch.setattr("click.launch", launched.append)
+    monkeypatch.setenv("DISPLAY", ":0")  # there is a desktop, but no terminal
+    replace_module("archnet.report", write_report=lambda folder: folder / "report.html")
+    result = archnet("report", "b", *options)
+    assert result.stdout == "b/report.html\n"
+    assert launched == (["b/report.html"] if opened else [])
+
+
+def test_export_to_the_places_of_the_build(archnet: Archnet, replace_module: Replace, build: Path) -> None:
+    def compile_tvm(graph: str, folder: Path, *, target: str) -> Path:
+        assert (graph, target) == ("the graph", "aarch64")
+        folder.mkdir(parents=True)
+        (folder / "model.so").write_bytes(bytes(1024))
+        return folder / "model.so"
+
+    def export_onnx(graph: str, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(2048))
+
+    replace_module("archnet.storage", load_graph=lambda folder: "the graph")
+    replace_module("archnet.export.tvm", compile_tvm=compile_tvm, folder_name=lambda target: target)
+    replace_module("archnet.export.onnx", export_onnx=export_onnx)
+    tvm = archnet("export", str(build), "--format", "tvm", "--target-arch", "aarch64")
+    assert tvm.stdout == f"{build / 'tvm/aarch64/model.so'} (1.0 KiB)\n"
+    onnx = archnet("export", str(build), "--format", "onnx")
+    assert onnx.stdout == f"{build / 'onnx/model.onnx'} (2.0 KiB)\n"
+    other = build.parent / "x.onnx"
+    assert archnet("export", str(build), "--format", "onnx", "--out", str(other)).exit_code == 0
+    assert other.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--format", "onxx"], "did you mean 'onnx'"),
+        (["--format", "onnx", "--target-arch", "aarch64"], "--target-arch is of --format tvm only"),
+    ],
+)
+def test_export_refuses(archnet: Archnet, build: Path, options: list[str], words: str) -> None:
+    result = archnet("export", str(build), *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_run_reads_and_writes_arrays(
+    archnet: Archnet, replace_module: Replace, build: Path, tmp_path: Path
+) -> None:
+    class Doubling:
+        def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+            return {"y": inputs["x"].astype(np.float32) * 2}
+
+    def open_backend(name: str, folder: Path) -> Doubling:
+        assert (name, folder) == ("reference", build)
+        return Doubling()
+
+    replace_module("archnet.backends", open_backend=open_backend)
+    np.savez(tmp_path / "x.npz", x=np.array([[1, 2]]))
+    out = tmp_path / "new" / "y.npz"
+    result = archnet("run", str(build), "--inputs", str(tmp_path / "x.npz"), "--outputs", str(out))
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "y 1x2 float32\n"
+    assert np.load(out)["y"].tolist() == [[2.0, 4.0]]
+    assert [p.name for p in out.parent.iterdir()] == ["y.npz"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"no archive", b"PK\x03\x04torn", "npy", "object"],
+    ids=["missing", "empty", "text", "torn", "one-array", "pickled"],
+)
+def test_run_refuses_what_is_no_npz(
+    archnet: Archnet, build: Path, tmp_path: Path, content: bytes | str | None
+) -> None:
+    path = tmp_path / "x.npz"
+    if content == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(2))
+    elif content == "object":
+        np.savez(path, x=np.array([{}], dtype=object))
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    result = archnet("run", str(build), "--inputs", str(path), "--outputs", str(tmp_path / "y.npz"))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {path} ")
+    assert "numpy.savez" in result.stderr
+    assert not (tmp_path / "y.npz").exists()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(archnet: Archnet, shell: str) -> None:
+    result = archnet("completion", shell)
+    assert result.exit_code == 0
+    assert f"_ARCHNET_COMPLETE={shell}_complete" in result.stdout
+
+
+def test_completion_knows_commands_and_targets(monkeypatch: pytest.MonkeyPatch, archnet: Archnet) -> None:
+    monkeypatch.setenv("_ARCHNET_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "archnet inspect x --target onn")
+    monkeypatch.setenv("COMP_CWORD", "4")
+    assert archnet().output.split() == ["plain,onnxruntime"]
+
+
+def test_an_error_of_ours_is_two_lines(archnet: Archnet, replace_module: Replace) -> None:
+    def inspect(model: str, target: str) -> None:
+        raise ArchNetError("tiny/config.json is no JSON", fix="download it again")
+
+    replace_module("archnet.api", inspect=inspect)
+    result = archnet("inspect", "tiny", "--target", "tvm")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr == "error: tiny/config.json is no JSON\n  fix: download it again\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModuleNotFoundError("No module named 'tvm'", name="tvm.relax"), "pip install 'archnet[tvm]'"),
+        (ModuleNotFoundError("No module named 'transformers'", name="transformers"), "archnet[hf]"),
+        (MemoryError(), "too little memory"),
+    ],
+)
+def test_what_the_machine_lacks_is_bad_input(
+    archnet: Archnet, replace_module: Replace, error: Exception, words: str
+) -> None:
+    def inspect(model: str, target: str) -> None:
+        raise error
+
+    replace_module("archnet.api", inspect=inspect)
+    result = archnet("inspect", "tiny", "--target", "tvm")
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_a_bug_names_the_file_with_its_traceback(
+    archnet: Archnet, replace_module: Replace, build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(*arguments: Any, **settings: Any) -> Path:
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    replace_module("archnet.api", convert=convert)
+    command = ["convert", "tiny", "--data", "x.txt", "--target", "tvm", "--out"]
+    for out, place in ((build, build), (tmp_path / "new", tmp_path)):
+        result = archnet(*command, str(out))
+        assert result.exit_code == 70
+        first, second = result.stderr.splitlines()
+        assert first == "error: unexpected ZeroDivisionError: division by zero"
+        file = Path(second.rpartition(" ")[2])
+        assert file.parent == place
+        text = file.read_text()
+        assert text.startswith("archnet convert tiny --data x.txt")
+        assert "Traceback (most recent call last)" in text
+    assert not (tmp_path / "new").exists()
