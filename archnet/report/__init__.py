@@ -32,6 +32,9 @@ SECTIONS = (
     ("build", "Settings and versions"),
 )
 
+COMMAND_WIDTH = 72
+"""A longer command is broken between options, as a shell takes it."""
+
 
 @dataclass(frozen=True, slots=True)
 class EmulatedGroup:
@@ -114,8 +117,14 @@ def reproduce(c: Contents) -> str:
         "--embedding": s["embedding"],
         "--out": "DIR",
     }
-    words = [part for name, value in options.items() for part in (name, str(value))]
-    return shlex.join(["archnet", "convert", model, "--data", "FILE_OR_DIR", *words])
+    lines = [shlex.join(["archnet", "convert", model, "--data", "FILE_OR_DIR"])]
+    for name, value in options.items():
+        option = shlex.join([name, str(value)])
+        if len(lines[-1]) + len(option) < COMMAND_WIDTH:
+            lines[-1] += f" {option}"
+        else:
+            lines.append(f"  {option}")
+    return " \\\n".join(lines)
 
 
 def facts(c: Contents) -> list[tuple[str, str]]:

@@ -69,8 +69,8 @@ def milliseconds(value: float) -> str:
 
 
 def times(value: float) -> str:
-    """A ratio: 3.1×."""
-    return f"{value:.1f}×" if value < 99.5 else f"{value:.0f}×"
+    """A ratio: 3.1×, 0.18×."""
+    return f"{value:.0f}×" if value >= 99.5 else f"{value:.1f}×" if value >= 0.995 else f"{value:.2f}×"
 
 
 def count(value: int) -> str:

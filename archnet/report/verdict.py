@@ -104,7 +104,7 @@ def _speed(contents: Contents) -> tuple[str, Card | None]:
         return "", None
     low, high = min(r.ratio for r in rows), max(r.ratio for r in rows)
     same = numbers.times(low) == numbers.times(high)
-    figure = numbers.times(low) if same else f"{low:.1f} to {numbers.times(high)}"
+    figure = numbers.times(low) if same else f"{numbers.times(low)[:-1]} to {numbers.times(high)}"
     name, threads = numbers.backend(rows[0].backend), rows[0].threads
     context = f"as fast: integers in {name}, float model in ONNX Runtime, {threads} threads"
     return f"{figure} as fast", Card("Speed", figure, context, "good" if low > 1 else "bad")

@@ -36,6 +36,8 @@ Format = Callable[..., str]
         (numbers.milliseconds, 1180.0, "1,180 ms"),
         (numbers.times, 3.08, "3.1×"),
         (numbers.times, 120.4, "120×"),
+        (numbers.times, 0.184, "0.18×"),
+        (numbers.times, 0.996, "1.0×"),
         (numbers.count, 1234567, "1,234,567"),
         (numbers.share, 0.0, "0"),
         (numbers.share, 1e-9, "< 0.001 %"),
