@@ -40,7 +40,7 @@ class Scorer:
         task.check_outputs([output.name for output in graph.outputs], graph.name)
         tokenizer = open_tokenizer(build.tokenizer_dir)
         padding = padding_id(build.tokenizer_dir, tokenizer)
-        named = build.read_json(build.manifest).get("labels")
+        named = build.read_json(build.manifest).get("id2label")
         labels = {int(k): str(v) for k, v in named.items()} if isinstance(named, Mapping) else {}
         return cls(task, tokenizer, padding, graph.max_sequence, labels)
 
