@@ -60,8 +60,8 @@ def disk_full(path: Path, needed: int | None = None) -> ArchNetError:
 
 
 @contextmanager
-def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn a full disk or a missing permission under `path` into one clear `ArchNetError`.
+def full_disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn a full disk into one clear `ArchNetError`, whatever library says it.
 
     Args:
         path: what is being written, for the message.
@@ -80,13 +80,29 @@ def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
                 f"{path} cannot be written: it is larger{size} than files may be here",
                 fix="raise the limit (ulimit -f) or take another disk, then run the same command",
             ) from error
-        if isinstance(error, OSError) and error.errno in _DENIED:
-            place = error.filename or path
-            raise ArchNetError(
-                f"{place} cannot be written: {(error.strerror or 'no permission').lower()}",
-                fix="give a place that you may write to",
-            ) from error
         raise
+
+
+@contextmanager
+def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn a full disk or a missing permission under `path` into one clear `ArchNetError`.
+
+    For code that only writes: a file that cannot be read would be told as one that cannot be written.
+
+    Args:
+        path: what is being written, for the message.
+        needed: its size in bytes, if known.
+    """
+    try:
+        with full_disk_errors(path, needed):
+            yield
+    except OSError as error:
+        if error.errno not in _DENIED:
+            raise
+        raise ArchNetError(
+            f"{error.filename or path} cannot be written: {(error.strerror or 'no permission').lower()}",
+            fix="give a place that you may write to",
+        ) from error
 
 
 def sync_folder(path: Path) -> None:

@@ -287,7 +287,7 @@ class Engine:
         context = StageContext(self, name, work, seed)
         self._stop_if_requested()
         self.stepwise = False
-        with atomic.disk_errors(self.build.path):
+        with atomic.full_disk_errors(self.build.path):
             value = compute(context)
             self.stepwise = False
             checkpoint.write_sealed(

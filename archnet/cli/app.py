@@ -118,5 +118,6 @@ def print_json(value: object) -> None:
 def app() -> None:
     """Turn a trained Transformer into an integer network of the operators that a chip has.
 
-    Exit codes: 0 done, 1 the score dropped too far (validate), 2 bad input, 130 interrupted.
+    Exit codes: 0 done, 1 the score dropped too far (validate), 2 bad input, 70 a bug of Arch-Net,
+    130 interrupted.
     """
