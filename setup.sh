@@ -2,7 +2,7 @@
 # Make .venv in this folder and install Arch-Net into it, at the versions of constraints.txt.
 #
 #   ./setup.sh         what `archnet quickstart` needs
-#   ./setup.sh dev     that, editable, and what the tests need
+#   ./setup.sh dev     that, and what the tests need
 #
 # PYTHON=/path/to/python3.12 ./setup.sh takes that interpreter. Where Debian's package python3-venv
 # is missing it is installed with apt-get; nothing else outside this folder is touched.
@@ -10,8 +10,8 @@ set -eu
 cd "$(dirname "$0")"
 
 case "${1-}" in
-  "") what='.[quickstart]' editable='' ;;
-  dev) what='.[quickstart,dev]' editable='--editable' ;;
+  "") extras=quickstart ;;
+  dev) extras=quickstart,dev ;;
   *) echo "setup.sh: unknown argument '$1' (there is only: dev)" >&2; exit 2 ;;
 esac
 
@@ -42,5 +42,4 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
 fi
 
 new_enough .venv/bin/python || "$python" -m venv --clear .venv
-# shellcheck disable=SC2086  # $editable is empty or one word
-.venv/bin/python -m pip install -c constraints.txt $editable "$what"
+.venv/bin/python -m pip install -c constraints.txt --editable ".[$extras]"
