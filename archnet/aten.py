@@ -1,0 +1,458 @@
+"""Translates the ATen nodes of a captured graph into sites.
+
+Nodes that do not depend on the tokens' embeddings are side values: they are computed on probes and
+recognised by what they are (archnet/side_values.py). Views and transposes of attention heads are
+tracked as layouts and vanish; everything that is not known becomes a site of Op.OTHER with a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from archnet.network import Network, Site, SiteAttribute
+from archnet.operators import Op
+from archnet.side_values import Probe, constant_of, is_key_padding, record, without_padding
+
+aten = torch.ops.aten
+
+PASS_THROUGH = frozenset(
+    {"dropout", "contiguous", "clone", "alias", "detach", "to", "_to_copy", "type_as", "feature_dropout"}
+)
+ACTIVATIONS = {"gelu": Op.GELU, "relu": Op.RELU, "silu": Op.SILU, "tanh": Op.TANH, "sigmoid": Op.SIGMOID}
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A float tensor that depends on the tokens.
+
+    layout: "tokens" (batch, sequence, features); "split" (batch, sequence, heads, width);
+    "heads" (batch, heads, sequence, width); "heads_t" (batch, heads, width, sequence);
+    "row" (batch, features).
+    """
+
+    site: str
+    layout: str = "tokens"
+    heads: int = 1
+    gain: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Products of queries and keys on their way to an attention site."""
+
+    query: Value
+    key: Value
+    scale: float
+    addends: tuple[fx.Node, ...] = ()
+    probabilities: bool = False
+
+
+Known = Value | Scores
+
+
+class Unknown(Exception):
+    """This node has no site; the reason is the message."""
+
+
+@dataclass
+class Translator:
+    """One translation of one graph; call `network()` once."""
+
+    graph: fx.GraphModule
+    inputs: tuple[str, ...]
+    output_names: tuple[str, ...]
+    probes: tuple[Probe, Probe, Probe]
+    sites: list[Site] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    known: dict[fx.Node, Known] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        nodes = [n for n in self.graph.graph.nodes if n.op == "call_function"]
+        self.recorded = [record(self.graph, self.inputs, probe, nodes) for probe in self.probes]
+
+    def network(self) -> Network:
+        """Translate every node in order."""
+        outputs: dict[str, str] = {}
+        for node in self.graph.graph.nodes:
+            if node.op == "call_function":
+                self._visit(node)
+            elif node.op == "output":
+                outputs = self._outputs(node)
+        network = Network(self.inputs, tuple(self.sites), self.tensors, outputs)
+        return network
+
+    def _outputs(self, node: fx.Node) -> dict[str, str]:
+        values = node.args[0]
+        flat = list(values) if isinstance(values, (tuple, list)) else [values]
+        outputs: dict[str, str] = {}
+        for name, value in zip(self.output_names, flat, strict=False):
+            found = self.known.get(value) if isinstance(value, fx.Node) else None
+            if isinstance(found, Value) and found.layout in ("tokens", "row"):
+                outputs[name] = found.site
+        return outputs
+
+    def _visit(self, node: fx.Node) -> None:
+        name = getattr(node.target, "_schema", None)
+        kind = str(name.name).split("::")[-1] if name is not None else str(node.target)
+        if kind == "embedding":
+            self._embedding(node)
+            return
+        if not any(a in self.known for a in node.all_input_nodes):
+            return
+        if kind in PASS_THROUGH:
+            self.known[node] = self.known[node.all_input_nodes[0]]
+            return
+        try:
+            handler = HANDLERS.get(kind.rstrip("_"))
+            if handler is None:
+                raise Unknown("no converter knows this operator")
+            self.known[node] = handler(self, node)
+        except Unknown as reason:
+            self.known[node] = self._other(node, kind, str(reason))
+
+    def _other(self, node: fx.Node, kind: str, reason: str) -> Value:
+        sources = [self.known[a] for a in node.all_input_nodes if a in self.known]
+        names = [v.site for v in sources if isinstance(v, Value)]
+        names += [s.query.site for s in sources if isinstance(s, Scores)]
+        attributes: dict[str, SiteAttribute] = {"aten": f"aten.{kind}", "reason": reason}
+        return Value(self._add(node, Op.OTHER, tuple(dict.fromkeys(names)), attributes=attributes))
+
+    def _add(
+        self,
+        node: fx.Node,
+        op: Op,
+        inputs: tuple[str, ...],
+        *,
+        parameters: Mapping[str, Tensor] | None = None,
+        attributes: Mapping[str, SiteAttribute] | None = None,
+    ) -> str:
+        name = self._path(node, op)
+        keys = {}
+        for role, tensor in (parameters or {}).items():
+            keys[role] = f"{name}.{role}"
+            self.tensors[keys[role]] = tensor.detach()
+        self.sites.append(Site(name, op, inputs, keys, dict(attributes or {})))
+        return name
+
+    def _path(self, node: fx.Node, op: Op) -> str:
+        """Module path of the node, made unique; weights' own paths name fully connected sites best."""
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        path = str(stack[-1][0]) if stack else ""
+        path = path or str(node.name)
+        if op in (Op.ADD, Op.ATTENTION, Op.OTHER) or not stack:
+            path = f"{path}.{str(op).lower()}"
+        taken = {site.name for site in self.sites}
+        if path not in taken:
+            return path
+        return next(f"{path}.{i}" for i in range(1, len(taken) + 2) if f"{path}.{i}" not in taken)
+
+    # Values -----------------------------------------------------------------------------------
+
+    def tensor(self, node: object) -> Tensor:
+        """The constant that a side node holds (a parameter or what is computed from constants)."""
+        if not isinstance(node, fx.Node) or node in self.known:
+            raise Unknown("a parameter is expected here")
+        if node.op == "get_attr":
+            return attribute_of(self.graph, str(node.target))
+        first, second = self.recorded[0].get(node), self.recorded[1].get(node)
+        if first is None or second is None or not torch.equal(first, second):
+            raise Unknown("its parameter is not constant")
+        return first
+
+    def value(self, node: object, *layouts: str) -> Value:
+        """The token-dependent value of a node, in one of these layouts and without a pending gain."""
+        found = self.known.get(node) if isinstance(node, fx.Node) else None
+        if not isinstance(found, Value):
+            raise Unknown("attention scores or a constant stand where token features are expected")
+        if layouts and found.layout not in layouts:
+            raise Unknown(f"it works on the layout '{found.layout}', which is known only inside attention")
+        if found.gain != 1.0 and "heads" not in layouts:
+            raise Unknown("a scaled tensor is known only as the query or key of attention")
+        return found
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """Shape of the node on the first probe."""
+        return tuple(self.recorded[0][node].shape)
+
+    def _embedding(self, node: fx.Node) -> None:
+        index = node.args[1]
+        while isinstance(index, fx.Node) and _kind(index) in PASS_THROUGH:
+            index = index.args[0]
+        if isinstance(index, fx.Node) and index.op == "placeholder" and index.name == "input_ids":
+            table = self.tensor(node.args[0])
+            self.known[node] = Value(
+                self._add(node, Op.EMBEDDING, ("input_ids",), parameters={"table": table})
+            )
+
+    def side_table(self, node: fx.Node, width: int) -> Tensor:
+        """A side value that is added to token features: constant, (sequence or 1, features)."""
+        constant = constant_of(self.recorded[0][node], self.recorded[1][node])
+        if constant is None:
+            raise Unknown("what is added depends on the input in an unknown way")
+        if constant.numel() not in (width, constant.shape[-2] * width if constant.dim() > 1 else width):
+            raise Unknown("what is added has another shape than (sequence, features)")
+        constant = constant.reshape(-1, width)
+        sequence = self.probes[0].input_ids.shape[1]
+        return constant.float().expand(sequence, width).contiguous()
+
+
+def attribute_of(module: nn.Module, path: str) -> Tensor:
+    """The parameter or buffer at a dotted path."""
+    owner, _, name = path.rpartition(".")
+    value = getattr(module.get_submodule(owner), name)
+    if not isinstance(value, Tensor):
+        raise Unknown(f"{path} is no tensor")
+    return value
+
+
+def _kind(node: fx.Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    return str(schema.name).split("::")[-1] if schema is not None else str(node.target)
+
+
+def _scalar(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+# Handlers: ATen operator -> site ------------------------------------------------------------------
+
+
+def linear(t: Translator, node: fx.Node) -> Known:
+    x = t.value(node.args[0], "tokens", "row")
+    parameters = {"weight": t.tensor(node.args[1])}
+    bias = node.args[2] if len(node.args) > 2 else None
+    parameters["bias"] = t.tensor(bias) if bias is not None else torch.zeros(parameters["weight"].shape[0])
+    return replace(x, site=t._add(node, Op.LINEAR, (x.site,), parameters=parameters))
+
+
+def addmm(t: Translator, node: fx.Node) -> Known:
+    x = t.value(node.args[1], "tokens", "row")
+    parameters = {"weight": t.tensor(node.args[2]).T.contiguous(), "bias": t.tensor(node.args[0])}
+    return replace(x, site=t._add(node, Op.LINEAR, (x.site,), parameters=parameters))
+
+
+def layer_norm(t: Translator, node: fx.Node) -> Known:
+    x = t.value(node.args[0], "tokens", "row")
+    shape = node.args[1]
+    if not isinstance(shape, Sequence) or len(shape) != 1:
+        raise Unknown("LayerNorm over more than the last axis")
+    width = t.shape(node)[-1]
+    weight = t.tensor(node.args[2]) if len(node.args) > 2 and node.args[2] is not None else torch.ones(width)
+    bias = t.tensor(node.args[3]) if len(node.args) > 3 and node.args[3] is not None else torch.zeros(width)
+    eps = _scalar(node.args[4]) if len(node.args) > 4 else 1e-5
+    site = t._add(
+        node,
+        Op.LAYER_NORM,
+        (x.site,),
+        parameters={"weight": weight, "bias": bias},
+        attributes={"eps": eps or 0.0},
+    )
+    return replace(x, site=site)
+
+
+def activation(t: Translator, node: fx.Node) -> Known:
+    x = t.value(node.args[0], "tokens", "row")
+    kind = _kind(node).rstrip("_")
+    attributes: dict[str, SiteAttribute] = {}
+    if kind == "gelu":
+        attributes["approximate"] = str(node.kwargs.get("approximate", "none"))
+    return replace(x, site=t._add(node, ACTIVATIONS[kind], (x.site,), attributes=attributes))
+
+
+def add(t: Translator, node: fx.Node) -> Known:
+    left, right = node.args[0], node.args[1]
+    if node.kwargs.get("alpha", 1) != 1:
+        raise Unknown("add with alpha")
+    if left not in t.known:
+        left, right = right, left
+    assert isinstance(left, fx.Node)
+    found = t.known[left]
+    if isinstance(found, Scores):
+        if not isinstance(right, fx.Node) or right in t.known or found.probabilities:
+            raise Unknown("attention scores plus a token-dependent tensor")
+        return replace(found, addends=(*found.addends, right))
+    x = t.value(left, "tokens", "row")
+    if isinstance(right, fx.Node) and right in t.known:
+        other = t.value(right, "tokens", "row")
+        if t.shape(left) != t.shape(right):
+            raise Unknown("an Add that broadcasts")
+        return replace(x, site=t._add(node, Op.ADD, (x.site, other.site)))
+    if not isinstance(right, fx.Node):
+        raise Unknown("a number is added to token features")
+    if x.layout != "tokens":
+        raise Unknown("a constant is added behind the pooling")
+    table = t.side_table(right, t.shape(node)[-1])
+    return replace(x, site=t._add(node, Op.ADD, (x.site,), parameters={"table": table}))
+
+
+def scaled(t: Translator, node: fx.Node) -> Known:
+    """Multiplication or division by a number, known only around attention products."""
+    found = t.known.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+    factor = _scalar(node.args[1])
+    if factor is None and isinstance(node.args[1], fx.Node) and node.args[1] not in t.known:
+        constant = t.tensor(node.args[1])
+        factor = float(constant) if constant.numel() == 1 else None
+    if found is None or factor is None:
+        raise Unknown("a product of token features with something that is not a number")
+    if _kind(node).startswith("div"):
+        factor = 1.0 / factor
+    if isinstance(found, Scores):
+        if found.probabilities or found.addends:
+            raise Unknown("attention is scaled after its mask or its softmax")
+        return replace(found, scale=found.scale * factor)
+    if found.layout == "tokens" and factor != 1.0:
+        return replace(found, gain=found.gain * factor)
+    return replace(found, gain=found.gain * factor)
+
+
+def reshape(t: Translator, node: fx.Node) -> Known:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    found = t.known[source]
+    before, after = t.shape(source), t.shape(node)
+    if before == after:
+        return found
+    if not isinstance(found, Value):
+        raise Unknown("a reshape of attention scores")
+    if found.layout == "tokens" and len(after) == 4 and before[:2] == after[:2]:
+        return replace(found, layout="split", heads=after[2])
+    if found.layout == "split" and len(after) == 3 and before[:2] == after[:2]:
+        return replace(found, layout="tokens")
+    raise Unknown(f"a reshape from {found.layout} {before} to {after}")
+
+
+PERMUTED = {
+    ("split", (0, 2, 1, 3)): "heads",
+    ("heads", (0, 2, 1, 3)): "split",
+    ("heads", (0, 1, 3, 2)): "heads_t",
+    ("heads_t", (0, 1, 3, 2)): "heads",
+    ("split", (0, 2, 3, 1)): "heads_t",
+}
+
+
+def permute(t: Translator, node: fx.Node) -> Known:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    found = t.known[source]
+    rank = len(t.shape(source))
+    if _kind(node) == "transpose":
+        a, b = (int(str(x)) % rank for x in node.args[1:3])
+        order = list(range(rank))
+        order[a], order[b] = order[b], order[a]
+    else:
+        dims: Any = node.args[1]
+        order = [int(x) % rank for x in dims]
+    layout = PERMUTED.get((found.layout, tuple(order))) if isinstance(found, Value) else None
+    if layout is None or not isinstance(found, Value):
+        raise Unknown(f"a transposition {tuple(order)} outside attention heads")
+    return replace(found, layout=layout)
+
+
+def matmul(t: Translator, node: fx.Node) -> Known:
+    left, right = node.args[0], node.args[1]
+    found = t.known.get(left) if isinstance(left, fx.Node) else None
+    if isinstance(found, Scores):
+        return _attend(t, node, found, t.value(right, "heads"))
+    query, key = t.value(left, "heads"), t.value(right, "heads_t", "heads")
+    if key.layout != "heads_t":
+        raise Unknown("a product of two activations that is not query times key")
+    return Scores(query, key, query.gain * key.gain)
+
+
+def softmax(t: Translator, node: fx.Node) -> Known:
+    found = t.known[node.all_input_nodes[0]]
+    if not isinstance(found, Scores) or found.probabilities or node.args[1] not in (-1, 3):
+        raise Unknown("a softmax outside attention")
+    return replace(found, probabilities=True)
+
+
+def attention(t: Translator, node: fx.Node) -> Known:
+    query, key, value = (t.value(a, "heads") for a in node.args[:3])
+    args = dict(zip(("attn_mask", "dropout_p", "is_causal"), node.args[3:], strict=False)) | dict(node.kwargs)
+    if args.get("is_causal"):
+        raise Unknown("causal attention: decoders are not converted yet")
+    width = t.shape(node)[-1]
+    scale = _scalar(args.get("scale")) or width**-0.5
+    mask = args.get("attn_mask")
+    addends = (mask,) if isinstance(mask, fx.Node) else ()
+    scores = Scores(query, key, scale * query.gain * key.gain, addends, probabilities=True)
+    return _attend(t, node, scores, value)
+
+
+def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value) -> Value:
+    """One attention site out of scores, their addends and the values."""
+    if not scores.probabilities:
+        raise Unknown("a product of three activations without softmax")
+    query, key = scores.query, scores.key
+    if {query.heads, key.heads, value.heads} != {query.heads} or value.gain != 1.0:
+        raise Unknown("grouped heads, or values that are scaled")
+    masked = False
+    bias: Tensor | None = None
+    for addend in scores.addends:
+        addend_masks, addend_bias = _addend(t, addend)
+        masked |= addend_masks
+        if addend_bias is not None:
+            bias = addend_bias if bias is None else bias + addend_bias
+    parameters = {} if bias is None else {"bias": bias}
+    attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scores.scale, "masked": masked}
+    inputs = (query.site, key.site, value.site, *(("attention_mask",) if masked else ()))
+    site = t._add(node, Op.ATTENTION, inputs, parameters=parameters, attributes=attributes)
+    return Value(site, "heads", query.heads)
+
+
+def _addend(t: Translator, node: fx.Node) -> tuple[bool, Tensor | None]:
+    """What a tensor added to the scores is: (is it the padding of the keys, constant bias left over)."""
+    padded, probe = t.recorded[2][node], t.probes[2]
+    full = constant_of(t.recorded[0][node], t.recorded[1][node])
+    if full is None:
+        raise Unknown("its attention mask depends on the tokens")
+    if padded.dim() == 4 and is_key_padding(padded, probe.attention_mask):
+        return True, None
+    if full.dtype == torch.bool:
+        raise Unknown("its attention mask is not the padding of the keys (causal or windowed attention)")
+    if bool((full <= -1e3).any()):
+        raise Unknown("its attention mask hides keys that are not padding (causal or windowed attention)")
+    bias = full.reshape(-1, *full.shape[-2:]).float()
+    rest = without_padding(padded, probe.attention_mask) if padded.dim() == 4 else padded
+    masked = padded.dim() == 4 and not torch.equal(rest, padded)
+    return masked, bias if bool(bias.any()) else None
+
+
+def select(t: Translator, node: fx.Node) -> Known:
+    x = t.value(node.args[0], "tokens")
+    axis, index = (int(str(a)) for a in node.args[1:3])
+    if axis != 1:
+        raise Unknown("a selection along another axis than the sequence")
+    return Value(t._add(node, Op.SELECT, (x.site,), attributes={"index": index}), "row")
+
+
+def slice_all(t: Translator, node: fx.Node) -> Known:
+    source = node.all_input_nodes[0]
+    if t.shape(source) != t.shape(node):
+        raise Unknown("a slice of token features")
+    return t.known[source]
+
+
+HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
+    "linear": linear,
+    "addmm": addmm,
+    "layer_norm": layer_norm,
+    **dict.fromkeys(ACTIVATIONS, activation),
+    "add": add,
+    "mul": scaled,
+    "div": scaled,
+    **dict.fromkeys(("view", "reshape", "_unsafe_view", "unflatten", "flatten", "expand"), reshape),
+    "transpose": permute,
+    "permute": permute,
+    "matmul": matmul,
+    "softmax": softmax,
+    "_softmax": softmax,
+    "scaled_dot_product_attention": attention,
+    "select": select,
+    "slice": slice_all,
+}

@@ -1,0 +1,109 @@
+"""Finds the blocks of a network: the longest repeated part between its bottlenecks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from archnet.network import Network, Site
+from archnet.operators import Op
+
+NORMS = frozenset({Op.LAYER_NORM, Op.RMS_NORM})
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of consecutive sites between two bottlenecks.
+
+    Attributes:
+        name: "block 0", "block 1", ...; "head" and "tail" for what comes before and after.
+        sites: names in execution order.
+        output: the site whose value is all that the rest of the network sees of this block.
+    """
+
+    name: str
+    sites: tuple[str, ...]
+    output: str
+
+
+def bottlenecks(network: Network) -> list[int]:
+    """Indices of sites behind which their own value is the only live one (inputs apart)."""
+    last_use: dict[str, int] = {}
+    for index, site in enumerate(network.sites):
+        for source in site.inputs:
+            last_use[source] = index
+    end = len(network.sites)
+    for name in network.outputs.values():
+        last_use[name] = max(last_use.get(name, -1), end)
+    live: set[str] = set()
+    found = []
+    for index, site in enumerate(network.sites):
+        if last_use.get(site.name, -1) > index:
+            live.add(site.name)
+        live -= {name for name in live if last_use[name] <= index}
+        if live == {site.name}:
+            found.append(index)
+    return found
+
+
+def _signature(sites: Sequence[Site]) -> tuple[object, ...]:
+    """What a segment looks like apart from its names: operators and how they are wired."""
+    position = {site.name: i for i, site in enumerate(sites)}
+    return tuple((site.op, tuple(position.get(name, -1) for name in site.inputs)) for site in sites)
+
+
+def _best_run(segments: Sequence[Sequence[Site]]) -> tuple[int, int, int]:
+    """(start, period, repetitions) of the run that covers most segments.
+
+    Of runs that cover as many, one whose blocks end in a norm comes first (its output has the same
+    scale for every token, which is what distillation compares), then the shorter period.
+    """
+    signatures = [_signature(segment) for segment in segments]
+    best, best_rank = (0, 0, 0), (0, False)
+    for period in range(1, len(signatures) // 2 + 1):
+        for start in range(len(signatures) - 2 * period + 1):
+            unit = signatures[start : start + period]
+            count = 1
+            while signatures[start + count * period : start + (count + 1) * period] == unit:
+                count += 1
+            rank = (count * period, segments[start + period - 1][-1].op in NORMS)
+            if count > 1 and rank > best_rank:
+                best, best_rank = (start, period, count), rank
+    return best
+
+
+def find_blocks(network: Network) -> tuple[Block, ...]:
+    """Split a network into head, repeated blocks and tail.
+
+    A network without repetition is one block.
+    """
+    cuts = bottlenecks(network)
+    starts = [0, *(cut + 1 for cut in cuts)]
+    segments = [network.sites[a:b] for a, b in zip(starts, [*starts[1:], len(network.sites)], strict=True)]
+    segments = [segment for segment in segments if segment]
+    start, period, count = _best_run(segments)
+    if count == 0:
+        return (_block("block 0", network.sites),)
+    blocks = []
+    head = [site for segment in segments[:start] for site in segment]
+    if head:
+        blocks.append(_block("head", head))
+    for i in range(count):
+        unit = segments[start + i * period : start + (i + 1) * period]
+        blocks.append(_block(f"block {i}", [site for segment in unit for site in segment]))
+    tail = [site for segment in segments[start + count * period :] for site in segment]
+    if tail:
+        blocks.append(_block("tail", tail))
+    return tuple(blocks)
+
+
+def _block(name: str, sites: Sequence[Site]) -> Block:
+    return Block(name, tuple(site.name for site in sites), sites[-1].name)
+
+
+def with_blocks(network: Network, blocks: Sequence[Block]) -> Network:
+    """The same network with every site's `block` filled in."""
+    owner = {site: block.name for block in blocks for site in block.sites}
+    return replace(
+        network, sites=tuple(replace(site, block=owner.get(site.name, "")) for site in network.sites)
+    )

@@ -1,0 +1,203 @@
+"""Model -> one ATen graph (torch.export) -> a Network of sites, whatever library the model came from.
+
+No class name and no module name decides anything. A sentence encoder's pooling and normalisation are
+added as sites behind the captured graph.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from archnet.aten import Translator
+from archnet.errors import ArchNetError
+from archnet.executor import NetworkModule
+from archnet.network import Network, Site, detached
+from archnet.operators import Op
+from archnet.side_values import make_probes
+
+INPUTS = ("input_ids", "attention_mask")
+TOLERANCE = 2e-3
+"""Largest relative error of the captured network against the original on padded input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """The captured teacher.
+
+    Attributes:
+        network: every site of the model; unknown operators are sites of Op.OTHER.
+        unknown: those sites, each with the reason in attributes["reason"].
+        error: largest relative error of the outputs against the original, NaN when unknown is not empty.
+    """
+
+    network: Network
+    unknown: tuple[Site, ...]
+    error: float
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's warnings about the user's model off the terminal."""
+    loggers = [
+        logging.getLogger("torch.export"),
+        logging.getLogger("torch.fx"),
+        logging.getLogger("torch._dynamo"),
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def export_graph(module: nn.Module, vocabulary: int) -> tuple[fx.GraphModule, tuple[str, ...]]:
+    """torch.export of module(input_ids, attention_mask), both (batch, sequence) int64 with free sizes.
+
+    Returns:
+        The graph and the names of its outputs in order.
+    """
+    probe = make_probes(vocabulary, 24, padding=None)[0]
+    example = {"input_ids": probe.input_ids, "attention_mask": probe.attention_mask}
+    free = torch.export.Dim.AUTO
+    shapes = {name: {0: free, 1: free} for name in INPUTS}
+    try:
+        with _quiet(), torch.no_grad():
+            result = module(**example)
+            program = torch.export.export(module, (), example, dynamic_shapes=shapes)
+            graph = program.module()
+    except Exception as error:
+        line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
+        raise ArchNetError(
+            f"the model cannot be captured by torch.export: {line.strip()[:300]}",
+            fix="make forward(input_ids, attention_mask) traceable (no data-dependent Python branches); "
+            "see docs/convert_your_model.md",
+        ) from error
+    names = _output_names(result)
+    if not isinstance(graph, fx.GraphModule):
+        raise TypeError("torch.export returned no GraphModule")
+    return graph, names
+
+
+def _output_names(result: object) -> tuple[str, ...]:
+    """Names of the tensors that a model returns: keys of a mapping, or output_0, output_1, ..."""
+    if isinstance(result, Mapping):
+        return tuple(str(key) for key, value in result.items() if isinstance(value, Tensor))
+    if isinstance(result, Tensor):
+        return ("last_hidden_state",)
+    if isinstance(result, (tuple, list)):
+        return tuple(f"output_{i}" for i, value in enumerate(result) if isinstance(value, Tensor))
+    raise ArchNetError(
+        f"the model returns {type(result).__name__}, not tensors",
+        fix="return a tensor, a tuple of tensors or a dict of tensors from forward",
+    )
+
+
+def vocabulary_of(module: nn.Module) -> int:
+    """Rows of the word embedding: the one that the model names, else its largest embedding table.
+
+    Raises:
+        ArchNetError: the model has no embedding (it does not read tokens).
+    """
+    named = getattr(module, "get_input_embeddings", None)
+    table = named() if callable(named) else None
+    if isinstance(table, nn.Embedding):
+        return table.num_embeddings
+    sizes = [m.num_embeddings for m in module.modules() if isinstance(m, nn.Embedding)]
+    if not sizes:
+        raise ArchNetError(
+            "the model has no Embedding, so it does not read token ids",
+            fix="this version converts models that take input_ids and attention_mask",
+        )
+    return max(sizes)
+
+
+def capture(
+    module: nn.Module,
+    *,
+    max_sequence: int,
+    pooling: str | None = None,
+    normalize: bool = False,
+    padding_id: int | None = None,
+) -> Capture:
+    """Capture a text encoder as a Network and check it against the original.
+
+    Args:
+        module: called as module(input_ids=..., attention_mask=...), int64 (batch, sequence).
+        max_sequence: rows of the position tables that the network keeps.
+        pooling: "mean" or "cls" adds the output "sentence_embedding".
+        normalize: divide the sentence embedding by its L2 norm.
+        padding_id: the token that stands for padding (some models derive positions from it).
+
+    Raises:
+        ArchNetError: the model cannot be exported, or the captured network computes something else.
+    """
+    module.eval()
+    vocabulary = vocabulary_of(module)
+    graph, names = export_graph(module, vocabulary)
+    probes = make_probes(vocabulary, max_sequence, padding=padding_id)
+    network = Translator(graph, INPUTS, names, probes).network()
+    if pooling is not None:
+        network = _pooled(network, pooling, normalize)
+    network = replace(network, tensors=detached(network.tensors)).pruned()
+    unknown = tuple(site for site in network.sites if site.op is Op.OTHER)
+    error = float("nan") if unknown else _check(network, module, names, probes[2])
+    return Capture(network, unknown, error)
+
+
+def _pooled(network: Network, pooling: str, normalize: bool) -> Network:
+    """Add a sentence encoder's pooling; its outputs are the token states and the embedding."""
+    tokens = next(iter(network.outputs.values()))
+    if pooling == "mean":
+        site = Site("pooling", Op.MEAN_POOL, (tokens, "attention_mask"))
+    else:
+        site = Site("pooling", Op.SELECT, (tokens,), attributes={"index": 0})
+    outputs = {"sentence_embedding": "pooling", next(iter(network.outputs)): tokens}
+    normalized = frozenset({"sentence_embedding"}) if normalize else frozenset[str]()
+    return replace(network, sites=(*network.sites, site), outputs=outputs, normalized=normalized)
+
+
+@torch.no_grad()
+def _check(network: Network, module: nn.Module, names: tuple[str, ...], probe: object) -> float:
+    """Largest relative error of the captured outputs at valid positions of a padded batch."""
+    from archnet.side_values import Probe
+
+    assert isinstance(probe, Probe)
+    inputs = {"input_ids": probe.input_ids, "attention_mask": probe.attention_mask}
+    result = module(**inputs)
+    values = (
+        list(result.values())
+        if isinstance(result, Mapping)
+        else [result]
+        if isinstance(result, Tensor)
+        else list(result)
+    )
+    expected = dict(zip(names, [v for v in values if isinstance(v, Tensor)], strict=True))
+    got = NetworkModule(network)(inputs)
+    worst = 0.0
+    for name, reference in expected.items():
+        if name not in network.outputs:
+            continue
+        value = got[network.outputs[name]]
+        if reference.dim() == 3:
+            valid = probe.attention_mask.bool()
+            reference, value = reference[valid], value[valid]
+        error = float((value - reference).abs().max() / reference.abs().max().clamp_min(1e-6))
+        worst = max(worst, error)
+    if not worst <= TOLERANCE:
+        raise ArchNetError(
+            f"the captured network differs from the original by {worst:.2g} (relative) on padded input",
+            fix="the model uses its attention mask in a way that Arch-Net does not know; please report the model",
+        )
+    return worst

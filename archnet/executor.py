@@ -1,0 +1,161 @@
+"""Runs a Network with PyTorch: the teacher, the student and the folded student alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from archnet.network import Network, Site
+from archnet.operators import Op
+
+MASKED = -30000.0
+"""Added to the scores of padded keys; representable in bfloat16 and float16."""
+
+
+class NetworkModule(nn.Module):
+    """A Network whose tensors are parameters; sites can be overridden by modules of their own.
+
+    Args:
+        network: what to run.
+        overrides: site name -> module called with the site's inputs instead of the plain operator.
+        observe: site name -> module applied to the site's result (fake quantization).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        overrides: Mapping[str, nn.Module] | None = None,
+        observe: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.values = nn.ParameterDict(
+            {
+                _key(k): nn.Parameter(v.clone(), requires_grad=v.is_floating_point())
+                for k, v in network.tensors.items()
+            }
+        )
+        self.overrides = nn.ModuleDict({_key(k): v for k, v in (overrides or {}).items()})
+        self.observe = nn.ModuleDict({_key(k): v for k, v in (observe or {}).items()})
+        last = {name: i for i, site in enumerate(network.sites) for name in site.inputs}
+        self._last_read: dict[int, list[str]] = {}
+        for name, i in last.items():
+            self._last_read.setdefault(i, []).append(name)
+
+    def parameter(self, site: Site, role: str) -> Tensor:
+        """The (trainable) tensor that plays this role at the site."""
+        value: Tensor = self.values[_key(site.parameters[role])]
+        return value
+
+    def forward(self, inputs: Mapping[str, Tensor], keep: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Run every site.
+
+        Args:
+            inputs: "input_ids" and "attention_mask", int64 (batch, sequence).
+            keep: sites whose values are wanted; all by default. Others are freed after their last use.
+
+        Returns:
+            The values by site (normalised outputs are not normalised here).
+        """
+        values: dict[str, Tensor] = dict(inputs)
+        for index, site in enumerate(self.network.sites):
+            arguments = [values[name] for name in site.inputs]
+            key = _key(site.name)
+            if key in self.overrides:
+                result = self.overrides[key](*arguments)
+            else:
+                result = OPERATORS[site.op](self, site, *arguments)
+            if key in self.observe:
+                result = self.observe[key](result)
+            values[site.name] = result
+            if keep is not None:
+                for name in self._last_read.get(index, ()):
+                    if name not in keep:
+                        del values[name]
+        return values if keep is None else {name: values[name] for name in keep}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Current values of the network's tensors by their own keys."""
+        return {k: self.values[_key(k)].detach() for k in self.network.tensors}
+
+
+def _key(name: str) -> str:
+    """Module containers do not allow dots in names."""
+    return name.replace(".", "|")
+
+
+def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tensor) -> Tensor:
+    """Scaled products of queries and keys plus the constant bias, (batch, heads, sequence, sequence)."""
+    heads = int(site.attributes["heads"])
+    scores = (
+        split_heads(query, heads)
+        @ split_heads(key, heads).transpose(-1, -2)
+        * float(site.attributes["scale"])
+    )
+    if "bias" in site.parameters:
+        length = scores.shape[-1]
+        scores = scores + module.parameter(site, "bias")[:, :length, :length]
+    return scores
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(batch, sequence, features) -> (batch, heads, sequence, width)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(batch, heads, sequence, width) -> (batch, sequence, features)."""
+    return x.transpose(1, 2).flatten(-2)
+
+
+def _attention(
+    m: NetworkModule, s: Site, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    scores = attention_scores(m, s, q, k)
+    if mask is not None:
+        scores = scores + (1.0 - mask[:, None, None, :].to(scores.dtype)) * MASKED
+    return merge_heads(
+        torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype)
+        @ split_heads(v, int(s.attributes["heads"]))
+    )
+
+
+def mean_pool(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the valid tokens: (batch, sequence, features), (batch, sequence) -> (batch, features)."""
+    weights = mask.to(x.dtype)[:, :, None]
+    return (x * weights).sum(1) / weights.sum(1).clamp_min(1.0)
+
+
+def _add(m: NetworkModule, s: Site, x: Tensor, y: Tensor | None = None) -> Tensor:
+    return x + (y if y is not None else m.parameter(s, "table")[: x.shape[1]])
+
+
+def _norm(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
+    weight = m.parameter(s, "weight")
+    return F.layer_norm(x, weight.shape, weight, m.parameter(s, "bias"), float(s.attributes["eps"]))
+
+
+def _other(m: NetworkModule, s: Site, *inputs: Tensor) -> Tensor:
+    raise RuntimeError(f"{s.name}: {s.attributes.get('aten', s.op)} cannot be executed")
+
+
+OPERATORS: dict[Op, Callable[..., Tensor]] = {
+    Op.EMBEDDING: lambda m, s, ids: F.embedding(ids, m.parameter(s, "table")),
+    Op.ADD: _add,
+    Op.LAYER_NORM: _norm,
+    Op.BATCH_NORM: lambda m, s, x: x * m.parameter(s, "weight") + m.parameter(s, "bias"),
+    Op.LINEAR: lambda m, s, x: F.linear(x, m.parameter(s, "weight"), m.parameter(s, "bias")),
+    Op.GELU: lambda m, s, x: F.gelu(x, approximate=str(s.attributes.get("approximate", "none"))),
+    Op.RELU: lambda m, s, x: F.relu(x),
+    Op.SILU: lambda m, s, x: F.silu(x),
+    Op.TANH: lambda m, s, x: torch.tanh(x),
+    Op.SIGMOID: lambda m, s, x: torch.sigmoid(x),
+    Op.CLIP: lambda m, s, x: x.clamp(-1.0, 1.0),
+    Op.ATTENTION: _attention,
+    Op.MEAN_POOL: lambda m, s, x, mask: mean_pool(x, mask),
+    Op.SELECT: lambda m, s, x: x[:, int(s.attributes["index"])],
+    Op.OTHER: _other,
+}

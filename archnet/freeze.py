@@ -1,0 +1,353 @@
+"""Trained student -> QuantizedGraph: integers fixed, nothing left to choose.
+
+Scales are moved by less than one part in a thousand so that every factor between tensors is a short
+fixed-point number that float32 runtimes reproduce exactly (archnet/calibration/affine.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from archnet.calibration.affine import (
+    fit_operand_scale,
+    fit_output_scale,
+    fit_weight_scale,
+    quantize_affine,
+)
+from archnet.converters.fold import Affine
+from archnet.freeze_embedding import freeze_embedding
+from archnet.graph import (
+    WIDEN_SHIFT,
+    AttributeValue,
+    Dim,
+    GraphOutput,
+    HostTable,
+    Node,
+    QuantizedGraph,
+    TensorSpec,
+)
+from archnet.network import Network, Site
+from archnet.operators import Op
+from archnet.quantized_student import QuantizedAttention, QuantizedLinear, QuantizedStudent, QuantizedTableAdd
+
+TOKENS: tuple[Dim, ...] = ("batch", "sequence")
+SOFTMAX_TABLE_SHIFT = 20
+
+
+def numpy_of(tensor: Tensor) -> NDArray[np.float32]:
+    """A detached float32 array."""
+    array: NDArray[np.float32] = tensor.detach().to(torch.float32).cpu().numpy()
+    return array
+
+
+@dataclass
+class GraphBuilder:
+    """Collects nodes, tensors and constants of the integer network."""
+
+    network: Network
+    student: QuantizedStudent
+    max_sequence: int
+    scales: dict[str, float] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    tensors: dict[str, TensorSpec] = field(default_factory=dict)
+    constants: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    host_tables: list[HostTable] = field(default_factory=list)
+    inputs: list[TensorSpec] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+
+    def add(
+        self,
+        op: Op,
+        site: Site,
+        part: str,
+        inputs: tuple[str, ...],
+        spec: TensorSpec,
+        **attributes: AttributeValue,
+    ) -> str:
+        """Append a node; returns its output's name."""
+        name = f"{site.name}/{part}" if part else site.name
+        self.nodes.append(Node(op, name, inputs, spec.name, attributes, site.block))
+        self.tensors[spec.name] = spec
+        return spec.name
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        """Register a constant; returns its name."""
+        self.constants[name] = np.ascontiguousarray(value)
+        return name
+
+    def input(self, spec: TensorSpec) -> str:
+        """Register an input of the network once; returns its name."""
+        if spec.name not in self.tensors:
+            self.inputs.append(spec)
+            self.tensors[spec.name] = spec
+        return spec.name
+
+    def spec(self, name: str) -> TensorSpec:
+        """The tensor that stands for a site."""
+        return self.tensors[self.values[name]]
+
+    def scale(self, name: str) -> float:
+        """Its scale."""
+        scale = self.spec(name).scale
+        assert scale is not None
+        return scale
+
+    def activation(self, site: str, suffix: str, shape: tuple[Dim, ...]) -> TensorSpec:
+        """The quantized result of a site, as its quantizer and the fitted scales say."""
+        observer = self.student.observer(site)
+        assert observer is not None
+        dtype = "int8" if observer.signed else "uint8"
+        return TensorSpec(f"{site}{suffix}", shape, dtype, observer.bits, self.scales[site])
+
+
+def freeze(
+    student: QuantizedStudent,
+    outputs: Mapping[str, Affine],
+    *,
+    name: str,
+    max_sequence: int,
+    embedding: str,
+) -> QuantizedGraph:
+    """Turn a trained student into integers.
+
+    Args:
+        student: after training.
+        outputs: the user's output name -> affine of the folded site that it stands for.
+        name: of the graph.
+        max_sequence: longest sequence, rows of the position tables.
+        embedding: "gather", "one-hot", "host" or "code".
+    """
+    network = student.network
+    builder = GraphBuilder(network, student, max_sequence)
+    builder.scales = fitted_scales(student)
+    ids = TensorSpec("input_ids", TOKENS, "int64", 64)
+    mask = TensorSpec("attention_mask", TOKENS, "int64", 64)
+    builder.values = {"input_ids": "input_ids", "attention_mask": "attention_mask"}
+    if embedding in ("gather", "one-hot"):
+        builder.input(ids)
+    for site in network.sites:
+        if site.op is Op.EMBEDDING:
+            freeze_embedding(builder, site, embedding)
+            builder.input(mask)
+        else:
+            _FREEZERS[site.op](builder, site)
+    graph_outputs = tuple(_output(builder, key, affine) for key, affine in outputs.items())
+    return QuantizedGraph(
+        name,
+        tuple(builder.inputs),
+        graph_outputs,
+        tuple(builder.nodes),
+        builder.tensors,
+        builder.constants,
+        max_sequence,
+        tuple(builder.host_tables),
+    )
+
+
+def fitted_scales(student: QuantizedStudent) -> dict[str, float]:
+    """The scale of every site's result; operands of an Add are fitted to the Add, last one first."""
+    scales: dict[str, float] = {}
+    for site in student.network.sites:
+        observer = student.observer(site.name)
+        if observer is not None:
+            scales[site.name] = float(np.float32(observer.scale))
+    pinned: set[str] = set()
+    for site in reversed(student.network.sites):
+        if site.op is not Op.ADD:
+            continue
+        for operand in site.inputs:
+            if operand not in pinned and operand in scales:
+                scales[operand] = fit_operand_scale(scales[operand], scales[site.name])[1]
+                pinned.add(operand)
+    return scales
+
+
+def _linear(b: GraphBuilder, site: Site) -> None:
+    readers = b.network.consumers()[site.name]
+    fused = readers[0] if [r.op for r in readers] == [Op.RELU] else None
+    result = fused.name if fused is not None else site.name
+    module = b.student.override(site.name)
+    assert isinstance(module, QuantizedLinear)
+    source = b.spec(site.inputs[0])
+    weight, bias = numpy_of(module.weight), numpy_of(module.bias)
+    out = b.activation(result, "", (*source.shape[:-1], weight.shape[0]))
+    assert source.scale is not None
+    assert out.scale is not None
+    b.values[site.name] = b.values[result] = emit_linear(
+        b, site, source.name, out, weight, bias, numpy_of(module.quantizer.scale), module.quantizer.bits
+    )
+
+
+def emit_linear(
+    b: GraphBuilder,
+    site: Site,
+    source: str,
+    out: TensorSpec,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    weight_scale: NDArray[np.float32],
+    bits: int,
+) -> str:
+    """One fully connected node: weight (channels, inputs) and bias float32, wished scales (channels,)."""
+    scale_x = b.tensors[source].scale
+    assert scale_x is not None
+    assert out.scale is not None
+    least = 1.5 / 2**16 * out.scale / scale_x  # a channel of zeros still needs a multiplier of at least 1
+    multiplier, scale = fit_weight_scale(np.maximum(weight_scale, least), scale_x, out.scale)
+    high = 2 ** (bits - 1) - 1
+    integers = np.clip(np.rint(weight / scale[:, None]), -high, high).astype(np.int8)
+    offsets = np.rint(bias.astype(np.float64) / (float(scale_x) * scale.astype(np.float64)))
+    limit = 2**30
+    inputs = (
+        source,
+        b.constant(f"{site.name}.weight", integers),
+        b.constant(f"{site.name}.bias", np.clip(offsets, -limit, limit).astype(np.int32)),
+        b.constant(f"{site.name}.multiplier", multiplier),
+        b.constant(f"{site.name}.weight_scale", scale),
+    )
+    return b.add(Op.LINEAR, site, "", inputs, out, weight_bits=bits)
+
+
+def _relu(b: GraphBuilder, site: Site) -> None:
+    if site.name not in b.values:
+        raise AssertionError(f"{site.name}: the plan lets ReLU stand behind a fully connected layer only")
+
+
+def _add(b: GraphBuilder, site: Site) -> None:
+    left = b.spec(site.inputs[0])
+    out = b.activation(site.name, "", left.shape)
+    assert out.scale is not None
+    if len(site.inputs) == 1:
+        right = _table_rows(b, site, out.scale)
+    else:
+        right = b.values[site.inputs[1]]
+    factors = {}
+    for role, operand in (("multiplier_a", left.name), ("multiplier_b", right)):
+        scale = b.tensors[operand].scale
+        assert scale is not None
+        factors[role] = int(np.rint(scale / out.scale * 2**16))
+    b.values[site.name] = b.add(
+        Op.ADD, site, "", (left.name, right), out,
+        multiplier_a=factors["multiplier_a"], multiplier_b=factors["multiplier_b"],
+    )  # fmt: skip
+
+
+def _table_rows(b: GraphBuilder, site: Site, scale_y: float) -> str:
+    """A constant table (positions) as integers in a scale that suits the Add."""
+    module = b.student.override(site.name)
+    assert isinstance(module, QuantizedTableAdd)
+    table = numpy_of(module.table)[: b.max_sequence]
+    scale = fit_operand_scale(module.quantizer.scale, scale_y)[1]
+    integers = quantize_affine(table, scale, bits=module.quantizer.bits).astype(np.int8)
+    name = b.constant(f"{site.name}.table", integers)
+    spec = TensorSpec(f"{site.name}/rows", ("sequence", table.shape[1]), "int8", module.quantizer.bits, scale)
+    return b.add(Op.SLICE, site, "rows", (name,), spec)
+
+
+def _attention(b: GraphBuilder, site: Site) -> None:
+    module = b.student.override(site.name)
+    assert isinstance(module, QuantizedAttention)
+    query, key, value = (_split(b, site, i, module.heads) for i in range(3))
+    bits = module.scores.bits
+    scale_q, scale_k = (b.tensors[n].scale or 0.0 for n in (query, key))
+    multiplier, scale = fit_output_scale(module.scores.scale, scale_q, scale_k)
+    square: tuple[Dim, ...] = ("batch", module.heads, "sequence", "sequence")
+    spec = TensorSpec(f"{site.name}/scores", square, "int8", bits, scale)
+    scores = b.add(Op.MATMUL, site, "scores", (query, key), spec, transpose_b=True, multiplier=multiplier)
+    if len(site.inputs) > 3:
+        spec = TensorSpec(f"{site.name}/masked", square, "int8", bits, scale)
+        scores = b.add(Op.MASK, site, "masked", (scores, "attention_mask"), spec)
+    powers = np.rint(2.0**SOFTMAX_TABLE_SHIFT * np.exp(-np.arange(256) * scale)).astype(np.int32)
+    table = b.constant(f"{site.name}.softmax_table", powers)
+    share = float(np.float32(1.0 / module.levels))
+    spec = TensorSpec(f"{site.name}/probabilities", square, "uint8", bits, share)
+    shares = b.add(Op.SOFTMAX, site, "probabilities", (scores, table), spec)
+    width = b.tensors[value].shape[-1]
+    heads_shape: tuple[Dim, ...] = ("batch", module.heads, "sequence", width)
+    multiplier, scale = fit_output_scale(b.scales[site.name], share, b.tensors[value].scale or 0.0)
+    observer = b.student.observer(site.name)
+    assert observer is not None
+    spec = TensorSpec(f"{site.name}/heads", heads_shape, "int8", observer.bits, scale)
+    context = b.add(Op.MATMUL, site, "heads", (shares, value), spec, transpose_b=False, multiplier=multiplier)
+    b.values[site.name] = _merge(b, site, context, module.heads)
+
+
+def _split(b: GraphBuilder, site: Site, index: int, heads: int) -> str:
+    """(batch, sequence, features) -> (batch, heads, sequence, width)."""
+    source = b.spec(site.inputs[index])
+    part = ("query", "key", "value")[index]
+    width = int(source.shape[-1]) // heads
+    split: tuple[Dim, ...] = (*TOKENS, heads, width)
+    spec = TensorSpec(f"{site.name}/{part}_split", split, source.dtype, source.bits, source.scale)
+    flat = b.add(Op.RESHAPE, site, f"{part}_split", (source.name,), spec, shape=split)
+    swapped: tuple[Dim, ...] = ("batch", heads, "sequence", width)
+    spec = TensorSpec(f"{site.name}/{part}_heads", swapped, source.dtype, source.bits, source.scale)
+    return b.add(Op.TRANSPOSE, site, f"{part}_heads", (flat,), spec, perm=(0, 2, 1, 3))
+
+
+def _merge(b: GraphBuilder, site: Site, context: str, heads: int) -> str:
+    source = b.tensors[context]
+    width = int(source.shape[-1])
+    split: tuple[Dim, ...] = (*TOKENS, heads, width)
+    spec = TensorSpec(f"{site.name}/joined", split, source.dtype, source.bits, source.scale)
+    back = b.add(Op.TRANSPOSE, site, "joined", (context,), spec, perm=(0, 2, 1, 3))
+    flat: tuple[Dim, ...] = (*TOKENS, heads * width)
+    spec = TensorSpec(site.name, flat, source.dtype, source.bits, source.scale)
+    return b.add(Op.RESHAPE, site, "", (back,), spec, shape=flat)
+
+
+def _select(b: GraphBuilder, site: Site) -> None:
+    source = b.spec(site.inputs[0])
+    spec = TensorSpec(site.name, ("batch", source.shape[-1]), source.dtype, source.bits, source.scale)
+    index = int(site.attributes["index"])
+    b.values[site.name] = b.add(Op.SELECT, site, "", (source.name,), spec, axis=1, index=index)
+
+
+def _clip(b: GraphBuilder, site: Site) -> None:
+    """A hard tanh: the fully connected layer before it saturates at its output's range."""
+    b.values[site.name] = b.values[site.inputs[0]]
+
+
+def _mean_pool(b: GraphBuilder, site: Site) -> None:
+    """Pooling becomes a node when its output is emitted, with that output's offset."""
+    b.values[site.name] = b.values[site.inputs[0]]
+
+
+def _output(b: GraphBuilder, key: str, affine: Affine) -> GraphOutput:
+    """int32 result and float32 scale a channel of one of the user's outputs."""
+    site = next(s for s in b.network.sites if s.name == affine.carrier)
+    source = b.spec(site.name)
+    assert source.scale is not None
+    width = int(source.shape[-1])
+    unit = source.scale / 2**WIDEN_SHIFT
+    gain = np.ones(width, np.float32) if affine.weight is None else numpy_of(affine.weight)
+    shift = np.zeros(width, np.float32) if affine.bias is None else numpy_of(affine.bias)
+    least = 1e-4 * np.median(np.abs(gain))
+    gain = np.where(np.abs(gain) < least, least, gain)
+    offset = np.clip(np.rint(shift / (gain * unit)), -(2**29), 2**29).astype(np.int32)
+    offset_name = b.constant(f"{key}.offset", offset)
+    if site.op is Op.MEAN_POOL:
+        spec = TensorSpec(f"{key}/int32", ("batch", width), "int32", 32, source.scale)
+        tensor = b.add(Op.MEAN_POOL, site, key, (source.name, "attention_mask", offset_name), spec)
+    else:
+        spec = TensorSpec(f"{key}/int32", source.shape, "int32", 32, source.scale)
+        tensor = b.add(Op.WIDEN, site, key, (source.name, offset_name), spec)
+    scale = (gain * unit).astype(np.float32)
+    return GraphOutput(key, tensor, scale, key in b.network.normalized)
+
+
+_FREEZERS = {
+    Op.LINEAR: _linear,
+    Op.RELU: _relu,
+    Op.ADD: _add,
+    Op.ATTENTION: _attention,
+    Op.SELECT: _select,
+    Op.MEAN_POOL: _mean_pool,
+    Op.CLIP: _clip,
+}

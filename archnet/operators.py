@@ -1,0 +1,42 @@
+"""The names of operators, shared by captured graphs, target profiles and quantized graphs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Op(StrEnum):
+    """An operator of a float or an integer network, by its field-standard name."""
+
+    # The operators of trained Transformers that are found by capture.
+    LAYER_NORM = "LayerNorm"
+    RMS_NORM = "RMSNorm"
+    GELU = "GELU"
+    SILU = "SiLU"
+    ATTENTION = "Attention"
+    # The operators of both the float and the integer network.
+    BATCH_NORM = "BatchNorm"
+    LINEAR = "FullyConnected"
+    EMBEDDING = "Gather"
+    ONE_HOT = "OneHot"
+    MATMUL = "MatMul"
+    SOFTMAX = "Softmax"
+    MASK = "Minimum"
+    ADD = "Add"
+    MUL = "Mul"
+    RELU = "ReLU"
+    TANH = "Tanh"
+    CLIP = "Clip"
+    SIGMOID = "Sigmoid"
+    LOOKUP = "Lookup"
+    CONCAT = "Concat"
+    RESHAPE = "Reshape"
+    TRANSPOSE = "Transpose"
+    SLICE = "Slice"
+    SELECT = "Select"
+    MEAN_POOL = "MeanPool"
+    NORMALIZE = "L2Normalize"
+    WIDEN = "Widen"
+    CONV = "Conv"
+    MAX_POOL = "MaxPool"
+    OTHER = "Other"

@@ -1,0 +1,191 @@
+"""The folded student with a quantizer on every tensor that the integer network will have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from archnet.calibration.lsq import ActivationQuantizer, WeightQuantizer
+from archnet.calibration.observers import sample_of
+from archnet.config import Bits
+from archnet.executor import MASKED, NetworkModule, merge_heads, split_heads
+from archnet.network import Network, Site
+from archnet.operators import Op
+
+MASK_DISTANCE = 10.0
+"""Scores span at least this many nats below 0, so that a padded key keeps at most e**-10 of the weight."""
+
+
+class QuantizedLinear(nn.Module):
+    """Fully connected layer on fake-quantized weights; holds its own float weight and bias."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, bits: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+        self.quantizer = WeightQuantizer(weight, bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., channels)."""
+        return F.linear(x, self.quantizer(self.weight), self.bias)
+
+
+class QuantizedAttention(nn.Module):
+    """Attention whose scores and probabilities are fake-quantized.
+
+    Queries arrive scaled. Scores are integers in units of their scale; a padded key's score is the
+    least integer; probabilities are unsigned with scale 1 / (2**bits - 1).
+    """
+
+    def __init__(self, heads: int, scale: float, bits: int, bias: Tensor | None) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, scale
+        self.scores = ActivationQuantizer(bits, signed=True, least=MASK_DISTANCE / 2 ** (bits - 1))
+        self.levels = 2**bits - 1
+        self.bias = None if bias is None else nn.Parameter(bias.clone())
+        self.calibrating = False
+        self.sample: list[Tensor] = []
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(batch, sequence, features) three times, mask int64 (batch, sequence) -> (batch, sequence, features)."""
+        scores = split_heads(query, self.heads) @ split_heads(key, self.heads).transpose(-1, -2)
+        scores = scores.float() * self.scale
+        if self.bias is not None:
+            scores = scores + self.bias[:, : scores.shape[-1], : scores.shape[-1]]
+        keep = None if mask is None else mask.bool()[:, None, None, :]
+        if self.calibrating:
+            self.sample.append(sample_of(scores if keep is None else scores[keep.expand_as(scores)]))
+            if keep is not None:
+                scores = scores.masked_fill(~keep, MASKED)
+            probabilities = torch.softmax(scores, -1)
+        else:
+            scores = self.scores(scores)
+            if keep is not None:
+                scores = torch.where(keep, scores, self.scores.low * self.scores.scale)
+            probabilities = torch.softmax(scores, -1)
+            rounded = (probabilities * self.levels).round_().div_(self.levels)
+            probabilities = probabilities + (rounded - probabilities).detach()
+        return merge_heads(probabilities.to(value.dtype) @ split_heads(value, self.heads))
+
+
+class QuantizedTableAdd(nn.Module):
+    """Adds a constant table (positions) that is fake-quantized with one scale."""
+
+    def __init__(self, table: Tensor, bits: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table.clone())
+        self.quantizer = ActivationQuantizer(bits, signed=True)
+        self.quantizer.calibrate(sample_of(table))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, sequence, features) -> the same."""
+        return x + self.quantizer(self.table[: x.shape[1]])
+
+
+class QuantizedCodes(nn.Module):
+    """Code embedding: the sum of one row from each of a few books, named by the token's codes.
+
+    Args:
+        codes: int64 (vocabulary, digits), each in [0, depth).
+        books: float32 (digits, depth, features).
+        bits: width of the books' integers.
+    """
+
+    def __init__(self, codes: Tensor, books: Tensor, bits: int) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes)
+        self.books = nn.Parameter(books.clone())
+        self.quantizer = WeightQuantizer(self.matrix(), bits)
+
+    def matrix(self) -> Tensor:
+        """The books as one fully connected layer over concatenated one-hot codes: (features, digits * depth)."""
+        return self.books.flatten(0, 1).T
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """int64 (batch, sequence) -> (batch, sequence, features)."""
+        assert isinstance(self.codes, Tensor)
+        depth = self.books.shape[1]
+        rows = self.codes[ids] + torch.arange(self.codes.shape[1]) * depth
+        return F.embedding(rows, self.quantizer(self.matrix()).T).sum(-2)
+
+
+class QuantizedStudent(NetworkModule):
+    """A folded network in the form in which it is deployed, trainable.
+
+    Args:
+        network: folded (no BatchNorm).
+        bits: widths of weights and activations.
+    """
+
+    def __init__(self, network: Network, bits: Bits) -> None:
+        overrides: dict[str, nn.Module] = {}
+        observe: dict[str, nn.Module] = {}
+        readers = network.consumers()
+        for site in network.sites:
+            module = _override(network, site, bits)
+            if module is not None:
+                overrides[site.name] = module
+            fused = site.op is Op.LINEAR and [r.op for r in readers[site.name]] == [Op.RELU]
+            if not fused and site.op not in (Op.MEAN_POOL, Op.SELECT):
+                observe[site.name] = ActivationQuantizer(bits.activations, signed=site.op is not Op.RELU)
+        super().__init__(network, overrides, observe)
+        for site in network.sites:
+            for key in site.parameters.values():
+                if site.name in overrides:
+                    del self.values[key.replace(".", "|")]
+                else:
+                    self.values[key.replace(".", "|")].requires_grad_(False)
+
+    def observer(self, site: str) -> ActivationQuantizer | None:
+        """The quantizer of a site's result."""
+        found = self.observe[site.replace(".", "|")] if site.replace(".", "|") in self.observe else None
+        return found if isinstance(found, ActivationQuantizer) else None
+
+    def override(self, site: str) -> nn.Module:
+        """The module that computes a site."""
+        return self.overrides[site.replace(".", "|")]
+
+    @torch.no_grad()
+    def calibrate(self, batches: list[Mapping[str, Tensor]]) -> None:
+        """Set every activation step from float runs over some batches."""
+        samples: dict[str, list[Tensor]] = {name: [] for name in self.observe}
+        attentions = [m for m in self.overrides.values() if isinstance(m, QuantizedAttention)]
+        quantizers = dict(self.observe.items())
+        for attention in attentions:
+            attention.calibrating = True
+        for name in quantizers:
+            self.observe[name] = nn.Identity()
+        for batch in batches:
+            values = self.forward(batch)
+            valid = batch["attention_mask"].bool()
+            for name, kept in samples.items():
+                value = values[name.replace("|", ".")]
+                kept.append(sample_of(value[valid] if value.dim() == 3 else value))
+        for name, quantizer in quantizers.items():
+            self.observe[name] = quantizer
+            assert isinstance(quantizer, ActivationQuantizer)
+            quantizer.calibrate(torch.cat(samples[name]))
+        for attention in attentions:
+            attention.calibrating = False
+            attention.scores.calibrate(torch.cat(attention.sample))
+            attention.sample = []
+
+
+def _override(network: Network, site: Site, bits: Bits) -> nn.Module | None:
+    if site.op is Op.LINEAR:
+        return QuantizedLinear(
+            network.parameter(site, "weight"), network.parameter(site, "bias"), bits.weights
+        )
+    if site.op is Op.ATTENTION:
+        bias = network.parameter(site, "bias") if "bias" in site.parameters else None
+        return QuantizedAttention(
+            int(site.attributes["heads"]), float(site.attributes["scale"]), bits.activations, bias
+        )
+    if site.op is Op.ADD and len(site.inputs) == 1:
+        return QuantizedTableAdd(network.parameter(site, "table"), bits.activations)
+    if site.op is Op.EMBEDDING and "codes" in site.parameters:
+        codes, books = network.parameter(site, "codes"), network.parameter(site, "books")
+        return QuantizedCodes(codes.long(), books, bits.weights)
+    return None

@@ -1,0 +1,112 @@
+"""What the attention mask, position tables and other by-products of a captured graph amount to.
+
+Libraries write masks and position indices in dozens of ways, and rewrite them in every release.
+Instead of matching their operators, the values are computed on probe inputs and recognised by what
+they are: a constant, or the padding mask of the keys. Anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+NEGLIGIBLE = -1e3
+"""An additive mask at or below this value removes its key."""
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph up to the last wanted node and keeps the values of those nodes."""
+
+    def __init__(self, module: fx.GraphModule, wanted: Sequence[fx.Node]) -> None:
+        super().__init__(module)
+        self.wanted = set(wanted)
+        self.recorded: dict[fx.Node, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        if n.op == "call_module" and n.name.startswith("_guards"):
+            return None
+        value = super().run_node(n)
+        if n in self.wanted and isinstance(value, Tensor):
+            self.recorded[n] = value.detach().clone()
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One set of probe inputs, (batch, sequence) int64 each."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+    def inputs(self, names: Sequence[str]) -> list[Tensor]:
+        values: Mapping[str, Tensor] = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        return [values[name] for name in names]
+
+
+def make_probes(vocabulary: int, sequence: int, *, padding: int | None) -> tuple[Probe, Probe, Probe]:
+    """Two full probes of different tokens at `sequence`, and a short padded one (3, 8)."""
+    generator = torch.Generator().manual_seed(0)
+    allowed = torch.tensor([i for i in range(vocabulary) if i != padding])
+
+    def tokens(batch: int, length: int) -> Tensor:
+        return allowed[torch.randint(len(allowed), (batch, length), generator=generator)]
+
+    def full(batch: int) -> Probe:
+        ids = tokens(batch, sequence)
+        return Probe(ids, torch.ones_like(ids))
+
+    padded = torch.ones(3, 8, dtype=torch.int64)
+    padded[1, 5:] = 0
+    padded[2, 2:] = 0
+    ids = tokens(3, 8)
+    if padding is not None:
+        ids[padded == 0] = padding
+    return full(2), full(2), Probe(ids, padded)
+
+
+@torch.no_grad()
+def record(
+    module: fx.GraphModule, names: Sequence[str], probe: Probe, wanted: Sequence[fx.Node]
+) -> dict[fx.Node, Tensor]:
+    """The values that the wanted nodes take on a probe."""
+    recorder = _Recorder(module, wanted)
+    recorder.run(*probe.inputs(names))
+    return recorder.recorded
+
+
+def constant_of(first: Tensor, second: Tensor) -> Tensor | None:
+    """The value common to two probes and all their rows, without the batch axis; None if it varies."""
+    if first.shape != second.shape or not torch.equal(first, second):
+        return None
+    if first.dim() and first.shape[0] > 1:
+        if not torch.equal(first, first[:1].expand_as(first)):
+            return None
+        return first[0]
+    return first[0] if first.dim() and first.shape[0] == 1 else first
+
+
+def is_key_padding(mask: Tensor, attention_mask: Tensor) -> bool:
+    """Whether a mask given to attention, (batch, 1 or heads, queries, keys), is the padding of the keys.
+
+    Only rows of valid queries count: what a padded token attends to reaches nobody.
+    """
+    keep = mask if mask.dtype == torch.bool else mask > NEGLIGIBLE
+    if mask.dtype != torch.bool and not torch.all((mask == 0) | (mask <= NEGLIGIBLE)):
+        return False
+    batch, keys = attention_mask.shape
+    try:
+        keep = keep.expand(batch, keep.shape[1], keys, keys)
+    except RuntimeError:
+        return False
+    wanted = attention_mask.bool()[:, None, None, :].expand_as(keep)
+    valid = attention_mask.bool()[:, None, :, None].expand_as(keep)
+    return bool(torch.equal(keep & valid, wanted & valid))
+
+
+def without_padding(mask: Tensor, attention_mask: Tensor) -> Tensor:
+    """An additive mask with the entries of padded keys set to 0 (what is left is a bias)."""
+    padded = ~attention_mask.bool()[:, None, None, :]
+    return torch.where(padded.expand_as(mask), torch.zeros((), dtype=mask.dtype), mask)

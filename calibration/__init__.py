@@ -1,0 +1,1 @@
+"""Unlabelled data, ranges, learned steps and the arithmetic of quantization."""

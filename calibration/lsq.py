@@ -1,0 +1,114 @@
+"""Learned step sizes (LSQ, arXiv 1902.08153, equations 1 to 5) for activations and weights.
+
+q = clamp(round(x / s), low, high), y = q * s. The gradient passes to x where x / s is inside the range;
+ds = q outside, q - x / s inside, scaled by 1 / sqrt(n * high) as in the paper.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from archnet.calibration.observers import best_scale, best_scales
+
+SAMPLED = 16
+"""The gradient of an activation's step is taken from every 16th token: it is a mean over millions."""
+
+
+class _ActivationStep(torch.autograd.Function):
+    """Per-tensor fake quantization; saves a mask, not the input, and samples the step's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+        y, inside = torch.ops.aten.fake_quantize_per_tensor_affine_cachemask(x, float(step), 0, low, high)
+        rows = x.reshape(-1, x.shape[-1])[::SAMPLED]
+        ctx.save_for_backward(inside, rows, step)
+        ctx.range = (low, high)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (grad,) = grads
+        inside, rows, step = ctx.saved_tensors
+        low, high = ctx.range
+        scaled = rows / step
+        rounded = scaled.round().clamp_(low, high)
+        within = (scaled >= low) & (scaled <= high)
+        slope = torch.where(within, rounded - scaled, rounded)
+        sample = grad.reshape(-1, grad.shape[-1])[::SAMPLED]
+        total = (sample * slope).sum() * (grad.numel() / sample.numel())
+        return grad * inside, (total / (grad.numel() * high) ** 0.5).reshape(()), None, None
+
+
+class _WeightStep(torch.autograd.Function):
+    """Per-channel (axis 0) symmetric fake quantization of a matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, step: Tensor, high: int) -> Tensor:
+        scaled = weight / step[:, None]
+        rounded = scaled.round().clamp_(-high, high)
+        ctx.save_for_backward(scaled, rounded)
+        ctx.high = high
+        return rounded * step[:, None]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
+        scaled, rounded = ctx.saved_tensors
+        within = scaled.abs() <= ctx.high
+        slope = torch.where(within, rounded - scaled, rounded)
+        total = (grad * slope).sum(1) / (grad.shape[1] * ctx.high) ** 0.5
+        return grad * within, total, None
+
+
+class ActivationQuantizer(nn.Module):
+    """Fake quantization of an activation with one learned step.
+
+    Args:
+        bits: width of the integers.
+        signed: [-2**(b-1), 2**(b-1) - 1]; else [0, 2**b - 1].
+        least: the step never falls below this (attention scores: masked keys must vanish).
+    """
+
+    def __init__(self, bits: int, *, signed: bool, least: float = 1e-8) -> None:
+        super().__init__()
+        self.low, self.high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        self.bits, self.signed, self.least = bits, signed, least
+        self.step = nn.Parameter(torch.tensor(1.0))
+
+    @torch.no_grad()
+    def calibrate(self, sample: Tensor) -> None:
+        """Set the step that gives a sample of values the least squared error."""
+        self.step.fill_(max(best_scale(sample, self.low, self.high), self.least))
+
+    @property
+    def scale(self) -> float:
+        """The step as it is used: positive and not below `least`."""
+        return max(float(self.step.detach()), self.least)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape with features last -> the same, float32."""
+        step = self.step.clamp_min(self.least)
+        y: Tensor = _ActivationStep.apply(x.float(), step, self.low, self.high)
+        return y
+
+
+class WeightQuantizer(nn.Module):
+    """Fake quantization of a (channels, inputs) matrix with a learned step a channel."""
+
+    def __init__(self, weight: Tensor, bits: int) -> None:
+        super().__init__()
+        self.bits, self.high = bits, 2 ** (bits - 1) - 1
+        self.step = nn.Parameter(best_scales(weight.detach(), self.high))
+
+    @property
+    def scale(self) -> Tensor:
+        """(channels,) float32, positive."""
+        return self.step.detach().abs().clamp_min(1e-8)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(channels, inputs) float32 -> the same."""
+        y: Tensor = _WeightStep.apply(weight, self.step.abs().clamp_min(1e-8), self.high)
+        return y

@@ -1,0 +1,206 @@
+"""Folds every BatchNorm of a distilled network into its neighbours; nothing of it is left.
+
+Each value of the network is kept as `value = weight * carrier + bias` (per channel), where the carrier
+is what the folded network computes. Fully connected layers that read the value take weight and bias
+in; at a residual Add the weight is divided out of the branch's last fully connected layer and the
+biases move into its own bias, so that the stream itself is a plain sum. What is left at an output
+becomes the output's dequantization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from archnet.errors import ArchNetError
+from archnet.network import Network, Site
+from archnet.operators import Op
+
+SMALLEST_GAIN = 1e-3
+"""Gains below this share of their median are raised to it before they are divided by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """value = weight * carrier + bias, per channel; None stands for 1 and 0."""
+
+    carrier: str
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the value is the carrier itself."""
+        return self.weight is None and self.bias is None
+
+    def apply(self, carrier: Tensor) -> Tensor:
+        """The value, from the carrier's (..., features)."""
+        if self.weight is not None:
+            carrier = carrier * self.weight
+        return carrier if self.bias is None else carrier + self.bias
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """A network without BatchNorm, and what its sites stand for in the unfolded one.
+
+    Attributes:
+        network: fully connected, Add, attention, ReLU, pooling, Gather only.
+        values: site of the unfolded network -> affine of a site of the folded one.
+    """
+
+    network: Network
+    values: Mapping[str, Affine]
+
+
+@dataclass
+class _Folder:
+    source: Network
+    sites: list[Site] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Affine] = field(default_factory=dict)
+
+    def run(self) -> Folded:
+        for name in self.source.inputs:
+            self.values[name] = Affine(name)
+        for site in self.source.sites:
+            handler = _HANDLERS.get(site.op, _keep)
+            handler(self, site)
+        outputs = {name: self.values[site].carrier for name, site in self.source.outputs.items()}
+        network = replace(self.source, sites=tuple(self.sites), tensors=self.tensors, outputs=outputs)
+        return Folded(_scaled_queries(network), dict(self.values))
+
+    def emit(self, site: Site, inputs: tuple[str, ...], value: Affine | None = None) -> None:
+        self.sites.append(replace(site, inputs=inputs))
+        self.tensors |= {key: self.source.tensors[key] for key in site.parameters.values()}
+        self.values[site.name] = value or Affine(site.name)
+
+    def producer(self, name: str) -> Site | None:
+        """The fully connected site that alone feeds this carrier, if its weights may be changed."""
+        for site in self.sites:
+            if site.name == name and site.op is Op.LINEAR:
+                return site if len(self.source.consumers()[name]) == 1 else None
+        return None
+
+
+def _keep(folder: _Folder, site: Site) -> None:
+    """An operator that is not linear: what it reads must be plain."""
+    for name in site.inputs:
+        if not folder.values[name].plain:
+            raise ArchNetError(
+                f"{site.name} ({site.op}) reads a norm directly, and a norm can only fold into a fully connected layer",
+                fix="add a converter for this pattern (docs/add_a_converter.md)",
+            )
+    folder.emit(site, tuple(folder.values[name].carrier for name in site.inputs))
+
+
+def _batch_norm(folder: _Folder, site: Site) -> None:
+    before = folder.values[site.inputs[0]]
+    gain, shift = folder.source.parameter(site, "weight"), folder.source.parameter(site, "bias")
+    weight = gain if before.weight is None else before.weight * gain
+    bias = shift if before.bias is None else before.bias * gain + shift
+    folder.values[site.name] = Affine(before.carrier, weight, bias)
+
+
+def _linear(folder: _Folder, site: Site) -> None:
+    before = folder.values[site.inputs[0]]
+    folder.emit(site, (before.carrier,))
+    weight, bias = folder.source.parameter(site, "weight"), folder.source.parameter(site, "bias")
+    if before.bias is not None:
+        bias = bias + weight @ before.bias
+    if before.weight is not None:
+        weight = weight * before.weight
+    folder.tensors[site.parameters["weight"]] = weight.contiguous()
+    folder.tensors[site.parameters["bias"]] = bias.contiguous()
+
+
+def _add(folder: _Folder, site: Site) -> None:
+    if len(site.inputs) == 1:
+        _add_table(folder, site)
+        return
+    left, right = (folder.values[name] for name in site.inputs)
+    if left.plain and right.plain:
+        folder.emit(site, (left.carrier, right.carrier))
+        return
+    stream, branch = (right, left) if left.plain else (left, right)
+    producer = folder.producer(branch.carrier)
+    if not branch.plain or producer is None:
+        raise ArchNetError(
+            f"{site.name} (Add) joins two normalised tensors, which no plain integer Add can",
+            fix="add a converter for this pattern (docs/add_a_converter.md)",
+        )
+    key_w, key_b = producer.parameters["weight"], producer.parameters["bias"]
+    bias = folder.tensors[key_b] if stream.bias is None else folder.tensors[key_b] + stream.bias
+    gain = None if stream.weight is None else safe_gain(stream.weight)
+    if gain is not None:
+        folder.tensors[key_w] = folder.tensors[key_w] / gain[:, None]
+        bias = bias / gain
+    folder.tensors[key_b] = bias
+    folder.emit(site, (stream.carrier, branch.carrier), Affine(site.name, gain))
+
+
+def _add_table(folder: _Folder, site: Site) -> None:
+    """Constant tables (positions, token types) that follow each other become one."""
+    before = folder.values[site.inputs[0]]
+    table = folder.source.parameter(site, "table")
+    last = folder.sites[-1] if folder.sites else None
+    if before.weight is not None:
+        table = table / safe_gain(before.weight)
+    if last is not None and last.name == before.carrier and last.op is Op.ADD and len(last.inputs) == 1:
+        folder.tensors[last.parameters["table"]] = folder.tensors[last.parameters["table"]] + table
+        folder.values[site.name] = before
+        return
+    folder.emit(site, (before.carrier,), Affine(site.name, before.weight, before.bias))
+    folder.tensors[site.parameters["table"]] = table
+
+
+def _linear_in_tokens(folder: _Folder, site: Site) -> None:
+    """Pooling and selection of tokens commute with a per-channel affine."""
+    before = folder.values[site.inputs[0]]
+    rest = tuple(folder.values[name].carrier for name in site.inputs[1:])
+    folder.emit(site, (before.carrier, *rest), Affine(site.name, before.weight, before.bias))
+
+
+def safe_gain(gain: Tensor) -> Tensor:
+    """A gain that can be divided by: tiny entries are raised, keeping their sign."""
+    least = SMALLEST_GAIN * gain.abs().median().clamp_min(1e-12)
+    return torch.where(gain.abs() < least, torch.where(gain < 0, -least, least), gain)
+
+
+def _scaled_queries(network: Network) -> Network:
+    """Move the 1/sqrt(width) of attention into the query's fully connected layer."""
+    readers = network.consumers()
+    tensors, sites = dict(network.tensors), list(network.sites)
+    for index, site in enumerate(sites):
+        if site.op is not Op.ATTENTION or site.attributes["scale"] == 1.0:
+            continue
+        query = network.site(site.inputs[0])
+        if query.op is not Op.LINEAR or len(readers[query.name]) != 1:
+            continue
+        for role in ("weight", "bias"):
+            tensors[query.parameters[role]] = tensors[query.parameters[role]] * float(
+                site.attributes["scale"]
+            )
+        sites[index] = replace(site, attributes={**site.attributes, "scale": 1.0})
+    return replace(network, sites=tuple(sites), tensors=tensors)
+
+
+_HANDLERS = {
+    Op.BATCH_NORM: _batch_norm,
+    Op.LINEAR: _linear,
+    Op.ADD: _add,
+    Op.MEAN_POOL: _linear_in_tokens,
+    Op.SELECT: _linear_in_tokens,
+}
+
+
+def fold(network: Network) -> Folded:
+    """Fold every BatchNorm of a network.
+
+    Raises:
+        ArchNetError: a norm is read by something that it cannot fold into.
+    """
+    return _Folder(network).run()
