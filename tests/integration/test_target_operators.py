@@ -7,6 +7,7 @@ target's runtime. Softmax on ONNX Runtime is computed in float and may differ by
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ import pytest
 from numpy.typing import NDArray
 
 from archnet.backends.onnxruntime import OnnxRuntimeBackend
+from archnet.backends.tvm import TvmBackend
 from archnet.export.onnx import build_onnx
+from archnet.export.tvm import compile_tvm
 from archnet.graph import GraphOutput, QuantizedGraph
 from archnet.operators import Op
 from archnet.reference import execute
@@ -88,3 +91,13 @@ def test_onnxruntime_gives_the_reference_integers(op: Op) -> None:
     assert found.shape == expected.shape
     difference = np.abs(found - expected)
     assert difference.max() <= (1 if op is Op.SOFTMAX else 0)
+
+
+@pytest.mark.parametrize("op", node_operators("tvm"), ids=str)
+def test_tvm_gives_the_reference_integers(op: Op, tmp_path: Path) -> None:
+    graph = alone(op)
+    feeds = random_feeds(graph)
+    compile_tvm(graph, tmp_path)
+    found = TvmBackend(graph, tmp_path, threads=1).run(feeds)["y"]
+    expected = execute(graph, feeds)[graph.outputs[0].tensor]
+    np.testing.assert_array_equal(found, expected)
