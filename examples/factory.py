@@ -32,14 +32,15 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (batch, sequence, WIDTH), mask bool (batch, 1, 1, sequence) -> like x."""
         batch, sequence, _ = x.shape
-        heads = [
+        query, key, value = (
             part(x).view(batch, sequence, HEADS, WIDTH // HEADS).transpose(1, 2)
             for part in (self.query, self.key, self.value)
-        ]
-        context = functional.scaled_dot_product_attention(*heads, attn_mask=mask)
+        )
+        context = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         context = context.transpose(1, 2).reshape(batch, sequence, WIDTH)
         x = self.norm_1(x + self.join(context))
-        return self.norm_2(x + self.down(functional.gelu(self.up(x))))
+        y: Tensor = self.norm_2(x + self.down(functional.gelu(self.up(x))))
+        return y
 
 
 class Encoder(nn.Module):

@@ -107,12 +107,13 @@ def test_embedding_forms_and_their_default(name: str, forms: tuple[str, ...]) ->
 
 @pytest.mark.parametrize("profile", list_profiles(), ids=lambda p: p.name)
 def test_every_entry_names_the_tool_its_version_and_what_it_was_given(profile: Profile) -> None:
-    entries = [*profile.operators.values(), *profile.absent.values()]
-    assert entries
-    for entry in entries:
-        assert entry.probe.tool
-        assert entry.probe.version[0].isdigit()
-        assert len(entry.probe.how) > 20
+    probes = [entry.probe for entry in profile.operators.values()]
+    probes += [entry.probe for entry in profile.absent.values()]
+    assert probes
+    for probe in probes:
+        assert probe.tool
+        assert probe.version[0].isdigit()
+        assert len(probe.how) > 20
 
 
 @pytest.mark.parametrize("profile", list_profiles(), ids=lambda p: p.name)
