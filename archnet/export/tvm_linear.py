@@ -1,0 +1,194 @@
+"""The fully connected layer in TensorIR: packed weights, register tiles, exact int32 requantization."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from archnet.export.tvm_isa import GENERIC, Isa, pack_weights, product_tile
+from archnet.export.tvm_tir import (
+    Buffer,
+    Expr,
+    KernelBuilder,
+    ceil_div,
+    convert,
+    i64,
+    load,
+    local,
+    parallel,
+    product,
+    ramp,
+    requantize,
+    saturation_limit,
+    serial,
+    store,
+    unflatten,
+)
+from archnet.graph import Dim, TensorSpec
+
+# Rows that a task works on: their activations stay in the second-level cache, and the tile's rows
+# (4, 6, 8 or 12) divide it.
+_TASK_ROWS = 48
+
+# Least columns of a task, so that a small batch is still divided among the threads.
+_TASK_COLUMNS = 128
+
+_BIAS, _MULTIPLIER, _LIMIT = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearForm:
+    """What a kernel is specialised for; layers of the same form share one kernel.
+
+    Attributes:
+        lead: the axes before the last.
+        depth, columns: K and N of the weights (N, K).
+        bounds: least and greatest output.
+    """
+
+    isa: Isa
+    lead: tuple[Dim, ...]
+    depth: int
+    columns: int
+    input_dtype: str
+    output_dtype: str
+    bounds: tuple[int, int]
+
+    @classmethod
+    def of(cls, isa: Isa, x: TensorSpec, weight: NDArray[Any], output: TensorSpec) -> LinearForm:
+        """The form of a layer."""
+        columns, depth = weight.shape
+        fitting = isa if depth % isa.depth == 0 else GENERIC
+        return cls(fitting, x.shape[:-1], depth, columns, x.dtype, output.dtype, output.range)
+
+    @property
+    def width(self) -> int:
+        """Columns of a tile."""
+        return self.isa.tile(self.columns)[0] * self.isa.lanes
+
+    @property
+    def blocks(self) -> int:
+        """Tiles across, the padded one included."""
+        return math.ceil(self.columns / self.width)
+
+    @property
+    def parameters(self) -> list[tuple[tuple[Dim, ...], str]]:
+        """Shape and dtype of x, packed weights, columns and y."""
+        isa = self.isa
+        packed = (self.blocks, self.depth // isa.depth, self.width // isa.lanes, isa.lanes * isa.depth)
+        return [
+            ((*self.lead, self.depth), self.input_dtype),
+            (packed, "int8"),
+            ((3, self.blocks * self.width), "int32"),
+            ((*self.lead, self.columns), self.output_dtype),
+        ]
+
+
+def pack_linear(
+    form: LinearForm, weight: NDArray[Any], bias: NDArray[Any], multiplier: NDArray[Any]
+) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+    """The constants that the kernel reads: packed weights and (3, padded N) bias, multiplier, limit."""
+    isa = form.isa
+    sums = weight.astype(np.int64).sum(axis=1)
+    moved = bias + 128 * isa.flip_sign(form.input_dtype) * sums
+    limits = [saturation_limit(int(m), form.bounds) for m in multiplier]
+    columns = np.zeros((3, form.blocks * form.width), dtype=np.int32)
+    # Wrapping around is harmless here: the accumulator wraps back, its final value fits.
+    columns[_BIAS, : form.columns] = moved.astype(np.int32)
+    columns[_MULTIPLIER, : form.columns] = multiplier
+    columns[_LIMIT, : form.columns] = limits
+    return pack_weights(isa, weight, isa.tile(form.columns)[0]), columns
+
+
+def linear_kernel(form: LinearForm, name: str) -> Any:
+    """PrimFunc (x, packed weights, columns) -> y.
+
+    Rows are divided into tasks of _TASK_ROWS, columns into groups; a task runs over its tiles of
+    columns, and for each over its tiles of rows, so that the tile's weights stay in the first-level
+    cache. The last tile of rows repeats the last row where rows are missing.
+    """
+    builder = KernelBuilder(name)
+    with builder.body(form.parameters) as buffers:
+        kernel = _Linear(form, builder, buffers)
+        rows = kernel.rows
+        full = form.columns // form.width
+        padded = full < form.blocks
+        groups = 1 if padded else _groups(full, form.width)
+        with parallel(ceil_div(rows, _TASK_ROWS) * groups) as task:
+            first = task // groups * _TASK_ROWS
+            tiles = tirx.min(ceil_div(rows - first, kernel.tile_rows), i64(_TASK_ROWS // kernel.tile_rows))
+            if full:
+                with serial(full // groups) as block, serial(tiles) as tile:
+                    kernel.tile(task % groups * (full // groups) + block, first + tile * kernel.tile_rows)
+            if padded:
+                with serial(tiles) as tile:
+                    kernel.tile(i64(full), first + tile * kernel.tile_rows, form.columns - full * form.width)
+    return builder.function
+
+
+def _groups(blocks: int, width: int) -> int:
+    return max(
+        g
+        for g in range(1, blocks + 1)
+        if blocks % g == 0 and (g == 1 or blocks // g * width >= _TASK_COLUMNS)
+    )
+
+
+class _Linear:
+    """The parameters of the kernel, and one tile of its work."""
+
+    def __init__(self, form: LinearForm, builder: KernelBuilder, buffers: Sequence[Buffer]) -> None:
+        self.form = form
+        self.vectors, self.tile_rows = form.isa.tile(form.columns)
+        self.x, self.weights, self.columns, self.y = buffers
+        self.lead = [builder.size(dim) for dim in form.lead]
+        self.rows = product(self.lead)
+
+    def tile(self, block: Expr, first: Expr, columns: int | None = None) -> None:
+        """Rows from `first` on, columns of `block`; `columns`: how many of a padded block."""
+        isa, dtype = self.form.isa, self.form.input_dtype
+        rows = [unflatten(tirx.min(first + r, self.rows - 1), self.lead) for r in range(self.tile_rows)]
+        starts = [(block * self.vectors + v) * isa.lanes for v in range(self.vectors)]
+
+        def column(kind: int, v: int) -> Expr:
+            return load(self.columns, kind, ramp(starts[v], isa.lanes))
+
+        sums = product_tile(
+            isa,
+            self.form.depth // isa.depth,
+            [[column(_BIAS, v) for v in range(self.vectors)] for _ in rows],
+            lambda r, step: isa.operand(
+                self.x, *rows[r], step * isa.depth, dtype=dtype, flips=isa.flips(dtype)
+            ),
+            lambda step, v: load(self.weights, block, step, v, ramp(0, isa.lanes * isa.depth)),
+        )
+        for r, row in enumerate(rows):
+            for v in range(self.vectors):
+                value = requantize(
+                    sums[r][v], column(_MULTIPLIER, v), column(_LIMIT, v), self.form.bounds, isa.lanes
+                )
+                valid = isa.lanes if columns is None else min(max(columns - v * isa.lanes, 0), isa.lanes)
+                store_vector(self.y, value, self.form.output_dtype, isa.lanes, valid, *row, starts[v])
+
+
+def store_vector(
+    buffer: Buffer, value: Expr, dtype: str, lanes: int, valid: int, *indices: Expr | int
+) -> None:
+    """Store the first `valid` lanes of a vector of int32 as `dtype`, in pieces of powers of two."""
+    narrow = convert(value, dtype, lanes)
+    if valid == lanes:
+        store(buffer, narrow, *indices[:-1], ramp(indices[-1], lanes))
+        return
+    spare = local((lanes,), dtype)
+    store(spare, narrow, ramp(0, lanes))
+    done = 0
+    while done < valid:
+        piece = 2 ** int(math.log2(valid - done))
+        store(buffer, load(spare, ramp(done, piece)), *indices[:-1], ramp(indices[-1] + done, piece))
+        done += piece

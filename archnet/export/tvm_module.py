@@ -1,0 +1,130 @@
+"""QuantizedGraph -> integer Relax module: one call of a TensorIR kernel a node, sizes symbolic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from tvm import relax, tirx
+
+from archnet.errors import ArchNetError
+from archnet.export.tvm_isa import Isa
+from archnet.export.tvm_linear import LinearForm, linear_kernel, pack_linear
+from archnet.export.tvm_operators import OPERATORS, Operand, operator_kernel
+from archnet.graph import Dim, Node, QuantizedGraph, TensorSpec
+from archnet.operators import Op
+
+ENTRY = "main"
+"""The function of the library: graph.inputs in order -> `result_names` in order."""
+
+
+def result_names(graph: QuantizedGraph, *, tensors: bool) -> tuple[str, ...]:
+    """The tensors that the library returns: the outputs', or every activation."""
+    if tensors:
+        return tuple(node.output for node in graph.nodes)
+    return tuple(dict.fromkeys(output.tensor for output in graph.outputs))
+
+
+def build_module(graph: QuantizedGraph, isa: Isa, *, tensors: bool = False) -> Any:
+    """The Relax module of a graph.
+
+    Args:
+        isa: what the fast kernels are built on.
+        tensors: return every activation. Nothing is fused then, so that each exists.
+    """
+    return _ModuleBuilder(graph, isa, tensors=tensors).build()
+
+
+class _ModuleBuilder:
+    def __init__(self, graph: QuantizedGraph, isa: Isa, *, tensors: bool) -> None:
+        self._graph = graph
+        self._isa = isa
+        self._tensors = tensors
+        self._relax = relax.BlockBuilder()
+        self._dims = {dim: tirx.Var(dim, "int64") for dim in ("batch", "sequence")}
+        self._kernels: dict[Hashable, Any] = {}
+        self._constants: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
+
+    def build(self) -> Any:
+        """Emit every node and return the IRModule."""
+        parameters = [relax.Var(_identifier(spec.name), self._type(spec)) for spec in self._graph.inputs]
+        for spec, parameter in zip(self._graph.inputs, parameters, strict=True):
+            self._values[spec.name] = parameter
+        with self._relax.function(ENTRY, parameters):
+            with self._relax.dataflow():
+                for node in self._graph.nodes:
+                    self._values[node.output] = self._node(node)
+                names = result_names(self._graph, tensors=self._tensors)
+                results = self._relax.emit_output(relax.Tuple([self._values[name] for name in names]))
+            self._relax.emit_func_output(results)
+        return self._relax.get()
+
+    def _node(self, node: Node) -> Any:
+        output = self._graph.tensors[node.output]
+        if node.op is Op.RESHAPE:
+            sizes = relax.ShapeExpr([self._size(dim) for dim in output.shape])
+            return self._relax.emit(relax.op.reshape(self._values[node.inputs[0]], sizes))
+        if node.op is Op.LINEAR:
+            return self._linear(node, output)
+        if node.op not in OPERATORS:
+            raise ArchNetError(
+                f"{node.name}: the TVM exporter has no kernel for {node.op}",
+                fix="export with --format onnx, or add it to archnet/export/tvm_operators.py",
+            )
+        operands = tuple(self._operand(name) for name in node.inputs)
+        key = (
+            node.op,
+            operands,
+            output.shape,
+            output.dtype,
+            output.bits,
+            tuple(sorted(node.attributes.items())),
+        )
+        inputs = [self._value(name) for name in node.inputs]
+        return self._call(
+            key, node.op, lambda name: operator_kernel(node, operands, output, name), inputs, output
+        )
+
+    def _linear(self, node: Node, output: TensorSpec) -> Any:
+        weight, bias, multiplier = (self._graph.constants[name] for name in node.inputs[1:4])
+        form = LinearForm.of(self._isa, self._graph.tensors[node.inputs[0]], weight, output)
+        packed = pack_linear(form, weight, bias, multiplier)
+        inputs = [self._values[node.inputs[0]], *(relax.const(array) for array in packed)]
+        return self._call(form, node.op, lambda name: linear_kernel(form, name), inputs, output)
+
+    def _call(
+        self, key: Hashable, op: Op, kernel: Callable[[str], Any], inputs: Sequence[Any], output: TensorSpec
+    ) -> Any:
+        """Call the kernel of this key, which is made at its first use."""
+        if key not in self._kernels:
+            name = f"{op.value.lower()}_{len(self._kernels)}"
+            self._kernels[key] = self._relax.add_func(kernel(name), name)
+        return self._relax.emit(
+            relax.call_tir(self._kernels[key], relax.Tuple(list(inputs)), self._type(output))
+        )
+
+    def _operand(self, name: str) -> Operand:
+        if name in self._graph.tensors:
+            spec = self._graph.tensors[name]
+            return Operand(spec.shape, spec.dtype, spec.bits)
+        value = self._graph.constants[name]
+        return Operand(value.shape, str(value.dtype))
+
+    def _value(self, name: str) -> Any:
+        if name in self._values:
+            return self._values[name]
+        if name not in self._constants:
+            self._constants[name] = relax.const(np.ascontiguousarray(self._graph.constants[name]))
+        return self._constants[name]
+
+    def _size(self, dim: Dim) -> Any:
+        return self._dims[dim] if isinstance(dim, str) else tirx.IntImm("int64", dim)
+
+    def _type(self, spec: TensorSpec) -> Any:
+        return relax.TensorType([self._size(dim) for dim in spec.shape], spec.dtype)
+
+
+def _identifier(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)
