@@ -326,7 +326,7 @@ def reshape(t: Translator, node: fx.Node) -> Known:
     raise Unknown(f"a reshape from {found.layout} {before} to {after}")
 
 
-PERMUTED = {
+PERMUTED: dict[tuple[str, tuple[int, ...]], str] = {
     ("split", (0, 2, 1, 3)): "heads",
     ("heads", (0, 2, 1, 3)): "split",
     ("heads", (0, 1, 3, 2)): "heads_t",

@@ -103,7 +103,8 @@ def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tens
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(batch, sequence, features) -> (batch, heads, sequence, width)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, sequence, features = x.shape
+    return x.reshape(batch, sequence, heads, features // heads).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,8 @@ class QuantizedTableAdd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, sequence, features) -> the same."""
-        return x + self.quantizer(self.table[: x.shape[1]])
+        rows: Tensor = self.quantizer(self.table[: x.shape[1]])
+        return x + rows
 
 
 class QuantizedCodes(nn.Module):
@@ -95,6 +96,7 @@ class QuantizedCodes(nn.Module):
 
     def __init__(self, codes: Tensor, books: Tensor, bits: int) -> None:
         super().__init__()
+        self.codes: Tensor
         self.register_buffer("codes", codes)
         self.books = nn.Parameter(books.clone())
         self.quantizer = WeightQuantizer(self.matrix(), bits)
@@ -105,7 +107,6 @@ class QuantizedCodes(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """int64 (batch, sequence) -> (batch, sequence, features)."""
-        assert isinstance(self.codes, Tensor)
         depth = self.books.shape[1]
         rows = self.codes[ids] + torch.arange(self.codes.shape[1]) * depth
         return F.embedding(rows, self.quantizer(self.matrix()).T).sum(-2)
@@ -148,7 +149,7 @@ class QuantizedStudent(NetworkModule):
         return self.overrides[site.replace(".", "|")]
 
     @torch.no_grad()
-    def calibrate(self, batches: list[Mapping[str, Tensor]]) -> None:
+    def calibrate(self, batches: Sequence[Mapping[str, Tensor]]) -> None:
         """Set every activation step from float runs over some batches."""
         samples: dict[str, list[Tensor]] = {name: [] for name in self.observe}
         attentions = [m for m in self.overrides.values() if isinstance(m, QuantizedAttention)]

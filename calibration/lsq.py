@@ -22,6 +22,7 @@ class _ActivationStep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+        y: Tensor
         y, inside = torch.ops.aten.fake_quantize_per_tensor_affine_cachemask(x, float(step), 0, low, high)
         rows = x.reshape(-1, x.shape[-1])[::SAMPLED]
         ctx.save_for_backward(inside, rows, step)
@@ -74,7 +75,8 @@ class ActivationQuantizer(nn.Module):
 
     def __init__(self, bits: int, *, signed: bool, least: float = 1e-8) -> None:
         super().__init__()
-        self.low, self.high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        self.low = -(2 ** (bits - 1)) if signed else 0
+        self.high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         self.bits, self.signed, self.least = bits, signed, least
         self.step = nn.Parameter(torch.tensor(1.0))
 
@@ -91,7 +93,7 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape with features last -> the same, float32."""
         step = self.step.clamp_min(self.least)
-        y: Tensor = _ActivationStep.apply(x.float(), step, self.low, self.high)
+        y: Tensor = _ActivationStep.apply(x.float(), step, self.low, self.high)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -110,5 +112,5 @@ class WeightQuantizer(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """(channels, inputs) float32 -> the same."""
-        y: Tensor = _WeightStep.apply(weight, self.step.abs().clamp_min(1e-8), self.high)
+        y: Tensor = _WeightStep.apply(weight, self.step.abs().clamp_min(1e-8), self.high)  # type: ignore[no-untyped-call]
         return y

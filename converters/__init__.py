@@ -1,1 +1,25 @@
-"""Replacements: one file an operator, each from what a chip lacks to what it has."""
+"""Replacements: one file an operator, each from what a chip lacks to what it has.
+
+`CONVERTERS` is all there is: no registration, no discovery. Add a converter by adding it here
+(docs/add_a_converter.md).
+"""
+
+from __future__ import annotations
+
+from archnet.converters.activation import ActivationConverter
+from archnet.converters.base import Converter
+from archnet.converters.layer_norm import NormConverter
+from archnet.operators import Op
+
+CONVERTERS: tuple[Converter, ...] = (
+    NormConverter(Op.LAYER_NORM),
+    NormConverter(Op.RMS_NORM),
+    ActivationConverter(Op.GELU),
+    ActivationConverter(Op.SILU),
+    ActivationConverter(Op.TANH),
+)
+
+
+def converter_for(op: Op) -> Converter | None:
+    """The converter of an operator, or None."""
+    return next((c for c in CONVERTERS if c.source is op), None)

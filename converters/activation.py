@@ -7,12 +7,17 @@ nothing: the clamp at 0 of the layer before it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from archnet.converters.base import Replacement, TokenStatistics
 from archnet.converters.homotopy import Homotopy
+from archnet.network import Network, Site
+from archnet.operators import Op
 
 
 class SmoothToReLU(Homotopy):
@@ -29,3 +34,52 @@ class SmoothToReLU(Homotopy):
         if self.progress == 0.0:
             return self.smooth(x)
         return torch.lerp(self.smooth(x), F.relu(x), self.progress)
+
+
+class TanhToClip(Homotopy):
+    """tanh on its way to the hard tanh, min(max(x, -1), 1), which is what saturation at [-1, 1] computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise, any shape."""
+        if self.done:
+            return x.clamp(-1.0, 1.0)
+        return torch.lerp(torch.tanh(x), x.clamp(-1.0, 1.0), self.progress)
+
+
+class ActivationConverter:
+    """GELU, SiLU -> ReLU and tanh -> hard tanh, each fused into the fully connected layer before it."""
+
+    def __init__(self, source: Op) -> None:
+        self.source = source
+        self.result = Op.CLIP if source is Op.TANH else Op.RELU
+        self.needs: tuple[Op, ...] = (Op.LINEAR,) if source is Op.TANH else (Op.RELU,)
+        self.becomes = (
+            "hard tanh: the layer before it saturates at [-1, 1]"
+            if source is Op.TANH
+            else "ReLU, fused into the layer before it"
+        )
+
+    def rejects(self, site: Site, network: Network) -> str | None:
+        """The activation must follow a fully connected layer that nothing else reads."""
+        return follows_linear(site, network)
+
+    def build(self, site: Site, network: Network, statistics: TokenStatistics | None) -> Replacement:
+        """The blend at the activation's own site."""
+        approximate = str(site.attributes.get("approximate", "none"))
+        modules: dict[Op, Homotopy] = {
+            Op.GELU: SmoothToReLU(partial(F.gelu, approximate=approximate)),
+            Op.SILU: SmoothToReLU(F.silu),
+            Op.TANH: TanhToClip(),
+        }
+        new = replace(site, op=self.result, attributes={})
+        return Replacement((new,), {site.name: modules[self.source]})
+
+
+def follows_linear(site: Site, network: Network) -> str | None:
+    """Why an activation cannot be fused into the layer before it, or None."""
+    source = site.inputs[0]
+    if source in network.inputs or network.site(source).op is not Op.LINEAR:
+        return "it does not follow a fully connected layer"
+    if len(network.consumers()[source]) != 1:
+        return "the fully connected layer before it is read by other operators too"
+    return None

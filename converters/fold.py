@@ -19,6 +19,7 @@ from archnet.errors import ArchNetError
 from archnet.network import Network, Site
 from archnet.operators import Op
 
+ADD_ONE = "add a converter for this pattern (docs/add_a_converter.md)"
 SMALLEST_GAIN = 1e-3
 """Gains below this share of their median are raised to it before they are divided by."""
 
@@ -91,8 +92,8 @@ def _keep(folder: _Folder, site: Site) -> None:
     for name in site.inputs:
         if not folder.values[name].plain:
             raise ArchNetError(
-                f"{site.name} ({site.op}) reads a norm directly, and a norm can only fold into a fully connected layer",
-                fix="add a converter for this pattern (docs/add_a_converter.md)",
+                f"{site.name} ({site.op}) reads a norm directly; norms fold into fully connected layers only",
+                fix=ADD_ONE,
             )
     folder.emit(site, tuple(folder.values[name].carrier for name in site.inputs))
 
@@ -130,7 +131,7 @@ def _add(folder: _Folder, site: Site) -> None:
     if not branch.plain or producer is None:
         raise ArchNetError(
             f"{site.name} (Add) joins two normalised tensors, which no plain integer Add can",
-            fix="add a converter for this pattern (docs/add_a_converter.md)",
+            fix=ADD_ONE,
         )
     key_w, key_b = producer.parameters["weight"], producer.parameters["bias"]
     bias = folder.tensors[key_b] if stream.bias is None else folder.tensors[key_b] + stream.bias

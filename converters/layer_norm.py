@@ -16,10 +16,15 @@ everything else folds into fully connected layers.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
+from archnet.converters.base import Replacement, TokenStatistics
 from archnet.converters.homotopy import Homotopy
+from archnet.network import Network, Site
+from archnet.operators import Op
 
 
 class NormToBatchNorm(Homotopy):
@@ -74,3 +79,36 @@ class ResidualGain(Homotopy):
     def affine(self) -> tuple[Tensor, Tensor]:
         """(weight, bias), each (features,), at progress 1."""
         return self.alpha.detach().expand_as(self.bias).clone(), self.bias.detach().clone()
+
+
+class NormConverter:
+    """LayerNorm or RMSNorm -> BatchNorm; see the module's text."""
+
+    needs: tuple[Op, ...] = (Op.BATCH_NORM,)
+    becomes = "BatchNorm, folded into its neighbours"
+
+    def __init__(self, source: Op) -> None:
+        self.source = source
+
+    def rejects(self, site: Site, network: Network) -> str | None:
+        """A norm can be replaced wherever its parameters are constants, which capture made sure of."""
+        return None
+
+    def build(self, site: Site, network: Network, statistics: TokenStatistics | None) -> Replacement:
+        """Normalisation, the affine for layers that read it, and the one for residual Adds."""
+        assert statistics is not None
+        weight, bias = network.parameter(site, "weight"), network.parameter(site, "bias")
+        centred = self.source is Op.LAYER_NORM
+        mean = statistics.mean if centred else torch.zeros_like(statistics.mean)
+        core = Site(f"{site.name}.normalize", Op.BATCH_NORM, site.inputs, block=site.block)
+        eps = float(site.attributes["eps"])
+        modules: dict[str, Homotopy] = {
+            core.name: NormToBatchNorm(mean, statistics.deviation, eps, centred=centred)
+        }
+        sites = [core, replace(site, op=Op.BATCH_NORM, inputs=(core.name,), attributes={})]
+        readers = network.consumers()[site.name]
+        if not any(reader.op is Op.ADD for reader in readers):
+            return Replacement(tuple(sites), modules)
+        residual = Site(f"{site.name}.residual", Op.BATCH_NORM, (core.name,), block=site.block)
+        modules[residual.name] = ResidualGain(weight, bias)
+        return Replacement((*sites, residual), modules, residual.name)

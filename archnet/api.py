@@ -1,0 +1,204 @@
+"""The typed Python interface: convert, inspect, load."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from archnet.backends import open_backend
+from archnet.backends.base import Backend
+from archnet.build import BuildDir
+from archnet.calibration.data import load_sentences
+from archnet.config import Bits, ConvertSettings
+from archnet.encode import encode, open_tokenizer, padding_id
+from archnet.errors import ArchNetError, nearest
+from archnet.events import EventSink, ignore
+from archnet.graph import QuantizedGraph
+from archnet.pipeline import captured, prepare, run, with_settings
+from archnet.plan import Plan, make_plan
+from archnet.sources import open_model
+from archnet.storage import load_graph
+from archnet.targets import load_profile
+
+Model = str | os.PathLike[str] | nn.Module
+Data = str | os.PathLike[str] | Sequence[str]
+
+
+def convert(
+    model: Model,
+    data: Data,
+    *,
+    target: str,
+    bits: str | Bits = "w8a8",
+    out: str | os.PathLike[str],
+    preset: str = "balanced",
+    seq_len: int = 128,
+    seed: int = 0,
+    embedding: str | None = None,
+    tokenizer: object | None = None,
+    events: EventSink | None = None,
+) -> Path:
+    """Convert a trained text encoder into an integer network for a target.
+
+    Args:
+        model: a Hugging Face or sentence-transformers folder, a hub name, "file.py:factory", or a module.
+        data: unlabelled text: a file or folder, or the sentences themselves.
+        target: name of a target profile, or the path of one.
+        bits: widths of weights and activations.
+        out: the build folder; an unfinished one of the same job is gone on with.
+        preset: "fast", "balanced" or "best".
+        seq_len: longest sequence in tokens.
+        seed: of all random numbers.
+        embedding: form of the word embedding; the target's default when None.
+        tokenizer: for a model that comes without one.
+        events: told of progress.
+
+    Returns:
+        The build folder.
+
+    Raises:
+        ArchNetError: the model, the data, the target or the folder cannot be used.
+    """
+    profile = load_profile(target)
+    wanted = Bits.parse(bits) if isinstance(bits, str) else bits
+    form = embedding or profile.embedding_forms[0]
+    settings = ConvertSettings(profile.name, wanted, preset, seq_len, seed, form)
+    profile.choose_bits(wanted)
+    source = open_model(model, tokenizer=tokenizer)
+    sentences = _sentences(data)
+    job = prepare(source, sentences, profile, with_settings(settings, source, profile))
+    return run(job, Path(out), events=events or ignore)
+
+
+def inspect(model: Model, target: str, *, seq_len: int = 128, embedding: str | None = None) -> Plan:
+    """What every operator of a model would become on a target; no data, no training.
+
+    Raises:
+        ArchNetError: the model cannot be opened or captured, or the target is unknown.
+    """
+    profile = load_profile(target)
+    source = open_model(model, tokenizer_required=False)
+    network, _ = captured(source, min(seq_len, source.max_length, profile.max_sequence))
+    form = embedding or profile.embedding_forms[0]
+    return make_plan(network, profile, model=source.name, embedding=form)
+
+
+def _sentences(data: Data) -> list[str]:
+    if isinstance(data, (str, os.PathLike)):
+        return load_sentences(Path(data))
+    sentences = [text.strip() for text in data if text.strip()]
+    if not sentences:
+        raise ArchNetError("the data holds no sentence", fix="give unlabelled text, a sentence an item")
+    return sentences
+
+
+class Outputs(dict[str, Any]):
+    """Outputs by name, as attributes too; integers index them in order, as transformers' outputs do."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no output {name!r}; there are {', '.join(self)}") from None
+
+    def __getitem__(self, key: str | int) -> Any:
+        return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
+
+
+class ArchNet:
+    """A converted network that takes the original model's arguments and returns its outputs.
+
+    Args:
+        folder: a finished build.
+        backend: "reference", "onnxruntime" or "tvm".
+        threads: that the backend may use; its own default when None.
+    """
+
+    def __init__(self, folder: Path, backend: str = "reference", *, threads: int | None = None) -> None:
+        build = BuildDir.open_finished(folder)
+        self.folder = folder
+        self.manifest: Mapping[str, Any] = build.read_json(build.manifest)
+        self.graph: QuantizedGraph = load_graph(build.graph_dir)
+        self.backend: Backend = open_backend(backend, folder, threads=threads)
+        self._tokenizer_dir = build.tokenizer_dir
+
+    def __call__(
+        self,
+        input_ids: Tensor | NDArray[np.int64],
+        attention_mask: Tensor | NDArray[np.int64] | None = None,
+        token_type_ids: Tensor | NDArray[np.int64] | None = None,
+        **others: object,
+    ) -> Outputs:
+        """Run the network.
+
+        Args:
+            input_ids: int64 (batch, sequence), torch or NumPy.
+            attention_mask: the same shape, 1 for tokens and 0 for padding; all tokens by default.
+            token_type_ids: zeros, which is what was folded into the network.
+            others: `return_dict=True` and the like are accepted; anything that asks for more is refused.
+
+        Returns:
+            float32 outputs by name, torch tensors when `input_ids` is one.
+        """
+        _refuse_others(others)
+        ids = _integers("input_ids", input_ids)
+        mask = np.ones_like(ids) if attention_mask is None else _integers("attention_mask", attention_mask)
+        if token_type_ids is not None and _integers("token_type_ids", token_type_ids).any():
+            raise ArchNetError(
+                "token_type_ids other than 0 were folded away by the conversion",
+                fix="give single sentences, or leave token_type_ids out",
+            )
+        outputs = self.backend.run({"input_ids": ids, "attention_mask": mask})
+        if isinstance(input_ids, Tensor):
+            return Outputs({name: torch.from_numpy(value) for name, value in outputs.items()})
+        return Outputs(outputs)
+
+    def encode(self, sentences: Sequence[str], *, batch_size: int = 32) -> NDArray[np.float32]:
+        """Embeddings of sentences, (sentences, width) float32, with the build's own tokenizer."""
+        tokenizer = open_tokenizer(self._tokenizer_dir)
+        return encode(
+            self.backend.run,
+            tokenizer,
+            sentences,
+            max_length=self.graph.max_sequence,
+            batch_size=batch_size,
+            padding=padding_id(self._tokenizer_dir, tokenizer),
+        )
+
+
+def load(
+    folder: str | os.PathLike[str], backend: str = "reference", *, threads: int | None = None
+) -> ArchNet:
+    """Open a finished build with one of its backends.
+
+    Raises:
+        ArchNetError: the folder is no finished build, or the backend is unknown or not installed.
+    """
+    return ArchNet(Path(folder), backend, threads=threads)
+
+
+HARMLESS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+
+
+def _refuse_others(others: Mapping[str, object]) -> None:
+    for name, value in others.items():
+        if value is None or (name in HARMLESS and value == HARMLESS[name]):
+            continue
+        raise ArchNetError(
+            f"the converted network has no argument {name}={value!r}",
+            fix=f"leave it out; {nearest(name, ['input_ids', 'attention_mask', 'token_type_ids', *HARMLESS])}",
+        )
+
+
+def _integers(name: str, value: Tensor | NDArray[Any]) -> NDArray[np.int64]:
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if not np.issubdtype(array.dtype, np.integer) and array.dtype != np.bool_:
+        raise ArchNetError(f"{name} has dtype {array.dtype}", fix="give integers (int64)")
+    return array.astype(np.int64)

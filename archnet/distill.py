@@ -1,0 +1,231 @@
+"""Label-free distillation: the student's states and outputs follow the teacher's on unlabelled tokens.
+
+The loss is the mean over blocks of mse(student, teacher) / var(teacher), over valid tokens, plus the
+cosine distance of every output that has one row a sequence. No label is read anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from archnet.checkpoint import pack, unpack
+from archnet.converters.fold import Affine
+from archnet.engine import StageContext
+from archnet.executor import NetworkModule
+from archnet.network import Network
+from archnet.operators import Op
+
+OUTPUT_WEIGHT = 10.0
+"""Weight of the outputs' cosine distance against the states' relative error; chosen by docs/results.md."""
+
+GRADIENT_NORM = 1.0
+STEP_SIZE_RATE = 0.1
+"""Learning rate of quantizer steps relative to that of weights."""
+
+
+class Batches(Protocol):
+    """Unlabelled tokens, the same for the same step."""
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """(input_ids, attention_mask), int64 (batch, sequence) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: optimizer steps.
+        rate: peak of the one-cycle learning rate.
+        ramp: share of the steps over which the homotopy goes from 0 to 1; 0 when there is none.
+        warm_up: share of the steps until the peak of the learning rate.
+    """
+
+    steps: int
+    rate: float
+    ramp: float = 0.0
+    warm_up: float = 0.15
+
+    def progress(self, step: int) -> float:
+        """Progress of the homotopy at a step, in [0, 1]."""
+        return 1.0 if self.ramp == 0.0 else min(1.0, step / (self.ramp * self.steps))
+
+    def rate_at(self, step: int) -> float:
+        """One-cycle learning rate: cosine up to the peak, cosine down to a thousandth of it."""
+        peak = max(1.0, self.warm_up * self.steps)
+        if step < peak:
+            return self.rate * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / peak)))
+        done = (step - peak) / max(1.0, self.steps - peak)
+        return self.rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What the student is compared on.
+
+    Attributes:
+        states: teacher's site -> what it is of the student's.
+        rows: the same for outputs with one row a sequence, (batch, features).
+    """
+
+    states: Mapping[str, Affine]
+    rows: Mapping[str, Affine]
+
+    @property
+    def teacher_sites(self) -> set[str]:
+        """The values that the teacher must give."""
+        return {*self.states, *self.rows}
+
+    @property
+    def student_sites(self) -> set[str]:
+        """The values that the student must give."""
+        return {affine.carrier for affine in (*self.states.values(), *self.rows.values())}
+
+    def loss(self, teacher: Mapping[str, Tensor], student: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+        """The distillation loss, one float32 number.
+
+        Args:
+            teacher: its values of `teacher_sites`.
+            student: its values of `student_sites`.
+            mask: int64 (batch, sequence).
+        """
+        valid = mask.bool()
+        total = torch.zeros(())
+        for name, affine in self.states.items():
+            wanted = teacher[name][valid].float()
+            got = affine.apply(student[affine.carrier].float())[valid]
+            total = total + (got - wanted).square().mean() / (wanted.var() * len(self.states))
+        for name, affine in self.rows.items():
+            got = affine.apply(student[affine.carrier].float())
+            distance = 1.0 - F.cosine_similarity(got, teacher[name].float())
+            total = total + OUTPUT_WEIGHT * distance.mean() / len(self.rows)
+        return total
+
+
+def objective_for(network: Network, block_outputs: Sequence[str], values: Mapping[str, Affine]) -> Objective:
+    """Compare at the end of every block and at every output.
+
+    Args:
+        network: the teacher's.
+        block_outputs: the site that each block ends with.
+        values: teacher's site -> what it is of the student's.
+    """
+    rows = {name for name in network.outputs.values() if _is_row(network, name)}
+    states = {*block_outputs, *network.outputs.values()} - rows
+    ordered = [site.name for site in network.sites]
+    return Objective(
+        {name: values[name] for name in ordered if name in states and not _is_row(network, name)},
+        {name: values[name] for name in ordered if name in rows},
+    )
+
+
+def _is_row(network: Network, name: str) -> bool:
+    """Whether a site's value has no sequence axis any more."""
+    while True:
+        site = network.site(name)
+        if site.op in (Op.MEAN_POOL, Op.SELECT):
+            return True
+        if site.op is Op.EMBEDDING or not site.inputs:
+            return False
+        name = site.inputs[0]
+
+
+def train(
+    context: StageContext,
+    student: NetworkModule,
+    teacher: NetworkModule,
+    objective: Objective,
+    batches: Batches,
+    schedule: Schedule,
+    *,
+    first_batch: int = 0,
+    on_step: Callable[[float], None] = lambda progress: None,
+) -> None:
+    """Train the student in place; goes on from the stage's checkpoint when there is one.
+
+    Args:
+        first_batch: index of the first batch, so that stages see different ones.
+        on_step: called with the homotopy's progress before every step.
+    """
+    optimizer = make_optimizer(student, schedule.rate)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    begin = _restore(context, student, optimizer)
+    tokens, since = 0, time.monotonic()
+    for step in range(begin, schedule.steps):
+        on_step(schedule.progress(step))
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate_at(step) * group["ratio"]
+        ids, mask = batches.batch(first_batch + step)
+        loss = _loss(student, teacher, objective, {"input_ids": ids, "attention_mask": mask})
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
+        if bool(torch.isfinite(norm)):
+            optimizer.step()
+        tokens += int(mask.sum())
+        speed = tokens / max(1e-6, time.monotonic() - since)
+        detail = f"homotopy {schedule.progress(step):.2f}" if schedule.ramp else ""
+        context.progress(step + 1, schedule.steps, loss=float(loss), speed=speed, detail=detail)
+        if context.checkpoint_due() and step + 1 < schedule.steps:
+            _save(context, student, optimizer, step + 1)
+    on_step(1.0)
+    context.summary["loss"] = float(loss) if schedule.steps > begin else None
+
+
+def _loss(
+    student: NetworkModule, teacher: NetworkModule, objective: Objective, batch: dict[str, Tensor]
+) -> Tensor:
+    device = next(student.parameters()).device
+    batch = {name: value.to(device) for name, value in batch.items()}
+    with torch.autocast(device.type, torch.bfloat16):
+        with torch.no_grad():
+            wanted = teacher(batch, keep=objective.teacher_sites)
+        got = student(batch, keep=objective.student_sites)
+    return objective.loss(wanted, got, batch["attention_mask"])
+
+
+def make_optimizer(student: nn.Module, rate: float) -> torch.optim.AdamW:
+    """AdamW without decay; quantizer steps learn more slowly than weights."""
+    named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
+    steps = [p for name, p in named if name.endswith(".step")]
+    weights = [p for name, p in named if not name.endswith(".step")]
+    groups = [
+        {"params": weights, "lr": rate, "ratio": 1.0},
+        {"params": steps, "lr": rate * STEP_SIZE_RATE, "ratio": STEP_SIZE_RATE},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], weight_decay=0.0, betas=(0.9, 0.98), fused=True
+    )
+
+
+def _save(context: StageContext, student: nn.Module, optimizer: torch.optim.AdamW, step: int) -> None:
+    tensors: dict[str, Tensor] = {}
+    state = {
+        "step": step,
+        "student": pack(_trained(student), tensors, "student"),
+        "optimizer": pack(optimizer.state_dict(), tensors, "optimizer"),
+    }
+    context.save_checkpoint(tensors, state)
+
+
+def _restore(context: StageContext, student: nn.Module, optimizer: torch.optim.AdamW) -> int:
+    restored = context.load_checkpoint()
+    if restored is None:
+        return 0
+    tensors, state = restored
+    student.load_state_dict(unpack(state["student"], tensors), strict=False)
+    optimizer.load_state_dict(unpack(state["optimizer"], tensors))
+    return int(state["step"])
+
+
+def _trained(student: nn.Module) -> dict[str, Tensor]:
+    """The tensors that training changes."""
+    return {name: p.detach() for name, p in student.named_parameters() if p.requires_grad}

@@ -1,0 +1,322 @@
+"""A conversion from the model to the finished build folder, stage by stage."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from archnet import atomic
+from archnet.blocks import Block, find_blocks, with_blocks
+from archnet.build import BuildDir, estimate_build_bytes
+from archnet.calibration.token_batches import TokenBatches
+from archnet.capture import capture
+from archnet.code_embedding import with_code_embedding
+from archnet.config import ConvertSettings
+from archnet.converters.fold import Folded, fold
+from archnet.converters.homotopy import set_progress
+from archnet.distill import objective_for, train
+from archnet.engine import Engine, StageContext, memory_bytes
+from archnet.errors import ArchNetError
+from archnet.events import EventSink, ignore
+from archnet.executor import NetworkModule
+from archnet.export.float_onnx import export_float_onnx
+from archnet.export.onnx import export_onnx
+from archnet.freeze import freeze
+from archnet.graph import QuantizedGraph
+from archnet.network import Network, census
+from archnet.network_storage import load_folded, save_folded
+from archnet.plan import Plan, make_plan
+from archnet.presets import BUCKETS, CALIBRATION_BATCHES, PRESETS, Preset
+from archnet.quantized_student import QuantizedStudent
+from archnet.records import block_agreement, training_points
+from archnet.results import merge_metrics
+from archnet.rewrite import materialize, rewrite, token_statistics
+from archnet.sources.source import Source
+from archnet.storage import load_graph, save_graph
+from archnet.targets import Profile
+
+STAGES = {"distil": 600.0, "quantize": 250.0, "export": 60.0}
+SAVED_SENTENCES = 32
+FEWEST_TOKENS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything that a conversion starts from; all of it is checked."""
+
+    source: Source
+    profile: Profile
+    settings: ConvertSettings
+    teacher: Network
+    blocks: tuple[Block, ...]
+    plan: Plan
+    batches: TokenBatches
+    data_sha256: str
+
+    @property
+    def preset(self) -> Preset:
+        """The schedules."""
+        return PRESETS[self.settings.preset]
+
+
+def captured(source: Source, seq_len: int) -> tuple[Network, tuple[Block, ...]]:
+    """The teacher as a network with blocks.
+
+    Raises:
+        ArchNetError: the model reads something else than tokens, or cannot be captured.
+    """
+    if source.kind != "text":
+        raise ArchNetError(
+            f"{source.name} reads {source.kind}s; this version converts text encoders",
+            fix="give a model that takes input_ids and attention_mask",
+        )
+    padding = source.config.get("pad_token_id")
+    found = capture(
+        source.module,
+        max_sequence=seq_len,
+        pooling=source.pooling,
+        normalize=source.normalize,
+        padding_id=padding if isinstance(padding, int) else None,
+    )
+    blocks = find_blocks(found.network)
+    return with_blocks(found.network, blocks), blocks
+
+
+def prepare(source: Source, sentences: Sequence[str], profile: Profile, settings: ConvertSettings) -> Job:
+    """Capture and plan; every refusal comes before anything is written or trained."""
+    profile.choose_bits(settings.bits)
+    teacher, blocks = captured(source, settings.seq_len)
+    plan = make_plan(teacher, profile, model=source.name, embedding=settings.embedding)
+    plan.require()
+    preset = PRESETS[settings.preset]
+    batches = TokenBatches(
+        source.require_tokenizer(),
+        sentences,
+        max_length=settings.seq_len,
+        batch_size=preset.batch_size,
+        seed=settings.seed,
+        buckets=BUCKETS,
+        max_tokens=preset.max_tokens,
+    )
+    digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()
+    return Job(source, profile, settings, teacher, blocks, plan, batches, digest)
+
+
+def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink = ignore) -> Path:
+    """Convert into a build folder; goes on where an earlier run of the same job was stopped.
+
+    Raises:
+        ArchNetError: the folder belongs to another job, is in use, or the disk is full.
+    """
+    parameters = sum(t.numel() for t in job.teacher.tensors.values())
+    with BuildDir.open_for_convert(
+        out,
+        job.settings,
+        job.source.sha256,
+        data_sha256=job.data_sha256,
+        needed_bytes=estimate_build_bytes(parameters),
+    ) as build:
+        if build.finished:
+            return out
+        with Engine(build, events, STAGES) as engine:
+            for note in (*job.source.notes, job.batches.warning()):
+                if note:
+                    engine.note(note)
+            build.write_json(build.plan, job.plan.to_json())
+            folded = engine.stage("distil", lambda context: _distil(job, context), save_folded, load_folded)
+            graph = engine.stage(
+                "quantize",
+                lambda context: _quantize(job, folded, context),
+                lambda value, folder: save_graph(value, folder),
+                load_graph,
+            )
+            engine.stage(
+                "export", lambda context: _export(job, build, graph, context), _write_done, _read_done
+            )
+        _record(job, build, folded, graph)
+        build.finish(_manifest(job, graph, command))
+    from archnet.report import write_report
+
+    write_report(out)
+    return out
+
+
+def _calibration(job: Job) -> list[dict[str, Tensor]]:
+    batches = job.batches.calibration(CALIBRATION_BATCHES)
+    return [{"input_ids": ids, "attention_mask": mask} for ids, mask in batches]
+
+
+def _distil(job: Job, context: StageContext) -> Folded:
+    """LayerNorm, GELU and the like go; the result has only what the target has."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    teacher = NetworkModule(job.teacher).eval().requires_grad_(False)
+    rewritten = rewrite(job.teacher, token_statistics(teacher, _calibration(job)))
+    student = rewritten.module()
+    for site in rewritten.network.sites:
+        if "table" in site.parameters and not site.inputs[0] != "input_ids":
+            student.parameter(site, "table").requires_grad_(False)
+    outputs = [block.output for block in job.blocks if block.name != "tail"]
+    objective = objective_for(job.teacher, outputs, _itself(job.teacher))
+    train(
+        context,
+        student.to(device),
+        teacher.to(device),
+        objective,
+        job.batches,
+        job.preset.distil,
+        on_step=lambda progress: set_progress(student, progress),
+    )
+    return fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
+
+
+def _itself(network: Network) -> Mapping[str, Any]:
+    from archnet.converters.fold import Affine
+
+    return {site.name: Affine(site.name) for site in network.sites}
+
+
+def _on_cpu(student: NetworkModule) -> dict[str, Tensor]:
+    student.to("cpu")
+    return {key: value.clone() for key, value in student.tensors().items()}
+
+
+def _quantize(job: Job, folded: Folded, context: StageContext) -> QuantizedGraph:
+    """Quantizers on every tensor, learned steps, then integers."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    teacher = NetworkModule(job.teacher).eval().requires_grad_(False)
+    network = folded.network
+    if job.settings.embedding == "code":
+        network = with_code_embedding(network, seed=context.seed)
+    student = QuantizedStudent(network, job.settings.bits)
+    student.calibrate(_calibration(job))
+    outputs = [block.output for block in job.blocks if block.name != "tail"]
+    objective = objective_for(job.teacher, outputs, folded.values)
+    train(
+        context,
+        student.to(device),
+        teacher.to(device),
+        objective,
+        job.batches,
+        job.preset.quantize,
+        first_batch=job.preset.distil.steps,
+    )
+    student.to("cpu")
+    graph_outputs = {name: folded.values[site] for name, site in job.teacher.outputs.items()}
+    return freeze(
+        student,
+        graph_outputs,
+        name=job.source.name,
+        max_sequence=job.settings.seq_len,
+        embedding=job.settings.embedding,
+    )
+
+
+def _export(job: Job, build: BuildDir, graph: QuantizedGraph, context: StageContext) -> list[str]:
+    """Write the artifacts; each is whole or absent, so that this can be done again."""
+    save_graph(graph, build.graph_dir)
+    job.source.save_tokenizer(build.tokenizer_dir)
+    done = ["graph", "onnx", "float"]
+    context.progress(0, 4, unit="artifacts", detail="ONNX")
+    build.onnx_dir.mkdir(exist_ok=True)
+    if "onnx" in job.profile.exports:
+        export_onnx(graph, build.onnx_dir / "model.onnx")
+    context.progress(1, 4, unit="artifacts", detail="the float original as ONNX")
+    export_float_onnx(job.source, build.onnx_dir / "float.onnx")
+    context.progress(2, 4, unit="artifacts", detail="TVM")
+    if "tvm" in job.profile.exports and _installed("tvm"):
+        from archnet.export.tvm import compile_tvm, folder_name
+
+        compile_tvm(graph, build.tvm_dir / folder_name())
+        done.append("tvm")
+    _save_sentences(job, build)
+    context.progress(4, 4, unit="artifacts")
+    return done
+
+
+def _installed(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None
+
+
+def _save_sentences(job: Job, build: BuildDir) -> None:
+    """A few sentences as tokens, for comparisons that need no data."""
+    ids, mask = job.batches.calibration(1)[0]
+    path = build.path / "calibration.npz"
+    with atomic.replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            input_ids=ids[:SAVED_SENTENCES].numpy(),
+            attention_mask=mask[:SAVED_SENTENCES].numpy(),
+        )
+
+
+def _write_done(done: list[str], folder: Path) -> None:
+    atomic.write_json(folder / "done.json", {"artifacts": done})
+
+
+def _read_done(folder: Path) -> list[str]:
+    return list(map(str, _strings(atomic.read_json(folder / "done.json")["artifacts"])))
+
+
+def _strings(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else []
+
+
+def _record(job: Job, build: BuildDir, folded: Folded, graph: QuantizedGraph) -> None:
+    """What the report needs that only the conversion knows."""
+    after: dict[str, int] = {}
+    for node in graph.nodes:
+        after[str(node.op)] = after.get(str(node.op), 0) + 1
+    ids, mask = job.batches.calibration(1)[0]
+    points, seconds = training_points(build.log)
+    merge_metrics(
+        build.metrics,
+        settings=job.settings.to_json(),
+        census_before=census(job.teacher.sites),
+        census_after=after,
+        training=points,
+        seconds=seconds,
+        blocks=block_agreement(
+            job.teacher, job.blocks, folded, graph, ids[:SAVED_SENTENCES], mask[:SAVED_SENTENCES]
+        ),
+        peak_memory_bytes=memory_bytes()[1],
+    )
+
+
+def _manifest(job: Job, graph: QuantizedGraph, command: Sequence[str]) -> dict[str, object]:
+    packages = ("archnet", "torch", "transformers", "numpy", "onnx", "onnxruntime", "onnxsim", "apache-tvm")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    labels = job.source.config.get("id2label")
+    return {
+        "source": {"name": job.source.name, "sha256": job.source.sha256},
+        "data_sha256": job.data_sha256,
+        "settings": job.settings.to_json(),
+        "command": list(command) or sys.argv,
+        "versions": versions,
+        "inputs": [{"name": s.name, "dtype": s.dtype, "shape": list(s.shape)} for s in graph.inputs],
+        "outputs": [{"name": o.name, "dtype": "float32"} for o in graph.outputs],
+        "max_length": job.settings.seq_len,
+        "id2label": labels if isinstance(labels, dict) else None,
+    }
+
+
+def with_settings(settings: ConvertSettings, source: Source, profile: Profile) -> ConvertSettings:
+    """Settings with what the model and the target bound: the longest sequence."""
+    longest = min(settings.seq_len, source.max_length, profile.max_sequence)
+    return replace(settings, seq_len=longest)

@@ -1,0 +1,185 @@
+"""Which site of a model becomes what on a target, or why it cannot; every refusal before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from archnet.converters import converter_for
+from archnet.converters.activation import follows_linear
+from archnet.converters.base import TokenStatistics
+from archnet.converters.fold import fold
+from archnet.errors import ArchNetError
+from archnet.network import Network, Site
+from archnet.operators import Op
+from archnet.rewrite import materialize, rewrite
+from archnet.targets import Profile
+
+Action = Literal["keep", "replace", "fold", "host", "refuse"]
+
+EMBEDDING_FORMS: Mapping[str, tuple[Action, str]] = {
+    "gather": ("keep", "integer look-up"),
+    "one-hot": ("replace", "fully connected over one-hot ids, the same integers"),
+    "code": ("replace", "fully connected over the one-hot codes of a token, code table on the host"),
+    "host": ("host", "table of integers that the host looks up"),
+}
+
+KEPT: Mapping[Op, tuple[tuple[Op, ...], str]] = {
+    Op.LINEAR: ((Op.LINEAR,), "integer fully connected layer"),
+    Op.ADD: ((Op.ADD,), "integer Add"),
+    Op.RELU: ((Op.RELU,), "fused into the layer before it"),
+    Op.MEAN_POOL: ((Op.MEAN_POOL,), "integer mean over valid tokens"),
+    Op.SELECT: ((Op.SELECT,), "selection of one token"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of one site.
+
+    Attributes:
+        op: the operator, or the ATen name of one that is not known.
+        action: "keep" (runs as an integer operator), "replace", "fold" (vanishes), "host" (runs on the
+            host, named in the report), "refuse".
+        becomes: the operators that stand for it.
+        reason: why it is refused, or kept as it is.
+    """
+
+    site: str
+    op: str
+    action: Action
+    becomes: str
+    reason: str = ""
+    block: str = ""
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All decisions for one model on one target."""
+
+    model: str
+    target: str
+    decisions: tuple[Decision, ...]
+
+    @property
+    def refusals(self) -> tuple[Decision, ...]:
+        """The decisions that make a conversion impossible."""
+        return tuple(d for d in self.decisions if d.action == "refuse")
+
+    def require(self) -> None:
+        """Raise one ArchNetError that lists every refusal."""
+        if not self.refusals:
+            return
+        lines = "".join(f"\n    {d.site} ({d.op}): {d.reason}" for d in self.refusals)
+        raise ArchNetError(
+            f"{len(self.refusals)} operators of {self.model} have no form that {self.target} can run:{lines}",
+            fix="choose another --target, or add a converter (docs/add_a_converter.md)",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON; `from_json` reads it back."""
+        return {"model": self.model, "target": self.target, "decisions": [asdict(d) for d in self.decisions]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        """Read what `to_json` wrote."""
+        return cls(value["model"], value["target"], tuple(Decision(**d) for d in value["decisions"]))
+
+
+def make_plan(network: Network, profile: Profile, *, model: str, embedding: str) -> Plan:
+    """Decide for every site; nothing is trained and no weight is read.
+
+    Args:
+        network: captured, with blocks.
+        embedding: form of the word embedding, one of the profile's.
+    """
+    decisions = [_decide(site, network, profile, embedding) for site in network.sites]
+    decisions += [
+        Decision(
+            f"output {name}", str(Op.NORMALIZE), "host", "part of the output's dequantization", "float32"
+        )
+        for name in sorted(network.normalized)
+    ]
+    plan = Plan(model, profile.name, tuple(decisions))
+    if plan.refusals:
+        return plan
+    problem = _unfoldable(network)
+    if problem is None:
+        return plan
+    return Plan(model, profile.name, (*decisions, Decision("norms", "BatchNorm", "refuse", "", problem)))
+
+
+def _decide(site: Site, network: Network, profile: Profile, embedding: str) -> Decision:
+    if site.op is Op.OTHER:
+        return _refuse(site, str(site.attributes["reason"]))
+    if site.op is Op.EMBEDDING:
+        return _embedding(site, profile, embedding)
+    if site.op is Op.ATTENTION:
+        return _attention(site, profile)
+    converter = converter_for(site.op)
+    if converter is not None:
+        reason = converter.rejects(site, network) or _missing(profile, converter.needs)
+        if reason is not None:
+            return _refuse(site, reason)
+        return Decision(site.name, str(site.op), "replace", converter.becomes, block=site.block)
+    if site.op not in KEPT:
+        return _refuse(site, "no converter knows this operator")
+    needs, becomes = KEPT[site.op]
+    reason = _missing(profile, needs)
+    if site.op is Op.RELU:
+        reason = reason or follows_linear(site, network)
+    if reason is not None:
+        return _refuse(site, reason)
+    if site.op is Op.ADD and len(site.inputs) == 1:
+        return Decision(site.name, str(site.op), "fold", "constant table of integers", block=site.block)
+    return Decision(site.name, str(site.op), "keep", becomes, block=site.block)
+
+
+def _embedding(site: Site, profile: Profile, form: str) -> Decision:
+    if form not in profile.embedding_forms:
+        return _refuse(site, f"{profile.name} has no embedding form '{form}'")
+    action, becomes = EMBEDDING_FORMS[form]
+    return Decision(site.name, str(site.op), action, becomes, block=site.block)
+
+
+def _attention(site: Site, profile: Profile) -> Decision:
+    if "bias" in site.parameters:
+        return _refuse(site, "its scores have a learned position bias, which has no integer form yet")
+    masked = (Op.MASK,) if site.attributes["masked"] else ()
+    reason = _missing(profile, (Op.MATMUL, Op.SOFTMAX, *masked))
+    if reason is not None:
+        return _refuse(site, reason)
+    becomes = (
+        "MatMul, Minimum, Softmax, MatMul in integers" if masked else "MatMul, Softmax, MatMul in integers"
+    )
+    return Decision(site.name, str(site.op), "keep", becomes, block=site.block)
+
+
+def _refuse(site: Site, reason: str) -> Decision:
+    return Decision(site.name, str(site.attributes.get("aten", site.op)), "refuse", "", reason, site.block)
+
+
+def _missing(profile: Profile, needs: Sequence[Op]) -> str | None:
+    reasons = [reason for op in needs if (reason := profile.why_not(op)) is not None]
+    return "; ".join(reasons) or None
+
+
+def _unfoldable(network: Network) -> str | None:
+    """Why the norms of this network cannot fold, found by folding it with made-up statistics."""
+    meta = {key: torch.ones_like(value[..., :1].expand_as(value)) for key, value in network.tensors.items()}
+    shape_only = Network(network.inputs, network.sites, meta, network.outputs, network.normalized)
+    statistics = {
+        site.name: TokenStatistics(torch.zeros_like(shape_only.parameter(site, "bias")), 1.0)
+        for site in network.sites
+        if site.op in (Op.LAYER_NORM, Op.RMS_NORM)
+    }
+    try:
+        student = rewrite(shape_only, statistics)
+        fold(materialize(student.network, student.modules, shape_only.tensors))
+    except ArchNetError as error:
+        return error.problem
+    return None

@@ -1,0 +1,34 @@
+"""How long each preset trains; the figures come from docs/results.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archnet.distill import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Schedules of one preset.
+
+    Attributes:
+        distil: from the teacher to the student without norms.
+        quantize: of the folded student with its quantizers.
+        batch_size: sentences in a batch of short sentences.
+        max_tokens: upper bound of sentences x padded length of a batch.
+    """
+
+    distil: Schedule
+    quantize: Schedule
+    batch_size: int = 128
+    max_tokens: int = 4096
+
+
+PRESETS = {
+    "fast": Preset(Schedule(300, 4e-4, ramp=0.5), Schedule(60, 1e-4, warm_up=0.1)),
+    "balanced": Preset(Schedule(800, 4e-4, ramp=0.5), Schedule(250, 1e-4, warm_up=0.1)),
+    "best": Preset(Schedule(4000, 4e-4, ramp=0.5), Schedule(1000, 1e-4, warm_up=0.1)),
+}
+
+BUCKETS = (16, 32, 64, 128, 256, 512, 1024)
+CALIBRATION_BATCHES = 8

@@ -1,0 +1,98 @@
+"""Teacher -> student: every site that has a converter is replaced by its homotopy, and back to a plain network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from archnet.converters import converter_for
+from archnet.converters.base import TokenStatistics
+from archnet.converters.homotopy import Homotopy
+from archnet.executor import NetworkModule
+from archnet.network import Network, Site
+from archnet.operators import Op
+
+NORMS = (Op.LAYER_NORM, Op.RMS_NORM)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """The student: a network, and the modules that replace some of its sites while it is trained."""
+
+    network: Network
+    modules: Mapping[str, Homotopy]
+
+    def module(self) -> NetworkModule:
+        """A trainable student at progress 0, where it computes what the teacher computes."""
+        return NetworkModule(self.network, self.modules)
+
+
+@torch.no_grad()
+def token_statistics(teacher: NetworkModule, batches: list[dict[str, Tensor]]) -> dict[str, TokenStatistics]:
+    """What every norm of the teacher reads, over the valid tokens of some batches."""
+    norms = [site for site in teacher.network.sites if site.op in NORMS]
+    sources = {site.inputs[0] for site in norms}
+    means: dict[str, list[Tensor]] = {name: [] for name in sources}
+    deviations: dict[str, list[Tensor]] = {name: [] for name in sources}
+    for batch in batches:
+        values = teacher(batch, keep=sources)
+        valid = batch["attention_mask"].bool()
+        for name in sources:
+            value = values[name].float()
+            value = value[valid] if value.dim() == 3 else value
+            means[name].append(value.mean(0))
+            deviations[name].append(value.std(-1, unbiased=False))
+    return {
+        site.name: TokenStatistics(
+            torch.stack(means[site.inputs[0]]).mean(0), float(torch.cat(deviations[site.inputs[0]]).median())
+        )
+        for site in norms
+    }
+
+
+def rewrite(network: Network, statistics: Mapping[str, TokenStatistics]) -> Rewritten:
+    """Replace every site that has a converter.
+
+    Args:
+        network: the teacher.
+        statistics: of every norm, by site name.
+    """
+    sites: list[Site] = []
+    modules: dict[str, Homotopy] = {}
+    residual: dict[str, str] = {}
+    for site in network.sites:
+        if site.op is Op.ADD:
+            site = replace(site, inputs=tuple(residual.get(name, name) for name in site.inputs))
+        converter = converter_for(site.op)
+        if converter is None:
+            sites.append(site)
+            continue
+        replacement = converter.build(site, network, statistics.get(site.name))
+        sites.extend(replacement.sites)
+        modules |= replacement.modules
+        if replacement.residual:
+            residual[site.name] = replacement.residual
+    return Rewritten(replace(network, sites=tuple(sites)), modules)
+
+
+def materialize(network: Network, modules: Mapping[str, Homotopy], tensors: Mapping[str, Tensor]) -> Network:
+    """The student at progress 1 as a plain network: the trained tensors, and what the modules came to.
+
+    Args:
+        network: the student's.
+        modules: trained; those with an `affine` become BatchNorm sites.
+        tensors: the student's trained tensors, as the network names them.
+    """
+    sites: list[Site] = []
+    values = dict(tensors)
+    for site in network.sites:
+        affine = getattr(modules.get(site.name), "affine", None)
+        if affine is not None:
+            keys = {"weight": f"{site.name}.gain", "bias": f"{site.name}.shift"}
+            values[keys["weight"]], values[keys["bias"]] = affine()
+            site = replace(site, parameters=keys)
+        sites.append(site)
+    return replace(network, sites=tuple(sites), tensors=values).pruned()

@@ -1,0 +1,61 @@
+"""What a converter is: it knows one operator, says whether it can replace it at a site, and replaces it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from archnet.converters.homotopy import Homotopy
+from archnet.network import Network, Site
+from archnet.operators import Op
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStatistics:
+    """What calibration data showed of the tensor that a norm reads.
+
+    Attributes:
+        mean: (features,) mean over tokens.
+        deviation: median over tokens of the deviation over features.
+    """
+
+    mean: Tensor
+    deviation: float
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """What stands for a site in the student.
+
+    Attributes:
+        sites: in order; the one that keeps the site's name carries its value.
+        modules: site name -> module that moves from the old operator to the new one.
+        residual: name of the site that residual Adds read instead, or "".
+    """
+
+    sites: tuple[Site, ...]
+    modules: Mapping[str, Homotopy] = field(default_factory=dict)
+    residual: str = ""
+
+
+class Converter(Protocol):
+    """Replaces one operator.
+
+    Attributes:
+        source: the operator that it replaces.
+        needs: operators of the integer network that the target must have.
+        becomes: what the operator turns into, in words for the plan.
+    """
+
+    source: Op
+    needs: tuple[Op, ...]
+    becomes: str
+
+    def rejects(self, site: Site, network: Network) -> str | None:
+        """Why this site cannot be replaced, or None."""
+
+    def build(self, site: Site, network: Network, statistics: TokenStatistics | None) -> Replacement:
+        """The replacement; `statistics` are given for norms."""
