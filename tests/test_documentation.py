@@ -52,6 +52,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    folders = "archnet|converters|targets|calibration|tests|benchmarks|docs|examples"
+    named = re.findall(rf"`((?:{folders})/[\w/]+(?:\.(?:py|md|toml))?/?)`", page.read_text(encoding="utf-8"))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 @pytest.mark.parametrize("page", SOURCES, ids=name)
 def test_commands_and_options_exist(page: Path) -> None:
     wrong = []
