@@ -1,0 +1,1 @@
+"""QuantizedGraph -> the formats of other tools; the float original -> ONNX."""

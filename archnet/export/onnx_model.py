@@ -1,0 +1,107 @@
+"""A small builder of ONNX graphs: names, constants, Quantize/Dequantize pairs, unused nodes removed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from archnet.graph import Dim, TensorSpec
+
+OPSET = 20
+"""At opset 21 passes of ONNX Runtime (1.31) insert QuantizeLinear nodes whose output_dtype contradicts their
+zero point, and it then refuses networks with int8 activations."""
+
+IR_VERSION = 9
+
+ELEMENT_TYPES = {
+    "int8": TensorProto.INT8,
+    "uint8": TensorProto.UINT8,
+    "int32": TensorProto.INT32,
+    "int64": TensorProto.INT64,
+    "float32": TensorProto.FLOAT,
+}
+
+
+@dataclass
+class OnnxBuilder:
+    """Nodes and constants of a graph under construction; values are referred to by name."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
+    _made: set[str] = field(default_factory=set)
+
+    def input(self, name: str, dtype: str, shape: Sequence[Dim]) -> None:
+        self.inputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], list(shape)))
+
+    def output(self, name: str, dtype: str, shape: Sequence[Dim]) -> None:
+        self.outputs.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[dtype], list(shape)))
+
+    def constant(self, name: str, value: NDArray[Any] | np.generic) -> str:
+        """Add a constant, or find the one that already has this name and the same content."""
+        array = np.asarray(value)
+        known = self.constants.setdefault(name, array)
+        if known is not array and not (known.dtype == array.dtype and np.array_equal(known, array)):
+            raise ValueError(f"two constants are named {name}")
+        return name
+
+    def integers(self, *values: int) -> str:
+        """A constant int64 vector, named by its content so that equal ones are shared."""
+        return self.constant("i64:" + ",".join(map(str, values)), np.array(values, dtype=np.int64))
+
+    def node(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Append a node with one output and return the output's name."""
+        self._made.add(output)
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{output}/{op}", **attributes))
+        return output
+
+    def shape(self, dims: tuple[Dim, ...], source: TensorSpec) -> str:
+        """An int64 vector of sizes, for Reshape.
+
+        "batch" and "sequence" are read from the graph input `source`; where one is enough it is -1.
+        """
+        if sum(isinstance(d, str) for d in dims) < 2:
+            return self.integers(*(-1 if isinstance(d, str) else d for d in dims))
+        known = [-1 if d == "batch" else d for d in dims]
+        label = "shape:" + ",".join(map(str, known))
+        if label not in self._made:
+            parts = [self.size(d, source) if isinstance(d, str) else self.integers(d) for d in known]
+            self.node("Concat", parts, label, axis=0)
+        return label
+
+    def size(self, symbol: str, source: TensorSpec) -> str:
+        """The run-time value of "batch" or "sequence", an int64 vector of one element."""
+        label, axis = f"size:{symbol}", source.shape.index(symbol)
+        if label not in self._made:
+            self.node("Shape", [source.name], label, start=axis, end=axis + 1)
+        return label
+
+    def has(self, value: str) -> bool:
+        """Whether a node makes this value."""
+        return value in self._made
+
+    def build(self, name: str, metadata: dict[str, str]) -> onnx.ModelProto:
+        """The model, without the nodes and constants that no output needs."""
+        needed = {value.name for value in self.outputs}
+        nodes: list[onnx.NodeProto] = []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                nodes.append(node)
+                needed.update(node.input)
+        initializers = [numpy_helper.from_array(v, k) for k, v in self.constants.items() if k in needed]
+        graph = helper.make_graph(nodes[::-1], name, self.inputs, self.outputs, initializers)
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="archnet",
+        )
+        helper.set_model_props(model, metadata)
+        return model

@@ -1,0 +1,304 @@
+"""QuantizedGraph operators -> ONNX nodes, one function an operator; `LOWERINGS` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from archnet.errors import ArchNetError
+from archnet.export.onnx_model import ELEMENT_TYPES
+from archnet.export.onnx_state import Layout, Lowering, StoredTensor
+from archnet.graph import WIDEN_SHIFT, GraphOutput, Node, TensorSpec
+from archnet.operators import Op
+
+
+def lower_input(state: Lowering, spec: TensorSpec) -> None:
+    """A graph input: ids and masks as they are; int8 rows from the host are stored like activations."""
+    state.onnx.input(spec.name, spec.dtype, spec.shape)
+    if spec.dtype == "int64":
+        return
+    if state.stored_dtype(spec) == spec.dtype:
+        state.define(spec.name, spec.name, "logical")
+        return
+    scale, _ = state.quantization(spec)
+    zero = state.onnx.constant(f"zero_point:{spec.dtype}:0", np.array(0, dtype=spec.dtype))
+    real = state.onnx.node("DequantizeLinear", [spec.name, scale, zero], f"{spec.name}/real")
+    value = state.onnx.node("QuantizeLinear", [real, *state.quantization(spec)], f"{spec.name}/stored")
+    state.define(spec.name, value, "logical")
+
+
+def lower_node(state: Lowering, node: Node) -> None:
+    """Append the ONNX nodes of one operator."""
+    if node.op not in LOWERINGS:
+        raise ArchNetError(
+            f"{node.name} ({node.op}) has no ONNX form",
+            fix="choose another --format, or add a lowering in archnet/export/onnx_operators.py",
+        )
+    LOWERINGS[node.op](state, node)
+
+
+def _stored_table(state: Lowering, node: Node, constant: str) -> str:
+    """A constant table of activations, with the zero point of the node's output."""
+    spec = state.spec(node.output)
+    table = state.graph.constants[constant].astype(np.int16) + state.zero_point(spec)
+    return state.onnx.constant(f"{constant}/stored", table.astype(state.stored_dtype(spec)))
+
+
+def _integers(state: Lowering, constant: str) -> NDArray[np.int32]:
+    return state.graph.constants[constant].astype(np.int32)
+
+
+def _embedding(state: Lowering, node: Node) -> None:
+    table = _stored_table(state, node, node.inputs[1])
+    state.onnx.node("Gather", [table, node.inputs[0]], node.output, axis=0)
+    state.define(node.output, node.output, "logical")
+
+
+def _one_hot(state: Lowering, node: Node) -> None:
+    """ids[..., None] == [0 .. depth - 1], as uint8 (ONNX Runtime has no OneHot with uint8 values)."""
+    depth = cast(int, node.attributes["depth"])
+    ids, spec = node.inputs[0], state.spec(node.output)
+    codes = state.onnx.node("Unsqueeze", [ids, state.onnx.integers(-1)], f"{node.output}/ids")
+    digits = state.onnx.constant(f"digits:{depth}", np.arange(depth, dtype=np.int64))
+    equal = state.onnx.node("Equal", [codes, digits], f"{node.output}/equal")
+    hot = state.onnx.node("Cast", [equal], node.output, to=ELEMENT_TYPES[spec.dtype])
+    state.define(node.output, hot, "contiguous")
+
+
+def _slice(state: Lowering, node: Node) -> None:
+    table = _stored_table(state, node, node.inputs[0])
+    zero = state.onnx.integers(0)
+    rows = state.onnx.node(
+        "Slice", [table, zero, state.onnx.size("sequence", state.graph.inputs[0]), zero], node.output
+    )
+    state.define(node.output, rows, "logical")
+
+
+def _linear(state: Lowering, node: Node) -> None:
+    """Gemm, or a convolution with kernel 1x1, of the dequantized operands; ReLU before the Quantize."""
+    x, weight, bias, _, weight_scale = node.inputs
+    key, constants, scale_x = node.name, state.graph.constants, state.spec(x).scale
+    integers, scales = constants[weight], constants[weight_scale]
+    width, depth = integers.shape
+    as_gemm = state.linear == "gemm"
+    stored = integers.T if as_gemm else integers.reshape(width, depth, 1, 1)
+    scale = state.onnx.constant(f"{key}/weight_scale", scales)
+    zeros = state.onnx.constant(f"zeros:int8:{width}", np.zeros(width, np.int8))
+    values = state.onnx.constant(f"{key}/weight", np.ascontiguousarray(stored))
+    axis = 1 if as_gemm else 0
+    w = state.onnx.node("DequantizeLinear", [values, scale, zeros], f"{key}/weight/real", axis=axis)
+    bias_scale = state.onnx.constant(
+        f"{key}/bias_scale", np.float32(cast(float, scale_x)) * scales.astype(np.float32)
+    )
+    bias_zeros = state.onnx.constant(f"zeros:int32:{width}", np.zeros(width, np.int32))
+    bias_values = state.onnx.constant(f"{key}/bias", constants[bias])
+    b = state.onnx.node("DequantizeLinear", [bias_values, bias_scale, bias_zeros], f"{key}/bias/real", axis=0)
+    operands = [state.real(x, "matrix"), w, b]
+    if as_gemm:
+        y = state.onnx.node("Gemm", operands, f"{node.output}/exact")
+    else:
+        y = state.onnx.node("Conv", operands, f"{node.output}/exact", kernel_shape=[1, 1])
+    if state.spec(node.output).dtype == "uint8":
+        y = state.onnx.node("Relu", [y], f"{node.output}/relu")
+    state.quantize(node.output, y, "matrix")
+
+
+def _matmul(state: Lowering, node: Node) -> None:
+    a, b = node.inputs
+    operands = [state.real(a, "logical")]
+    if node.attributes.get("transpose_b", False):
+        operands.append(_transposed_real(state, b))
+    else:
+        operands.append(state.real(b, "logical"))
+    y = state.onnx.node("MatMul", operands, f"{node.output}/exact")
+    state.quantize(node.output, y, "logical")
+
+
+def _transposed_real(state: Lowering, name: str) -> str:
+    """The dequantized activation with its last two axes swapped; merged with a Transpose before it."""
+    rank = len(state.spec(name).shape)
+    source, before = state.transposed.get(name, (name, tuple(range(rank))))
+    perm = [*before[:-2], before[-1], before[-2]]
+    return state.onnx.node("Transpose", [state.real(source, "logical")], f"{name}/swapped", perm=perm)
+
+
+def _mask(state: Lowering, node: Node) -> None:
+    """Min with the greatest or the least real of the tensor's range: exact, whatever computes it."""
+    x, mask = node.inputs
+    spec = state.spec(node.output)
+    limits = [np.float32(v) * np.float32(cast(float, spec.scale)) for v in spec.range]
+    low, high = (
+        state.onnx.constant(f"{node.output}/{end}", v) for end, v in zip(("low", "high"), limits, strict=True)
+    )
+    seen = _mask_as_bool(state, mask, len(spec.shape))
+    limit = state.onnx.node("Where", [seen, high, low], f"{node.output}/limit")
+    real = state.onnx.node("Min", [state.real(x, "logical"), limit], f"{node.output}/real")
+    state.values[node.output, "logical", "real"] = real
+    state.stored[node.output] = StoredTensor(real, 0, spec.shape, (), spec.scale)
+
+
+def _mask_as_bool(state: Lowering, mask: str, rank: int) -> str:
+    """The attention mask as bool (batch, 1, ..., 1, sequence), shared by all layers."""
+    name = f"{mask}/bool{rank}"
+    if not state.onnx.has(name):
+        axes = state.onnx.integers(*range(1, rank - 1))
+        seen = state.onnx.node("Cast", [mask], f"{name}/flat", to=TensorProto.BOOL)
+        state.onnx.node("Unsqueeze", [seen, axes], name)
+    return name
+
+
+def _softmax(state: Lowering, node: Node) -> None:
+    """Softmax of the dequantized scores.
+
+    ONNX Runtime would turn DequantizeLinear -> Softmax -> QuantizeLinear into QLinearSoftmax, which is ten
+    times as slow as the three. The Min of a Mask in between keeps it from that; without a Mask, a Min
+    with the greatest real of the range takes its place.
+    """
+    x = node.inputs[0]
+    scores = state.real(x, "logical")
+    if (x, "logical", "integer") in state.values:
+        spec = state.spec(x)
+        high = np.float32(spec.range[1]) * np.float32(cast(float, spec.scale))
+        limit = state.onnx.constant(f"{node.output}/high", high)
+        scores = state.onnx.node("Min", [scores, limit], f"{node.output}/scores")
+    y = state.onnx.node("Softmax", [scores], f"{node.output}/exact", axis=-1)
+    state.quantize(node.output, y, "logical")
+
+
+def _add(state: Lowering, node: Node) -> None:
+    a, b = node.inputs
+    same = state.spec(a).shape == state.spec(b).shape
+    layout: Layout = "matrix" if same and (state.has(a, "matrix") or state.has(b, "matrix")) else "logical"
+    y = state.onnx.node("Add", [state.real(a, layout), state.real(b, layout)], f"{node.output}/exact")
+    state.quantize(node.output, y, layout)
+
+
+def _lookup(state: Lowering, node: Node) -> None:
+    """Gather from a table of 256 integers; the index is the stored (unsigned) integer."""
+    x, table = node.inputs
+    layout: Layout = "matrix" if state.has(x, "matrix") else "logical"
+    index = state.onnx.node(
+        "Cast", [state.integer(x, layout)], f"{node.output}/index", to=ELEMENT_TYPES["int32"]
+    )
+    if state.spec(x).dtype != state.stored_dtype(state.spec(x)) or state.spec(x).dtype == "uint8":
+        shifted = index
+    else:
+        shift = state.onnx.constant("shift:128", np.int32(128))
+        shifted = state.onnx.node("Add", [index, shift], f"{node.output}/shifted")
+    value = state.onnx.node("Gather", [_stored_table(state, node, table), shifted], node.output, axis=0)
+    state.define(node.output, value, layout)
+
+
+def _reshape(state: Lowering, node: Node) -> None:
+    """Only a view: consumers ask for the shape that they need."""
+    state.values[node.output, "contiguous", "real"] = state.real(node.inputs[0], "contiguous")
+
+
+def _transpose(state: Lowering, node: Node) -> None:
+    x, perm = node.inputs[0], cast(tuple[int, ...], node.attributes["perm"])
+    value = state.onnx.node("Transpose", [state.real(x, "logical")], f"{node.output}/real", perm=list(perm))
+    state.values[node.output, "logical", "real"] = value
+    state.transposed[node.output] = (x, perm)
+
+
+def _concat(state: Lowering, node: Node) -> None:
+    rank = len(state.spec(node.output).shape)
+    axis = cast(int, node.attributes["axis"]) % rank
+    layout: Layout = "matrix" if axis == rank - 1 and state.has(node.inputs[0], "matrix") else "logical"
+    parts = [state.integer(name, layout) for name in node.inputs]
+    state.onnx.node("Concat", parts, node.output, axis=1 if layout == "matrix" else axis)
+    state.define(node.output, node.output, layout)
+
+
+def _select(state: Lowering, node: Node) -> None:
+    index = state.onnx.constant(
+        f"index:{node.attributes['index']}", np.int64(cast(int, node.attributes["index"]))
+    )
+    value = state.onnx.node(
+        "Gather", [state.integer(node.inputs[0], "logical"), index], node.output, axis=node.attributes["axis"]
+    )
+    state.define(node.output, value, "logical")
+
+
+def _mean_pool(state: Lowering, node: Node) -> None:
+    """Mask times tokens as an integer product, then a rounding division of non-negative int32.
+
+    ONNX's Div of integers rounds towards zero, the operator rounds down. With K = 2**15 >= 2**8 * 128,
+    (2 * 2**8 * total + n) // (2 * n) = (2 * (2**8 * total + K * n) + n) // (2 * n) - K, and what is
+    divided is then not negative.
+    """
+    x, mask, offset = node.inputs
+    key, make = node.output, state.onnx
+    spec = state.spec(x)
+    ones = make.node("Cast", [mask], f"{key}/seen", to=TensorProto.BOOL)
+    row = make.node("Unsqueeze", [ones, make.integers(1)], f"{key}/row/bool")
+    row = make.node("Cast", [row], f"{key}/row", to=ELEMENT_TYPES["uint8"])
+    _, zero_x = state.quantization(spec)
+    zero = make.constant("zero_point:uint8:0", np.uint8(0))
+    total = make.node("MatMulInteger", [row, state.integer(x, "logical"), zero, zero_x], f"{key}/total3")
+    total = make.node("Squeeze", [total, make.integers(1)], f"{key}/total")
+    wide = make.node("Cast", [ones], f"{key}/seen32", to=ELEMENT_TYPES["int32"])
+    count = make.node("ReduceSum", [wide, make.integers(1)], f"{key}/count0", keepdims=1)
+    count = make.node("Max", [count, make.constant("i32:1", np.int32(1))], f"{key}/count")
+    shift = 2**15
+    factor = make.constant("i32:512", np.int32(2 * 2**WIDEN_SHIFT))
+    scaled = make.node("Mul", [total, factor], f"{key}/scaled")
+    rest = make.node("Mul", [count, make.constant("i32:pool", np.int32(2 * shift + 1))], f"{key}/rest")
+    positive = make.node("Add", [scaled, rest], f"{key}/positive")
+    twice = make.node("Mul", [count, make.constant("i32:2", np.int32(2))], f"{key}/twice")
+    mean = make.node("Div", [positive, twice], f"{key}/mean")
+    offsets = make.constant(f"{key}/offset", _integers(state, offset) - shift)
+    state.define(key, make.node("Add", [mean, offsets], key), "logical")
+
+
+def _widen(state: Lowering, node: Node) -> None:
+    x, offset = node.inputs
+    key, make = node.output, state.onnx
+    zero_point = state.zero_point(state.spec(x))
+    wide = make.node("Cast", [state.integer(x, "logical")], f"{key}/wide", to=ELEMENT_TYPES["int32"])
+    factor = make.constant("i32:256", np.int32(2**WIDEN_SHIFT))
+    scaled = make.node("Mul", [wide, factor], f"{key}/scaled")
+    offsets = make.constant(f"{key}/offset", _integers(state, offset) - zero_point * 2**WIDEN_SHIFT)
+    state.define(key, make.node("Add", [scaled, offsets], key), "logical")
+
+
+def lower_output(state: Lowering, output: GraphOutput) -> None:
+    """Dequantize per channel, and divide by the L2 norm where asked: the only arithmetic in float."""
+    make, spec = state.onnx, state.spec(output.tensor)
+    value = state.integer(output.tensor, "logical")
+    scale = make.constant(f"{output.name}/scale", output.scale.astype(np.float32))
+    zero_point = np.full(output.scale.shape, state.zero_point(spec), state.stored_dtype(spec))
+    zero = make.constant(f"{output.name}/zero_point", zero_point)
+    name = f"{output.name}/dequantized" if output.normalize else output.name
+    axis = len(spec.shape) - 1
+    real = make.node("DequantizeLinear", [value, scale, zero], name, axis=axis)
+    if output.normalize:
+        norm = make.node("ReduceL2", [real, make.integers(axis)], f"{output.name}/norm", keepdims=1)
+        least = make.constant("least_norm", np.float32(1e-12))
+        norm = make.node("Max", [norm, least], f"{output.name}/norm/positive")
+        make.node("Div", [real, norm], output.name)
+    make.output(output.name, "float32", spec.shape)
+
+
+LOWERINGS: dict[Op, Callable[[Lowering, Node], None]] = {
+    Op.EMBEDDING: _embedding,
+    Op.ONE_HOT: _one_hot,
+    Op.SLICE: _slice,
+    Op.LINEAR: _linear,
+    Op.MATMUL: _matmul,
+    Op.MASK: _mask,
+    Op.SOFTMAX: _softmax,
+    Op.ADD: _add,
+    Op.LOOKUP: _lookup,
+    Op.RESHAPE: _reshape,
+    Op.TRANSPOSE: _transpose,
+    Op.CONCAT: _concat,
+    Op.SELECT: _select,
+    Op.MEAN_POOL: _mean_pool,
+    Op.WIDEN: _widen,
+}
+"""What each operator becomes, in ONNX."""

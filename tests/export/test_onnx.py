@@ -1,0 +1,235 @@
+"""The QDQ writer: the same integers as the reference executor, and the form that runtimes want."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from archnet.backends.base import feed
+from archnet.backends.onnxruntime import OnnxRuntimeBackend
+from archnet.backends.reference import ReferenceBackend
+from archnet.errors import ArchNetError
+from archnet.export.onnx import build_onnx, emulated_places, export_onnx, stored_tensors
+from archnet.export.onnx_state import ActivationType, LinearForm
+from archnet.graph import Node, QuantizedGraph
+from archnet.operators import Op
+from archnet.reference import bind_dims, run_node
+from tests.graphs import random_inputs, tiny_encoder
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "pooled": {"layers": 2},
+    "tokens": {"pooled": False},
+    "one_hot": {"embedding": "one_hot"},
+    "code": {"embedding": "code"},
+    "host": {"embedding": "host"},
+    "gelu_concat": {"activation": "gelu", "concat": True, "pooled": False},
+    "wide": {"hidden": 192, "heads": 3},
+}
+FORMS: list[tuple[LinearForm, ActivationType]] = [
+    ("convolution", "mixed"),
+    ("gemm", "mixed"),
+    ("convolution", "uint8"),
+    ("gemm", "int8"),
+]
+FAST_FORMS = FORMS[:3]
+"""On x86 ONNX Runtime keeps some operators with int8 activations in float."""
+
+
+def network(name: str, seed: int = 0) -> QuantizedGraph:
+    return tiny_encoder(np.random.default_rng(seed), **NETWORKS[name])
+
+
+def differences(
+    graph: QuantizedGraph, backend: OnnxRuntimeBackend, inputs: Mapping[str, NDArray[Any]]
+) -> dict[Op, tuple[int, int, int]]:
+    """Operator -> (largest difference, how many differ, of how many), given the backend's own inputs."""
+    fed = feed(graph, inputs)
+    values = {**fed, **backend.tensors(inputs)}
+    found: dict[Op, tuple[int, int, int]] = {}
+    for node in graph.nodes:
+        arrays = [values[n] if n in values else graph.constants[n] for n in node.inputs]
+        wanted = run_node(node, arrays, graph.tensors[node.output], bind_dims(graph, fed))
+        got = values[node.output]
+        assert got.shape == wanted.shape
+        assert got.dtype == wanted.dtype
+        away = np.abs(got.astype(np.int64) - wanted.astype(np.int64))
+        worst, count, size = found.get(node.op, (0, 0, 0))
+        found[node.op] = (
+            max(worst, int(away.max())),
+            count + int(np.count_nonzero(away)),
+            size + away.size,
+        )
+    return found
+
+
+@pytest.mark.parametrize("level", ["ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"])
+@pytest.mark.parametrize(("linear", "activations"), FORMS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_operator_gives_the_reference_integers(
+    name: str, linear: LinearForm, activations: ActivationType, level: str
+) -> None:
+    graph = network(name)
+    model = build_onnx(graph, linear=linear, activations=activations)
+    backend = OnnxRuntimeBackend(graph, model, level=level, threads=1)
+    inputs = random_inputs(np.random.default_rng(1), graph, batch=4, sequence=11)
+    found = differences(graph, backend, inputs)
+    assert set(found) == {node.op for node in graph.nodes}
+    float_level = level if (linear, activations) in FAST_FORMS else "ORT_ENABLE_BASIC"
+    emulated = {place.op for place in emulated_places(graph, float_level)} - {Op.MASK}
+    for op, (worst, count, size) in found.items():
+        if op in emulated:
+            assert worst <= 1, found
+            assert count <= max(2, size // 1000), found
+        else:
+            assert (worst, count) == (0, 0), found
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    heads=st.integers(1, 3),
+    width=st.integers(2, 9),
+    batch=st.integers(1, 3),
+    sequence=st.integers(1, 16),
+)
+def test_any_size_gives_the_reference_integers(
+    seed: int, heads: int, width: int, batch: int, sequence: int
+) -> None:
+    graph = tiny_encoder(np.random.default_rng(seed), hidden=heads * width, heads=heads)
+    backend = OnnxRuntimeBackend(graph, build_onnx(graph), threads=1)
+    inputs = random_inputs(np.random.default_rng(seed), graph, batch=batch, sequence=sequence)
+    found = differences(graph, backend, inputs)
+    assert found.pop(Op.SOFTMAX)[0] <= 1
+    assert all(result[:2] == (0, 0) for result in found.values()), found
+
+
+def test_softmax_differs_on_few_elements() -> None:
+    """On many scores: at most 1, on less than 0.1% of the elements."""
+    graph = tiny_encoder(np.random.default_rng(3), hidden=32, heads=8, max_sequence=64)
+    backend = OnnxRuntimeBackend(graph, build_onnx(graph), threads=1)
+    inputs = random_inputs(np.random.default_rng(4), graph, batch=8, sequence=64)
+    worst, count, size = differences(graph, backend, inputs)[Op.SOFTMAX]
+    assert size == 8 * 8 * 64 * 64
+    assert worst <= 1
+    assert count <= size // 1000
+
+
+@pytest.mark.parametrize("name", ["one_hot", "code"])
+def test_outputs_are_those_of_the_reference(name: str) -> None:
+    """These networks and inputs have no softmax element that differs, so that the outputs agree."""
+    graph = network(name)
+    inputs = random_inputs(np.random.default_rng(1), graph, batch=4, sequence=11)
+    got = OnnxRuntimeBackend(graph, build_onnx(graph)).run(inputs)
+    wanted = ReferenceBackend(graph).run(inputs)
+    assert got.keys() == wanted.keys()
+    for key in wanted:
+        np.testing.assert_allclose(got[key], wanted[key], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("linear", "activations"), FAST_FORMS)
+def test_at_the_deployed_level_only_softmax_is_float(
+    linear: LinearForm, activations: ActivationType, tmp_path: Path
+) -> None:
+    """What ONNX Runtime makes of the file: no float product, sum or layout change is left."""
+    graph = network("pooled")
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    model = build_onnx(graph, linear=linear, activations=activations)
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(tmp_path / "optimized.onnx")
+    census = Counter(node.op_type for node in optimized.graph.node)
+    layers = sum(node.op is Op.LINEAR for node in graph.nodes)
+    assert census["QLinearConv"] + census["QGemm"] == layers
+    assert census["QLinearMatMul"] == sum(node.op is Op.MATMUL for node in graph.nodes)
+    assert census["QLinearAdd"] == sum(node.op is Op.ADD for node in graph.nodes)
+    softmaxes = sum(node.op is Op.SOFTMAX for node in graph.nodes)
+    assert census["Softmax"] == census["Min"] == census["QuantizeLinear"] == softmaxes
+    outputs = [graph.outputs[0].tensor] * 2  # for the norm and for the division by it
+    dequantized = [n.input[0] for n in optimized.graph.node if n.op_type == "DequantizeLinear"]
+    assert [name for name in dequantized if name in graph.tensors and "scores" not in name] == outputs
+    assert len(dequantized) == softmaxes + len(outputs)
+    assert not census.keys() & {"Conv", "Gemm", "MatMul", "Relu", "QLinearSoftmax"}
+    # Attention needs four: heads of query, key and value, and back.
+    assert census["Transpose"] == 4 * softmaxes
+
+
+def test_one_pair_per_tensor_and_nothing_around_gemm() -> None:
+    graph = network("pooled")
+    model = build_onnx(graph, linear="gemm")
+    makers = {output: node for node in model.graph.node for output in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    quantized = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    computed = {Op.LINEAR, Op.MATMUL, Op.ADD, Op.SOFTMAX}
+    assert len(quantized) == sum(node.op in computed for node in graph.nodes)
+    for node in quantized:
+        pairs = [reader for reader in readers[node.output[0]] if reader.op_type == "DequantizeLinear"]
+        assert len(pairs) <= 1
+    gemms = [node for node in model.graph.node if node.op_type == "Gemm"]
+    assert len(gemms) == sum(node.op is Op.LINEAR for node in graph.nodes)
+    reshaped = 0
+    for gemm in gemms:
+        source = makers[gemm.input[0]].op_type
+        reshaped += source == "Reshape"
+        assert source in {"DequantizeLinear", "Reshape"}
+        after = [reader.op_type for reader in readers[gemm.output[0]]]
+        assert after in (["QuantizeLinear"], ["Relu"])
+    # The heads of each layer's attention are joined to (tokens, features).
+    assert reshaped == 2
+
+
+def test_file_is_checked_and_says_how_to_run_it(tmp_path: Path) -> None:
+    graph = network("pooled")
+    export_onnx(graph, tmp_path / "onnx" / "model.onnx")
+    model = onnx.load(tmp_path / "onnx" / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["archnet.onnxruntime.graph_optimization_level"] == "ORT_ENABLE_ALL"
+    places = json.loads(metadata["archnet.emulated"])
+    assert [place["node"] for place in places] == [place.node for place in emulated_places(graph)]
+    assert {place["op"] for place in places} == {"Softmax", "Minimum"}
+    basic = {place.op for place in emulated_places(graph, "ORT_ENABLE_BASIC")}
+    assert basic == {Op.SOFTMAX, Op.MASK, Op.LINEAR, Op.MATMUL, Op.ADD}
+    assert all(place["reason"] for place in places)
+    assert stored_tensors(model).keys() <= graph.tensors.keys()
+    assert [i.name for i in model.graph.input] == ["input_ids", "attention_mask"]
+    dims = [d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim]
+    assert dims == ["batch", "sequence"]
+    assert [path.name for path in (tmp_path / "onnx").iterdir()] == ["model.onnx"]
+
+
+def test_fewer_bits_are_clamped() -> None:
+    """Signed 6-bit outputs of a layer hold -32 .. 31 though they are stored in bytes."""
+    graph = network("pooled")
+    node = next(n for n in graph.nodes if n.op is Op.LINEAR and n.name.endswith("up"))
+    spec = replace(graph.tensors[node.output], dtype="int8", bits=6)
+    graph = replace(graph, tensors={**graph.tensors, node.output: spec})
+    backend = OnnxRuntimeBackend(graph, build_onnx(graph), threads=1)
+    inputs = random_inputs(np.random.default_rng(1), graph)
+    values = backend.tensors(inputs, [node.output])[node.output]
+    assert (values.min(), values.max()) == (-32, 31)
+    found = differences(graph, backend, inputs)
+    assert found[Op.LINEAR][0] == 0
+
+
+def test_operator_without_onnx_form_is_named() -> None:
+    graph = network("pooled")
+    strange = Node(Op.MAX_POOL, "pooling.max", (graph.nodes[0].output,), "pooling.max:0")
+    tensors = {**graph.tensors, "pooling.max:0": graph.tensors[graph.nodes[0].output]}
+    with pytest.raises(ArchNetError, match=r"pooling\.max \(MaxPool\) has no ONNX form"):
+        build_onnx(replace(graph, nodes=(*graph.nodes, strange), tensors=tensors))
