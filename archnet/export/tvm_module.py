@@ -9,9 +9,12 @@ import numpy as np
 from tvm import relax, tirx
 
 from archnet.errors import ArchNetError
+from archnet.export.tvm_attention import AttentionForm, attention_kernel, attention_numbers
+from archnet.export.tvm_fusion import Group, OneHotGroup, find_groups
 from archnet.export.tvm_isa import Isa
 from archnet.export.tvm_linear import LinearForm, linear_kernel, pack_linear
-from archnet.export.tvm_operators import OPERATORS, Operand, operator_kernel
+from archnet.export.tvm_operators import OPERATORS, Operand, operator_kernel, table_sum_kernel
+from archnet.export.tvm_tir import saturation_limit
 from archnet.graph import Dim, Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
 
@@ -52,10 +55,16 @@ class _ModuleBuilder:
         parameters = [relax.Var(_identifier(spec.name), self._type(spec)) for spec in self._graph.inputs]
         for spec, parameter in zip(self._graph.inputs, parameters, strict=True):
             self._values[spec.name] = parameter
+        groups = [] if self._tensors else find_groups(self._graph)
+        last = {group.nodes[-1]: group for group in groups}
+        inner = {name for group in groups for name in group.nodes[:-1]}
         with self._relax.function(ENTRY, parameters):
             with self._relax.dataflow():
                 for node in self._graph.nodes:
-                    self._values[node.output] = self._node(node)
+                    if node.output in last:
+                        self._group(last[node.output])
+                    elif node.output not in inner:
+                        self._values[node.output] = self._node(node)
                 names = result_names(self._graph, tensors=self._tensors)
                 results = self._relax.emit_output(relax.Tuple([self._values[name] for name in names]))
             self._relax.emit_func_output(results)
@@ -94,12 +103,46 @@ class _ModuleBuilder:
         inputs = [self._values[node.inputs[0]], *(relax.const(array) for array in packed)]
         return self._call(form, node.op, lambda name: linear_kernel(form, name), inputs, output)
 
+    def _group(self, group: Group) -> None:
+        """Emit a group as one kernel, or its nodes where no kernel fits."""
+        output = self._graph.tensors[group.nodes[-1]]
+        if isinstance(group, OneHotGroup):
+            self._values[output.name] = self._one_hot(group, output)
+            return
+        form = AttentionForm.of(self._isa, group, self._graph)
+        if form is None:
+            for node in self._graph.nodes:
+                if node.output in group.nodes:
+                    self._values[node.output] = self._node(node)
+            return
+        names = [group.query, group.key, group.value, *([group.mask] if group.mask else []), group.table]
+        inputs = [*map(self._value, names), relax.const(attention_numbers(group, form))]
+        self._values[output.name] = self._call(
+            form, "attention", lambda name: attention_kernel(form, name), inputs, output
+        )
+
+    def _one_hot(self, group: OneHotGroup, output: TensorSpec) -> Any:
+        weight, bias, multiplier = (self._graph.constants[name] for name in group.linear.inputs[1:4])
+        limits = [saturation_limit(int(m), output.range) for m in multiplier]
+        columns = np.stack([bias, multiplier, limits]).astype(np.int32)
+        table = np.ascontiguousarray(weight.T)
+        ids = self._operand(group.ids)
+        digits = ids.shape[2] if len(ids.shape) == 3 else 1
+        assert isinstance(digits, int)
+        depth = table.shape[0] // digits
+        rows = Operand(table.shape, str(table.dtype))
+        key = ("table_sum", ids, rows, output.shape, output.dtype, output.bits)
+        inputs = [self._values[group.ids], relax.const(table), relax.const(columns)]
+        return self._call(
+            key, "table_sum", lambda name: table_sum_kernel(ids, rows, depth, output, name), inputs, output
+        )
+
     def _call(
-        self, key: Hashable, op: Op, kernel: Callable[[str], Any], inputs: Sequence[Any], output: TensorSpec
+        self, key: Hashable, op: str, kernel: Callable[[str], Any], inputs: Sequence[Any], output: TensorSpec
     ) -> Any:
         """Call the kernel of this key, which is made at its first use."""
         if key not in self._kernels:
-            name = f"{op.value.lower()}_{len(self._kernels)}"
+            name = f"{op.lower()}_{len(self._kernels)}"
             self._kernels[key] = self._relax.add_func(kernel(name), name)
         return self._relax.emit(
             relax.call_tir(self._kernels[key], relax.Tuple(list(inputs)), self._type(output))

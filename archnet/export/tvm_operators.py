@@ -244,6 +244,34 @@ def _widen(call: OperatorCall) -> None:
     _each(call, lambda at: convert(load(x, *at), "int32") * i32(2**WIDEN_SHIFT) + load(offset, at[-1]))
 
 
+def table_sum_kernel(ids: Operand, table: Operand, depth: int, output: TensorSpec, name: str) -> Any:
+    """PrimFunc (ids, table, columns) -> clamp(requantize(bias + sum over digits of table rows)).
+
+    A fully connected layer over the one-hot codes of ids (B, S) or (B, S, K): digit k reads row
+    k * depth + code of the table (K * depth, N), the transposed weights.
+
+    Args:
+        depth: codes of a digit.
+    """
+    builder = KernelBuilder(name)
+    width = output.shape[-1]
+    parameters = [(ids.shape, ids.dtype), (table.shape, table.dtype), ((3, width), "int32")]
+    digits = ids.shape[2] if len(ids.shape) == 3 else 1
+    assert isinstance(digits, int)
+    with builder.body([*parameters, (output.shape, output.dtype)]) as (codes, rows, columns, result):
+        call = OperatorCall(builder, Node(Op.LINEAR, name, (), output.name), (ids,), (codes,), output, result)
+
+        def element(at: list[Expr]) -> Expr:
+            total = load(columns, 0, at[-1])
+            for digit in range(digits):
+                code = load(codes, *at[:-1], digit) if len(ids.shape) == 3 else load(codes, *at[:-1])
+                total = total + convert(load(rows, code + digit * depth, at[-1]), "int32")
+            return requantize(total, load(columns, 1, at[-1]), load(columns, 2, at[-1]), output.range)
+
+        _each(call, element)
+    return builder.function
+
+
 OPERATORS: Mapping[Op, Callable[[OperatorCall], None]] = {
     Op.EMBEDDING: _embedding,
     Op.ONE_HOT: _one_hot,

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from archnet.backends.base import feed
 from archnet.errors import ArchNetError
 from archnet.export.tvm import TARGETS, compile_tvm, folder_name
 from archnet.export.tvm_target import linker
-from archnet.graph import QuantizedGraph
+from archnet.graph import GraphOutput, QuantizedGraph
+from archnet.operators import Op
 from archnet.reference import execute
 from tests.graphs import random_inputs, tiny_encoder
 
@@ -29,8 +31,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "tokens": {"pooled": False, "embedding": "one_hot", "activation": "gelu", "concat": True, "hidden": 20},
     "codes": {"embedding": "code", "hidden": 24, "heads": 3, "layers": 2},
     "host-rows": {"embedding": "host", "hidden": 18},
+    # Heads as wide as two registers, and more positions than a tile of scores holds.
+    "wide": {"hidden": 64, "max_sequence": 70},
 }
-SHAPES = [(1, 1), (2, 7), (3, 16)]
 
 
 def network(name: str) -> QuantizedGraph:
@@ -48,13 +51,13 @@ def compile_and_compare(
 
     isa = next(isa for isa in ISAS if isa.name == isa_name)
     target = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
-    path = folder / f"{isa_name}-{tensors}.so"
+    path = folder / f"{graph.name}-{graph.max_sequence}-{isa_name}.so"
     link = linker(os.uname().machine)
     executable = tvm.compile(build_module(graph, isa, tensors=tensors), target=target)
     executable.export_library(str(path), fcompile=lambda library, objects, **_: link(library, objects))
     run = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())["main"]
     names = result_names(graph, tensors=tensors)
-    for batch, sequence in SHAPES:
+    for batch, sequence in [(1, 1), (2, 7), (3, graph.max_sequence)]:
         fed = feed(
             graph, random_inputs(np.random.default_rng(sequence), graph, batch=batch, sequence=sequence)
         )
@@ -88,7 +91,25 @@ def test_other_instruction_sets_give_the_same_integers(
 
     if not host_features().get(feature):
         pytest.skip(f"this processor has no {feature}")
-    compile_and_compare(network("codes"), tmp_path, isa, cpu, tensors=False)
+    for name in ("codes", "wide"):
+        compile_and_compare(network(name), tmp_path, isa, cpu, tensors=False)
+
+
+def test_attention_and_one_hot_layers_are_fused() -> None:
+    from archnet.export.tvm_fusion import AttentionGroup, OneHotGroup, find_groups
+
+    kinds = [type(group) for group in find_groups(network("codes"))]
+    assert kinds == [OneHotGroup, AttentionGroup, AttentionGroup]
+
+
+def test_what_something_else_reads_is_not_fused_away() -> None:
+    from archnet.export.tvm_fusion import find_groups
+
+    graph = network("pooled")
+    shares = next(node.output for node in graph.nodes if node.op is Op.SOFTMAX)
+    output = GraphOutput("shares", shares, np.ones(1, dtype=np.float32))
+    assert len(find_groups(graph)) == 1
+    assert find_groups(replace(graph, outputs=(*graph.outputs, output))) == []
 
 
 def test_module_holds_no_float() -> None:
