@@ -157,10 +157,7 @@ def test_at_the_deployed_level_only_softmax_is_float(
     assert census["QLinearAdd"] == sum(node.op is Op.ADD for node in graph.nodes)
     softmaxes = sum(node.op is Op.SOFTMAX for node in graph.nodes)
     assert census["Softmax"] == census["Min"] == census["QuantizeLinear"] == softmaxes
-    outputs = [graph.outputs[0].tensor] * 2  # for the norm and for the division by it
-    dequantized = [n.input[0] for n in optimized.graph.node if n.op_type == "DequantizeLinear"]
-    assert [name for name in dequantized if name in graph.tensors and "scores" not in name] == outputs
-    assert len(dequantized) == softmaxes + len(outputs)
+    assert census["DequantizeLinear"] == softmaxes
     assert not census.keys() & {"Conv", "Gemm", "MatMul", "Relu", "QLinearSoftmax"}
     # Attention needs four: heads of query, key and value, and back.
     assert census["Transpose"] == 4 * softmaxes
