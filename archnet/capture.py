@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from archnet.aten import Translator
 from archnet.errors import ArchNetError
 from archnet.executor import NetworkModule
 from archnet.network import Network, Site, detached
 from archnet.operators import Op
-from archnet.side_values import make_probes
+from archnet.side_values import Probe, make_probes
+from archnet.sources.source import named_outputs
 
 INPUTS = ("input_ids", "attention_mask")
 TOLERANCE = 2e-3
@@ -91,17 +92,13 @@ def export_graph(module: nn.Module, vocabulary: int) -> tuple[fx.GraphModule, tu
 
 
 def _output_names(result: object) -> tuple[str, ...]:
-    """Names of the tensors that a model returns: keys of a mapping, or output_0, output_1, ..."""
-    if isinstance(result, Mapping):
-        return tuple(str(key) for key, value in result.items() if isinstance(value, Tensor))
-    if isinstance(result, Tensor):
-        return ("last_hidden_state",)
-    if isinstance(result, (tuple, list)):
-        return tuple(f"output_{i}" for i, value in enumerate(result) if isinstance(value, Tensor))
-    raise ArchNetError(
-        f"the model returns {type(result).__name__}, not tensors",
-        fix="return a tensor, a tuple of tensors or a dict of tensors from forward",
-    )
+    names = tuple(named_outputs(result))
+    if not names:
+        raise ArchNetError(
+            f"the model returns {type(result).__name__} without a float tensor",
+            fix="return a tensor, a tuple of tensors or a dict of tensors from forward",
+        )
+    return names
 
 
 def vocabulary_of(module: nn.Module) -> int:
@@ -152,7 +149,7 @@ def capture(
         network = _pooled(network, pooling, normalize)
     network = replace(network, tensors=detached(network.tensors)).pruned()
     unknown = tuple(site for site in network.sites if site.op is Op.OTHER)
-    error = float("nan") if unknown else _check(network, module, names, probes[2])
+    error = float("nan") if unknown else _check(network, module, probes[2])
     return Capture(network, unknown, error)
 
 
@@ -169,35 +166,22 @@ def _pooled(network: Network, pooling: str, normalize: bool) -> Network:
 
 
 @torch.no_grad()
-def _check(network: Network, module: nn.Module, names: tuple[str, ...], probe: object) -> float:
+def _check(network: Network, module: nn.Module, probe: Probe) -> float:
     """Largest relative error of the captured outputs at valid positions of a padded batch."""
-    from archnet.side_values import Probe
-
-    assert isinstance(probe, Probe)
     inputs = {"input_ids": probe.input_ids, "attention_mask": probe.attention_mask}
-    result = module(**inputs)
-    values = (
-        list(result.values())
-        if isinstance(result, Mapping)
-        else [result]
-        if isinstance(result, Tensor)
-        else list(result)
-    )
-    expected = dict(zip(names, [v for v in values if isinstance(v, Tensor)], strict=True))
     got = NetworkModule(network)(inputs)
+    valid = probe.attention_mask.bool()
     worst = 0.0
-    for name, reference in expected.items():
+    for name, wanted in named_outputs(module(**inputs)).items():
         if name not in network.outputs:
             continue
         value = got[network.outputs[name]]
-        if reference.dim() == 3:
-            valid = probe.attention_mask.bool()
-            reference, value = reference[valid], value[valid]
-        error = float((value - reference).abs().max() / reference.abs().max().clamp_min(1e-6))
-        worst = max(worst, error)
-    if not worst <= TOLERANCE:
-        raise ArchNetError(
-            f"the captured network differs from the original by {worst:.2g} (relative) on padded input",
-            fix="the model uses its attention mask in a way that Arch-Net does not know; please report the model",
-        )
-    return worst
+        if wanted.dim() == 3:
+            wanted, value = wanted[valid], value[valid]
+        worst = max(worst, float((value - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6)))
+    if worst <= TOLERANCE:
+        return worst
+    raise ArchNetError(
+        f"the captured network differs from the original by {worst:.2g} (relative) on padded input",
+        fix="the model uses its attention mask in a way that Arch-Net does not know; please report the model",
+    )

@@ -185,11 +185,19 @@ def _loss(
 ) -> Tensor:
     device = next(student.parameters()).device
     batch = {name: value.to(device) for name, value in batch.items()}
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
         with torch.no_grad():
             wanted = teacher(batch, keep=objective.teacher_sites)
         got = student(batch, keep=objective.student_sites)
     return objective.loss(wanted, got, batch["attention_mask"])
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; emulated, it would be slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def make_optimizer(student: nn.Module, rate: float) -> torch.optim.AdamW:

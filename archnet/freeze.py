@@ -329,7 +329,7 @@ def _output(b: GraphBuilder, key: str, affine: Affine) -> GraphOutput:
     gain = np.ones(width, np.float32) if affine.weight is None else numpy_of(affine.weight)
     shift = np.zeros(width, np.float32) if affine.bias is None else numpy_of(affine.bias)
     least = 1e-4 * np.median(np.abs(gain))
-    gain = np.where(np.abs(gain) < least, least, gain)
+    gain = np.maximum(gain, least)  # equalization made them positive
     offset = np.clip(np.rint(shift / (gain * unit)), -(2**29), 2**29).astype(np.int32)
     offset_name = b.constant(f"{key}.offset", offset)
     if site.op is Op.MEAN_POOL:

@@ -18,6 +18,7 @@ from torch import Tensor
 from archnet import atomic
 from archnet.blocks import Block, find_blocks, with_blocks
 from archnet.build import BuildDir, estimate_build_bytes
+from archnet.calibration.equalization import equalize
 from archnet.calibration.token_batches import TokenBatches
 from archnet.capture import capture
 from archnet.code_embedding import with_code_embedding
@@ -35,9 +36,10 @@ from archnet.freeze import freeze
 from archnet.graph import QuantizedGraph
 from archnet.network import Network, census
 from archnet.network_storage import load_folded, save_folded
+from archnet.operators import Op
 from archnet.plan import Plan, make_plan
 from archnet.presets import BUCKETS, CALIBRATION_BATCHES, PRESETS, Preset
-from archnet.quantized_student import QuantizedStudent
+from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.records import block_agreement, training_points
 from archnet.results import merge_metrics
 from archnet.rewrite import materialize, rewrite, token_statistics
@@ -163,7 +165,7 @@ def _distil(job: Job, context: StageContext) -> Folded:
     rewritten = rewrite(job.teacher, token_statistics(teacher, _calibration(job)))
     student = rewritten.module()
     for site in rewritten.network.sites:
-        if "table" in site.parameters and not site.inputs[0] != "input_ids":
+        if site.op is Op.EMBEDDING:
             student.parameter(site, "table").requires_grad_(False)
     outputs = [block.output for block in job.blocks if block.name != "tail"]
     objective = objective_for(job.teacher, outputs, _itself(job.teacher))
@@ -176,7 +178,8 @@ def _distil(job: Job, context: StageContext) -> Folded:
         job.preset.distil,
         on_step=lambda progress: set_progress(student, progress),
     )
-    return fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
+    folded = fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
+    return equalize(folded, channel_statistics(folded.network, _calibration(job)))
 
 
 def _itself(network: Network) -> Mapping[str, Any]:
@@ -198,7 +201,12 @@ def _quantize(job: Job, folded: Folded, context: StageContext) -> QuantizedGraph
     if job.settings.embedding == "code":
         network = with_code_embedding(network, seed=context.seed)
     student = QuantizedStudent(network, job.settings.bits)
-    student.calibrate(_calibration(job))
+    calibration = _calibration(job)
+    student.calibrate(calibration)
+    linear = {site.name for site in network.sites if site.op is Op.LINEAR}
+    with torch.no_grad():
+        wanted = NetworkModule(folded.network)(calibration[0], keep=linear)
+    student.correct_biases(calibration[0], wanted)
     outputs = [block.output for block in job.blocks if block.name != "tail"]
     objective = objective_for(job.teacher, outputs, folded.values)
     train(

@@ -20,15 +20,17 @@ class Preset:
 
     distil: Schedule
     quantize: Schedule
-    batch_size: int = 128
-    max_tokens: int = 4096
+    batch_size: int = 160
+    max_tokens: int = 3072
 
 
 PRESETS = {
-    "fast": Preset(Schedule(300, 4e-4, ramp=0.5), Schedule(60, 1e-4, warm_up=0.1)),
-    "balanced": Preset(Schedule(800, 4e-4, ramp=0.5), Schedule(250, 1e-4, warm_up=0.1)),
+    "fast": Preset(Schedule(300, 4e-4, ramp=0.5), Schedule(50, 1e-4, warm_up=0.1)),
+    "balanced": Preset(Schedule(850, 4e-4, ramp=0.5), Schedule(120, 1e-4, warm_up=0.1)),
     "best": Preset(Schedule(4000, 4e-4, ramp=0.5), Schedule(1000, 1e-4, warm_up=0.1)),
 }
 
-BUCKETS = (16, 32, 64, 128, 256, 512, 1024)
+BUCKETS = (16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
+"""Padded lengths; a step of half an octave wastes less work than it costs memory."""
+
 CALIBRATION_BATCHES = 8

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archnet.calibration.equalization import ChannelStatistics
 from archnet.calibration.lsq import ActivationQuantizer, WeightQuantizer
 from archnet.calibration.observers import sample_of
 from archnet.config import Bits
@@ -49,7 +50,7 @@ class QuantizedAttention(nn.Module):
         self.sample: list[Tensor] = []
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(batch, sequence, features) three times, mask int64 (batch, sequence) -> (batch, sequence, features)."""
+        """(batch, sequence, features) each, mask int64 (batch, sequence) -> (batch, sequence, features)."""
         scores = split_heads(query, self.heads) @ split_heads(key, self.heads).transpose(-1, -2)
         scores = scores.float() * self.scale
         if self.bias is not None:
@@ -102,7 +103,7 @@ class QuantizedCodes(nn.Module):
         self.quantizer = WeightQuantizer(self.matrix(), bits)
 
     def matrix(self) -> Tensor:
-        """The books as one fully connected layer over concatenated one-hot codes: (features, digits * depth)."""
+        """The books as one layer over concatenated one-hot codes: (features, digits * depth)."""
         return self.books.flatten(0, 1).T
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -141,7 +142,8 @@ class QuantizedStudent(NetworkModule):
 
     def observer(self, site: str) -> ActivationQuantizer | None:
         """The quantizer of a site's result."""
-        found = self.observe[site.replace(".", "|")] if site.replace(".", "|") in self.observe else None
+        key = site.replace(".", "|")
+        found = self.observe[key] if key in self.observe else None  # noqa: SIM401 - ModuleDict has no get
         return found if isinstance(found, ActivationQuantizer) else None
 
     def override(self, site: str) -> nn.Module:
@@ -172,6 +174,68 @@ class QuantizedStudent(NetworkModule):
             attention.calibrating = False
             attention.scores.calibrate(torch.cat(attention.sample))
             attention.sample = []
+
+    @torch.no_grad()
+    def correct_biases(self, batch: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+        """Move every fully connected layer's bias so that its mean output is the float network's.
+
+        Rounding shifts means, and a network without norms carries shifts along (arXiv 1906.04721,
+        section 4.2, empirical). Layers are corrected in order, each on what the corrected ones before
+        it give.
+
+        Args:
+            batch: inputs, with padding.
+            wanted: the float network's values of its fully connected sites on that batch.
+        """
+        valid = batch["attention_mask"].bool()
+        hooks = []
+        for site in self.network.sites:
+            if site.op is Op.LINEAR:
+                module = self.override(site.name)
+                hooks.append(module.register_forward_hook(_corrector(wanted[site.name], valid)))
+        self.forward(batch, keep=set())
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def channel_statistics(
+    network: Network, batches: Sequence[Mapping[str, Tensor]]
+) -> dict[str, ChannelStatistics]:
+    """Mean and reach of every channel of every token tensor, over the valid tokens of some batches."""
+    module = NetworkModule(network)
+    names = {site.name for site in network.sites}
+    sums: dict[str, Tensor] = {}
+    least: dict[str, Tensor] = {}
+    greatest: dict[str, Tensor] = {}
+    count = 0
+    for batch in batches:
+        valid = batch["attention_mask"].bool()
+        count += int(valid.sum())
+        for name, value in module(batch, keep=names).items():
+            if value.dim() != 3:
+                continue
+            rows = value[valid]
+            low, high, total = rows.amin(0), rows.amax(0), rows.sum(0)
+            least[name] = torch.minimum(least[name], low) if name in least else low
+            greatest[name] = torch.maximum(greatest[name], high) if name in greatest else high
+            sums[name] = sums[name] + total if name in sums else total
+    means = {name: total / count for name, total in sums.items()}
+    return {
+        name: ChannelStatistics(mean, torch.maximum(greatest[name] - mean, mean - least[name]))
+        for name, mean in means.items()
+    }
+
+
+def _corrector(wanted: Tensor, valid: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    def correct(module: nn.Module, inputs: object, result: Tensor) -> Tensor:
+        assert isinstance(module, QuantizedLinear)
+        difference = (wanted - result).float()
+        shift = (difference[valid] if difference.dim() == 3 else difference).mean(0)
+        module.bias.add_(shift)
+        return result + shift
+
+    return correct
 
 
 def _override(network: Network, site: Site, bits: Bits) -> nn.Module | None:

@@ -1,4 +1,4 @@
-"""Teacher -> student: every site that has a converter is replaced by its homotopy, and back to a plain network."""
+"""Teacher -> student: sites that have a converter get its homotopy; and back to a plain network."""
 
 from __future__ import annotations
 

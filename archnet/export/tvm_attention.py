@@ -127,8 +127,7 @@ def attention_kernel(form: AttentionForm, name: str) -> Any:
             rows = form.tile[1]
             with serial(ceil_div(sequence, rows)) as tile:
                 head.scores(tile * rows)
-                with serial(rows) as row:
-                    head.softmax(row)
+                head.softmax()
                 head.context(tile * rows)
     return builder.function
 
@@ -226,31 +225,42 @@ class _Head:
                     score = requantize(sums[r][v], multiplier, limit, self.form.score_bounds, lanes)
                     store(self.weights, tirx.min(score, load(self.limits, at)), r, at)
 
-    def softmax(self, row: Expr) -> None:
-        """Shares of one query: (Q * e + sum // 2) // sum, 0 behind the sequence's end."""
+    def softmax(self) -> None:
+        """Shares of `rows` queries: (Q * e + sum // 2) // sum, 0 behind the sequence's end.
+
+        One step for all queries, then the next: so the processor need not wait for one query's sum.
+        """
         lanes = self.lanes
         vectors = ceil_div(self.sequence, lanes)
-        top = self._reduce(row, vectors, self.form.score_bounds[0], tirx.max)
-        with serial(self.sequence) as j:
-            below = load(top, 0) - load(self.weights, row, j)
-            store(self.weights, load(self.table, convert(below, "int64")), row, j)
-        with serial(vectors * lanes - self.sequence) as j:
-            store(self.weights, i32(0), row, self.sequence + j)
-        total = load(self._reduce(row, vectors, 0, lambda a, b: a + b), 0)
-        one = tirx.IntImm("int64", 2**_RECIPROCAL_SHIFT)
-        reciprocal = local((1,), "int32")
-        store(reciprocal, convert(tirx.truncdiv(one, convert(total, "int64")), "int32"), 0)
-        with serial(vectors) as j:
-            at = ramp(j * lanes, lanes)
-            half = splat(T.shift_right(total, i32(1)), lanes)
-            numerator = load(self.weights, row, at) * splat(self.form.greatest, lanes) + half
-            wide = convert(numerator, "int64", lanes) * tirx.Broadcast(
-                convert(load(reciprocal, 0), "int64"), lanes
-            )
-            low = convert(T.shift_right(wide, tirx.Broadcast(i64(_RECIPROCAL_SHIFT), lanes)), "int32", lanes)
-            higher = low + splat(1, lanes)
-            share = tirx.Select(higher * splat(total, lanes) <= numerator, higher, low)
-            store(self.shares, convert(share, "uint8", lanes), row, at)
+        tops, totals = local((self.rows,), "int32"), local((self.rows,), "int32")
+        reciprocals = local((self.rows,), "int32")
+        with serial(self.rows) as row:
+            store(tops, self._reduce(row, vectors, self.form.score_bounds[0], tirx.max), row)
+        with serial(self.rows) as row:
+            with serial(self.sequence) as j:
+                below = load(tops, row) - load(self.weights, row, j)
+                store(self.weights, load(self.table, convert(below, "int64")), row, j)
+            with serial(vectors * lanes - self.sequence) as j:
+                store(self.weights, i32(0), row, self.sequence + j)
+        with serial(self.rows) as row:
+            total = self._reduce(row, vectors, 0, lambda a, b: a + b)
+            store(totals, total, row)
+            one = tirx.IntImm("int64", 2**_RECIPROCAL_SHIFT)
+            store(reciprocals, convert(tirx.truncdiv(one, convert(total, "int64")), "int32"), row)
+        with serial(self.rows) as row, serial(vectors) as j:
+            share = self._share(load(self.weights, row, ramp(j * lanes, lanes)), totals, reciprocals, row)
+            store(self.shares, convert(share, "uint8", lanes), row, ramp(j * lanes, lanes))
+
+    def _share(self, weight: Expr, totals: Buffer, reciprocals: Buffer, row: Expr) -> Expr:
+        """(Q * weight + total // 2) // total: the quotient by the reciprocal, one more where it fits."""
+        lanes = self.lanes
+        total = splat(load(totals, row), lanes)
+        numerator = weight * splat(self.form.greatest, lanes) + T.shift_right(total, splat(1, lanes))
+        reciprocal = tirx.Broadcast(convert(load(reciprocals, row), "int64"), lanes)
+        product = convert(numerator, "int64", lanes) * reciprocal
+        low = convert(T.shift_right(product, tirx.Broadcast(i64(_RECIPROCAL_SHIFT), lanes)), "int32", lanes)
+        higher = low + splat(1, lanes)
+        return tirx.Select(higher * total <= numerator, higher, low)
 
     def context(self, first: Expr) -> None:
         """shares @ values of `rows` queries from `first` on, stored where the heads are joined."""
@@ -310,8 +320,8 @@ class _Head:
                 at = column % self.lanes * self.depth + t
                 store(self.values, byte, column // across, step, column % across // self.lanes, at)
 
-    def _reduce(self, row: Expr, vectors: Expr, start: int, combine: Callable[[Expr, Expr], Expr]) -> Buffer:
-        """An array whose first element is all of a row's first `vectors` vectors combined."""
+    def _reduce(self, row: Expr, vectors: Expr, start: int, combine: Callable[[Expr, Expr], Expr]) -> Expr:
+        """All elements of a row's first `vectors` vectors combined."""
         result = local((self.lanes,), "int32")
         every = ramp(0, self.lanes)
         store(result, splat(start, self.lanes), every)
@@ -320,10 +330,7 @@ class _Head:
             store(result, combine(load(result, every), value), every)
         width = self.lanes // 2
         while width:
-            store(
-                result,
-                combine(load(result, ramp(0, width)), load(result, ramp(width, width))),
-                ramp(0, width),
-            )
+            halves = load(result, ramp(0, width)), load(result, ramp(width, width))
+            store(result, combine(*halves), ramp(0, width))
             width //= 2
-        return result
+        return load(result, 0)

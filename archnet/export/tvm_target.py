@@ -46,6 +46,9 @@ class Processor:
         """The argument of tvm.target.Target."""
         attributes = [f"-{name}" for name in self.absent]
         attributes += [f"+{name}" for name in (*self.base, *self.features)]
+        if self.architecture == "x86_64":
+            # Table look-ups: single loads take less time than a gather on most of these processors.
+            attributes.append("+prefer-no-gather")
         return {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu, "mattr": attributes}
 
 

@@ -1,0 +1,171 @@
+"""Makes the channels of a folded network alike before one scale a tensor has to serve them all.
+
+Tensors that an Add, a ReLU or attention's values tie together form a group. Within a group every
+channel may be divided by a number of its own, and every tensor may be shifted by a number a channel:
+the fully connected layers that write the group's tensors and those that read them take both in, and
+the network computes what it did. (Cross-layer equalization, arXiv 1906.04721, section 4.1, over whole
+residual streams, with the exponent of arXiv 2211.10438, equation 4.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from archnet.converters.fold import Affine, Folded
+from archnet.network import Network, Site
+from archnet.operators import Op
+
+EXPONENT = 0.5
+"""1 makes all channels alike and leaves all unevenness to the weights; 0 changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatistics:
+    """Of one tensor over calibration tokens, each (features,) float32."""
+
+    mean: Tensor
+    reach: Tensor
+    """Largest distance from the mean."""
+
+
+def groups(network: Network) -> list[list[str]]:
+    """Sites whose channels must be scaled alike, each group in execution order.
+
+    Groups that something reads which does not commute with a positive scale a channel are left out.
+    """
+    parent = {site.name: site.name for site in network.sites}
+
+    def find(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    blocked: set[str] = set()
+    for site in network.sites:
+        if site.op in (Op.ADD, Op.RELU, Op.MEAN_POOL, Op.SELECT):
+            tied = [name for name in site.inputs if name in parent]
+        elif site.op is Op.ATTENTION:
+            tied = [site.inputs[2]]
+            blocked.update(site.inputs[:2])
+        elif site.op in (Op.LINEAR, Op.EMBEDDING):
+            tied = []
+        else:
+            tied = []
+            blocked.update([*site.inputs, site.name])
+        for name in tied:
+            parent[find(name)] = find(site.name)
+    stopped = {find(name) for name in blocked if name in parent}
+    members: dict[str, list[str]] = {}
+    for site in network.sites:
+        if find(site.name) not in stopped:
+            members.setdefault(find(site.name), []).append(site.name)
+    return list(members.values())
+
+
+def equalize(
+    folded: Folded, statistics: Mapping[str, ChannelStatistics], *, exponent: float = EXPONENT
+) -> Folded:
+    """Equalize every group that can be.
+
+    Args:
+        folded: the network, and what its sites stand for.
+        statistics: of every site's result (before pooling).
+
+    Returns:
+        The same function with other weights; `values` say what the sites stand for now.
+    """
+    network = folded.network
+    scales: dict[str, Tensor] = {}
+    shifts: dict[str, Tensor] = {}
+    for group in groups(network):
+        sites = [network.site(name) for name in group]
+        measured = [statistics[site.name] for site in sites if site.name in statistics]
+        scale = _common_scale(measured, exponent)
+        shiftable = all(site.op is not Op.RELU and site.op is not Op.ATTENTION for site in sites)
+        if shiftable:
+            scale = scale * _output_signs(folded, group)
+        for site in sites:
+            scales[site.name] = scale
+            if not shiftable:
+                continue
+            if site.op in (Op.MEAN_POOL, Op.SELECT):
+                shifts[site.name] = shifts[site.inputs[0]]
+            elif site.name in statistics:
+                shifts[site.name] = statistics[site.name].mean
+        _branches_follow(sites, shifts)
+    return _apply(folded, scales, shifts)
+
+
+def _common_scale(measured: list[ChannelStatistics], exponent: float) -> Tensor:
+    """(features,) one number a channel: how far it reaches against the others, over all tensors."""
+    shares = torch.stack([s.reach / s.reach.mean().clamp_min(1e-12) for s in measured])
+    scale = shares.amax(0).clamp_min(1e-3) ** exponent
+    return scale / scale.log().mean().exp()
+
+
+def _output_signs(folded: Folded, group: list[str]) -> Tensor | float:
+    """1 or -1 a channel, so that an output that stands for a tensor of the group has positive gains."""
+    outputs = set(folded.network.outputs.values()) & set(group)
+    for affine in folded.values.values():
+        if affine.carrier in outputs and affine.weight is not None:
+            return torch.where(affine.weight < 0, -1.0, 1.0)
+    return 1.0
+
+
+def _branches_follow(sites: list[Site], shifts: dict[str, Tensor]) -> None:
+    """The shift of an Add is that of its stream plus that of its branch: the branch gets the difference."""
+    for site in sites:
+        if site.op is Op.ADD and len(site.inputs) == 2 and site.name in shifts:
+            stream, branch = site.inputs
+            shifts[branch] = shifts[site.name] - shifts[stream]
+
+
+def _apply(folded: Folded, scales: Mapping[str, Tensor], shifts: Mapping[str, Tensor]) -> Folded:
+    network = folded.network
+    tensors = dict(network.tensors)
+    for site in network.sites:
+        if site.op is Op.LINEAR:
+            _absorb(site, tensors, scales, shifts)
+        elif site.op is Op.EMBEDDING and site.name in scales:
+            key = site.parameters["table"]
+            tensors[key] = (tensors[key] - shifts.get(site.name, 0.0)) / scales[site.name]
+        elif site.op is Op.ADD and len(site.inputs) == 1 and site.name in scales:
+            key = site.parameters["table"]
+            moved = shifts.get(site.name, 0.0) - shifts.get(site.inputs[0], 0.0)
+            tensors[key] = (tensors[key] - moved) / scales[site.name]
+    values = {name: _moved(affine, scales, shifts) for name, affine in folded.values.items()}
+    return Folded(replace(network, tensors=tensors), values)
+
+
+def _absorb(
+    site: Site, tensors: dict[str, Tensor], scales: Mapping[str, Tensor], shifts: Mapping[str, Tensor]
+) -> None:
+    """A fully connected layer reads scaled and shifted channels, and writes such."""
+    key_w, key_b = site.parameters["weight"], site.parameters["bias"]
+    weight, bias = tensors[key_w], tensors[key_b]
+    source = site.inputs[0]
+    if source in shifts:
+        bias = bias + weight @ shifts[source]
+    if source in scales:
+        weight = weight * scales[source]
+    if site.name in shifts:
+        bias = bias - shifts[site.name]
+    if site.name in scales:
+        weight, bias = weight / scales[site.name][:, None], bias / scales[site.name]
+    tensors[key_w], tensors[key_b] = weight.contiguous(), bias.contiguous()
+
+
+def _moved(affine: Affine, scales: Mapping[str, Tensor], shifts: Mapping[str, Tensor]) -> Affine:
+    """What a value is of its carrier, now that the carrier is scaled and shifted."""
+    scale, shift = scales.get(affine.carrier), shifts.get(affine.carrier)
+    weight, bias = affine.weight, affine.bias
+    if shift is not None:
+        moved = shift if weight is None else weight * shift
+        bias = moved if bias is None else bias + moved
+    if scale is not None:
+        weight = scale if weight is None else weight * scale
+    return Affine(affine.carrier, weight, bias)
