@@ -191,9 +191,10 @@ def _refuse_others(others: Mapping[str, object]) -> None:
     for name, value in others.items():
         if value is None or (name in HARMLESS and value == HARMLESS[name]):
             continue
+        known = ["input_ids", "attention_mask", "token_type_ids", *HARMLESS]
         raise ArchNetError(
             f"the converted network has no argument {name}={value!r}",
-            fix=f"leave it out; {nearest(name, ['input_ids', 'attention_mask', 'token_type_ids', *HARMLESS])}",
+            fix=f"leave it out; {nearest(name, known)}",
         )
 
 
