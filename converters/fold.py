@@ -37,6 +37,11 @@ class Affine:
         """Whether the value is the carrier itself."""
         return self.weight is None and self.bias is None
 
+    def to(self, device: torch.device) -> Affine:
+        """The same on a device."""
+        weight = None if self.weight is None else self.weight.to(device)
+        return Affine(self.carrier, weight, None if self.bias is None else self.bias.to(device))
+
     def apply(self, carrier: Tensor) -> Tensor:
         """The value, from the carrier's (..., features)."""
         if self.weight is not None:

@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
 
 from archnet.backends.base import feed
 from archnet.errors import ArchNetError, nearest
 from archnet.export.onnx import METADATA_LEVEL, stored_tensors
 from archnet.export.onnx_state import StoredTensor
-from archnet.graph import Node, QuantizedGraph
+from archnet.graph import Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
 from archnet.reference import bind_dims, run_node
 from archnet.storage import load_graph
@@ -78,7 +79,8 @@ class OnnxRuntimeBackend:
     ) -> dict[str, NDArray[Any]]:
         """Integer activations by name, from the same file with them as further outputs.
 
-        The level is the same, so that every operator runs in the kernel that it runs in when deployed.
+        The level is the same, and every operator runs in the kernel that it runs in when deployed
+        (see `exposing`).
         """
         stored = stored_tensors(self._model)
         views = {n.output: n for n in self.graph.nodes if n.op in VIEWS and n.output not in stored}
@@ -94,7 +96,7 @@ class OnnxRuntimeBackend:
         roots = {name: _root(views, name) for name in names}
         values = tuple(dict.fromkeys(stored[root].value for root in roots.values()))
         if self._exposing is None or self._exposing[0] != values:
-            self._exposing = values, self._open(_with_outputs(self._model, values))
+            self._exposing = values, self._open(exposing(self._model, values))
         results = dict(zip(values, self._exposing[1].run(list(values), fed), strict=True))
         dims = bind_dims(self.graph, fed)
 
@@ -102,7 +104,7 @@ class OnnxRuntimeBackend:
             spec = self.graph.tensors[name]
             if name in views:
                 return run_node(views[name], [restored(views[name].inputs[0])], spec, dims)
-            return _restore(results[stored[name].value], stored[name], dims, spec.dtype)
+            return _restore(results[stored[name].value], stored[name], dims, spec)
 
         return {name: restored(name) for name in names}
 
@@ -160,23 +162,39 @@ def _level_of(model: onnx.ModelProto) -> str:
     )
 
 
-def _with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+def exposing(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+    """The model with internal values as further outputs.
+
+    On x86, ONNX Runtime turns int8 activations with one reader into uint8 (plus 128), which its fast kernels
+    take, but not those that are outputs. Here they are turned beforehand, so that showing them changes
+    no kernel.
+    """
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
+    zero = numpy_helper.from_array(np.array(128, dtype=np.uint8), "exposed/zero_point")
+    shown.graph.initializer.append(zero)
+    types = {i.name: i.data_type for i in shown.graph.initializer}
+    for node in shown.graph.node:
+        pair = {"QuantizeLinear": node.output[0], "DequantizeLinear": node.input[0]}.get(node.op_type)
+        if pair in values and types.get(node.input[2]) == TensorProto.INT8:
+            node.input[2] = zero.name
     known = {output.name for output in shown.graph.output}
     inferred = onnx.shape_inference.infer_shapes(shown)
-    types = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)}
-    shown.graph.output.extend(types[value] for value in values if value not in known)
+    infos = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)}
+    shown.graph.output.extend(infos[value] for value in values if value not in known)
     return shown
 
 
-def _restore(value: NDArray[Any], stored: StoredTensor, dims: Mapping[str, int], dtype: str) -> NDArray[Any]:
+def _restore(
+    value: NDArray[Any], stored: StoredTensor, dims: Mapping[str, int], spec: TensorSpec
+) -> NDArray[Any]:
     if stored.scale is not None:
         integers = np.rint(value / np.float32(stored.scale)).astype(np.int64)
+    elif value.dtype == np.uint8 and spec.dtype == "int8":
+        integers = value.astype(np.int64) - 128
     else:
         integers = value.astype(np.int64) - stored.zero_point
-    shape = [dims[d] if isinstance(d, str) else d for d in stored.dims]
-    integers = integers.reshape(shape)
+    integers = integers.reshape([dims[d] if isinstance(d, str) else d for d in stored.dims])
     if stored.permutation:
         integers = integers.transpose(stored.permutation)
-    return integers.astype(dtype)
+    return integers.astype(spec.dtype)
