@@ -174,10 +174,17 @@ def exposing(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
     zero = numpy_helper.from_array(np.array(128, dtype=np.uint8), "exposed/zero_point")
     shown.graph.initializer.append(zero)
     types = {i.name: i.data_type for i in shown.graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {}
     for node in shown.graph.node:
-        pair = {"QuantizeLinear": node.output[0], "DequantizeLinear": node.input[0]}.get(node.op_type)
-        if pair in values and types.get(node.input[2]) == TensorProto.INT8:
-            node.input[2] = zero.name
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for node in shown.graph.node:
+        if node.op_type != "QuantizeLinear" or types.get(node.input[2]) != TensorProto.INT8:
+            continue
+        after = readers.get(node.output[0], [])
+        if node.output[0] in values and [reader.op_type for reader in after] == ["DequantizeLinear"]:
+            node.input[2] = after[0].input[2] = zero.name
+    del shown.graph.value_info[:]
     known = {output.name for output in shown.graph.output}
     inferred = onnx.shape_inference.infer_shapes(shown)
     infos = {v.name: v for v in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input)}
