@@ -7,6 +7,7 @@ fixed-point number that float32 runtimes reproduce exactly (archnet/calibration/
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ from archnet.calibration.affine import (
     quantize_affine,
 )
 from archnet.converters.fold import Affine
+from archnet.errors import ArchNetError
 from archnet.freeze_embedding import freeze_embedding
 from archnet.graph import (
     WIDEN_SHIFT,
@@ -163,9 +165,17 @@ def fitted_scales(student: QuantizedStudent) -> dict[str, float]:
             continue
         for operand in site.inputs:
             if operand not in pinned and operand in scales:
-                scales[operand] = fit_operand_scale(scales[operand], scales[site.name])[1]
+                scales[operand] = operand_scale(scales[operand], scales[site.name])
                 pinned.add(operand)
     return scales
+
+
+def operand_scale(wished: float, scale_y: float) -> float:
+    """`fit_operand_scale`, stepping away from the wished scale where no number near it matches."""
+    for step in sorted(range(-16, 17), key=abs):
+        with suppress(ArchNetError):
+            return fit_operand_scale(wished * (1.0 + step / 256), scale_y)[1]
+    return float(np.float32(wished))
 
 
 def _linear(b: GraphBuilder, site: Site) -> None:
@@ -243,7 +253,7 @@ def _table_rows(b: GraphBuilder, site: Site, scale_y: float) -> str:
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedTableAdd)
     table = numpy_of(module.table)[: b.max_sequence]
-    scale = fit_operand_scale(module.quantizer.scale, scale_y)[1]
+    scale = operand_scale(module.quantizer.scale, scale_y)
     integers = quantize_affine(table, scale, bits=module.quantizer.bits).astype(np.int8)
     name = b.constant(f"{site.name}.table", integers)
     spec = TensorSpec(f"{site.name}/rows", ("sequence", table.shape[1]), "int8", module.quantizer.bits, scale)

@@ -53,7 +53,7 @@ def quickstart(out: Path, events: EventSink | None = None) -> Path:
         target=TARGET,
         bits="w8a8",
         out=out,
-        preset="balanced",
+        preset="fast",
         seq_len=SEQUENCE,
         events=events,
     )
