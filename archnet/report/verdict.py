@@ -118,7 +118,9 @@ def fastest_backend(latency: Sequence[LatencyRow]) -> list[LatencyRow]:
 
 
 def _integers(contents: Contents) -> tuple[str, Card | None]:
-    tables = [t for t in contents.lsb_tables if t.scope == "network"]
+    """Operator by operator where a backend emulates some: whole-network figures only repeat those steps."""
+    by_backend = {t.backend: t for t in sorted(contents.lsb_tables, key=lambda t: t.scope == "layer")}
+    tables = list(by_backend.values())
     if not tables:
         return "", None
     names = " and ".join(dict.fromkeys(numbers.backend(t.backend) for t in tables))
@@ -133,7 +135,8 @@ def _integers(contents: Contents) -> tuple[str, Card | None]:
         )
     share = max(t.total.share for t in tables)
     context = (
-        f"largest difference between {names} and the reference; {numbers.share(share)} of elements differ"
+        f"largest difference of an operator in {names} from the reference on the same integers, "
+        f"in {numbers.share(share)} of elements"
     )
     return "", Card("Integers", f"{worst} LSB", context)
 
