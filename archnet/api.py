@@ -21,8 +21,9 @@ from archnet.encode import encode, open_tokenizer, padding_id
 from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, ignore
 from archnet.graph import QuantizedGraph
-from archnet.pipeline import captured, prepare, run, with_settings
+from archnet.pipeline import STAGES, captured, prepare, run, with_settings
 from archnet.plan import Plan, make_plan
+from archnet.preparation import Preparation
 from archnet.sources import open_model
 from archnet.storage import load_graph
 from archnet.targets import load_profile
@@ -67,13 +68,17 @@ def convert(
         ArchNetError: the model, the data, the target or the folder cannot be used.
     """
     profile = load_profile(target)
-    wanted = Bits.parse(bits) if isinstance(bits, str) else bits
-    form = embedding or profile.embedding_forms[0]
-    settings = ConvertSettings(profile.name, wanted, preset, seq_len, seed, form)
-    profile.choose_bits(wanted)
-    source = open_model(model, tokenizer=tokenizer)
+    wanted = profile.choose_bits(Bits.parse(bits) if isinstance(bits, str) else bits)
+    form = profile.choose_embedding(embedding)
+    settings = ConvertSettings(profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256())
+    BuildDir.check_place(Path(out))
+    stage = Preparation(events or ignore, tuple(STAGES))
+    stage.step()
     sentences = _sentences(data)
-    job = prepare(source, sentences, profile, with_settings(settings, source, profile))
+    stage.step()
+    source = open_model(model, tokenizer=tokenizer)
+    job = prepare(source, sentences, profile, with_settings(settings, source, profile), stage.step)
+    stage.finish({"operators": len(job.teacher.sites), "sentences": len(job.batches)})
     return run(job, Path(out), events=events or ignore)
 
 

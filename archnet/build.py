@@ -169,6 +169,26 @@ class BuildDir:
             raise
         return build
 
+    @staticmethod
+    def check_place(path: Path) -> None:
+        """Refuse what `open_for_convert` would refuse of a place, before the time it takes to open a model.
+
+        Raises:
+            ArchNetError: it is a file, another folder, or in a place that cannot be written.
+        """
+        path = Path(path).absolute()
+        place = next(p for p in (path, *path.parents) if os.path.exists(p))
+        reason = ""
+        if place != path and not place.is_dir():
+            reason = f"{place} is a file, not a folder"
+        elif place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+            reason = f"permission denied for {place}"
+        if reason:
+            raise ArchNetError(
+                f"{path} cannot be written: {reason}", fix="give a place that you may write to"
+            )
+        _refuse_foreign(path)
+
     def _begin(self, needed_bytes: int) -> None:
         record = self._record()
         if not self.finished:

@@ -73,6 +73,7 @@ class ConvertSettings:
         seq_len: longest sequence in tokens, for training and of the exported network.
         seed: of all random numbers.
         embedding: the form that the word embedding takes, one of `EMBEDDING_FORMS`.
+        target_sha256: of a profile of the user's own, whose name does not say what is in it; else empty.
 
     Raises:
         ArchNetError: a value is out of range; known names are suggested.
@@ -84,6 +85,7 @@ class ConvertSettings:
     seq_len: int = 128
     seed: int = 0
     embedding: str = "gather"
+    target_sha256: str = ""
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -108,7 +110,10 @@ class ConvertSettings:
 
     def to_json(self) -> dict[str, str | int]:
         """As a JSON object; `from_json` reads it back."""
-        return {**asdict(self), "bits": str(self.bits)}
+        value = {**asdict(self), "bits": str(self.bits)}
+        if not self.target_sha256:
+            del value["target_sha256"]
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, str | int]) -> Self:
@@ -118,7 +123,7 @@ class ConvertSettings:
             ArchNetError: a field is missing, unknown or out of range.
         """
         names = {f.name for f in fields(cls)}
-        wrong = sorted(names ^ set(value))
+        wrong = sorted((names ^ set(value)) - ({"target_sha256"} - set(value)))
         if wrong:
             raise ArchNetError(
                 f"the recorded settings have missing or unknown fields: {', '.join(wrong)}",
@@ -131,9 +136,13 @@ class ConvertSettings:
             seq_len=int(value["seq_len"]),
             seed=int(value["seed"]),
             embedding=str(value["embedding"]),
+            target_sha256=str(value.get("target_sha256", "")),
         )
 
     def differences(self, other: ConvertSettings) -> list[str]:
         """Name each field that `other` changes, as "field: mine -> other's"."""
         old, new = self.to_json(), other.to_json()
-        return [f"{name}: {old[name]} -> {new[name]}" for name in old if old[name] != new[name]]
+        differences = [f"{f}: {old[f]} -> {new[f]}" for f in old if f != "target_sha256" and old[f] != new[f]]
+        if self.target == other.target and self.target_sha256 != other.target_sha256:
+            differences.append(f"the content of target {self.target}'s profile")
+        return differences

@@ -201,6 +201,7 @@ class Engine:
         build: the folder, opened with `BuildDir.open_for_convert`.
         events: told of everything; DIR/log.jsonl is written in any case.
         stages: all names in order, or names with the seconds that each is expected to take (any unit).
+        earlier: names of stages that came before this engine, for the counting only.
     """
 
     def __init__(
@@ -208,8 +209,10 @@ class Engine:
         build: BuildDir,
         events: EventSink = ignore,
         stages: Sequence[str] | Mapping[str, float] = (),
+        earlier: Sequence[str] = (),
     ) -> None:
         self.build = build
+        self._earlier = tuple(earlier)
         self.stop_requested = False
         self.stepwise = False
         self._events = events
@@ -269,7 +272,8 @@ class Engine:
         return load(result)
 
     def _started(self, name: str, index: int, *, resumed: bool) -> StageStarted:
-        names = tuple(self._expected)
+        names = (*self._earlier, *self._expected)
+        index += len(self._earlier)
         return StageStarted(name, index, max(len(names), index + 1), resumed, names)
 
     def _compute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +38,7 @@ from archnet.network import Network, census
 from archnet.network_storage import load_folded, save_folded
 from archnet.operators import Op
 from archnet.plan import Plan, make_plan
+from archnet.preparation import PREPARE
 from archnet.presets import BUCKETS, CALIBRATION_BATCHES, PRESETS, Preset
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.records import block_agreement, training_points
@@ -94,12 +95,25 @@ def captured(source: Source, seq_len: int) -> tuple[Network, tuple[Block, ...]]:
     return with_blocks(found.network, blocks), blocks
 
 
-def prepare(source: Source, sentences: Sequence[str], profile: Profile, settings: ConvertSettings) -> Job:
-    """Capture and plan; every refusal comes before anything is written or trained."""
+def prepare(
+    source: Source,
+    sentences: Sequence[str],
+    profile: Profile,
+    settings: ConvertSettings,
+    tell: Callable[[], None] = lambda: None,
+) -> Job:
+    """Capture and plan; every refusal comes before anything is written or trained.
+
+    Args:
+        tell: called when capturing, planning and tokenizing begin.
+    """
     profile.choose_bits(settings.bits)
+    tell()
     teacher, blocks = captured(source, settings.seq_len)
+    tell()
     plan = make_plan(teacher, profile, model=source.name, embedding=settings.embedding)
     plan.require()
+    tell()
     preset = PRESETS[settings.preset]
     batches = TokenBatches(
         source.require_tokenizer(),
@@ -130,8 +144,8 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
     ) as build:
         if build.finished:
             return out
-        with Engine(build, events, STAGES) as engine:
-            for note in (*job.source.notes, job.batches.warning()):
+        with Engine(build, events, STAGES, earlier=(PREPARE,)) as engine:
+            for note in (*job.source.notes, job.batches.warning(), _missing_tvm(job.profile)):
                 if note:
                     engine.note(note)
             build.write_json(build.plan, job.plan.to_json())
@@ -251,6 +265,12 @@ def _export(job: Job, build: BuildDir, graph: QuantizedGraph, context: StageCont
     return done
 
 
+def _missing_tvm(profile: Profile) -> str | None:
+    if "tvm" not in profile.exports or _installed("tvm"):
+        return None
+    return "TVM is not installed, so no TVM library is written (pip install 'archnet[tvm]'; archnet export)"
+
+
 def _installed(module: str) -> bool:
     from importlib.util import find_spec
 
@@ -299,7 +319,14 @@ def _record(job: Job, build: BuildDir, folded: Folded, graph: QuantizedGraph) ->
             job.teacher, job.blocks, folded, graph, ids[:SAVED_SENTENCES], mask[:SAVED_SENTENCES]
         ),
         peak_memory_bytes=memory_bytes()[1],
+        sizes=_sizes(build),
     )
+
+
+def _sizes(build: BuildDir) -> dict[str, int]:
+    """Bytes of what was made, by path."""
+    files = [*build.graph_dir.iterdir(), *build.onnx_dir.glob("*.onnx"), *build.tvm_dir.glob("*/*.so")]
+    return {file.relative_to(build.path).as_posix(): file.stat().st_size for file in sorted(files)}
 
 
 def _manifest(job: Job, graph: QuantizedGraph, command: Sequence[str]) -> dict[str, object]:
@@ -318,7 +345,10 @@ def _manifest(job: Job, graph: QuantizedGraph, command: Sequence[str]) -> dict[s
         "command": list(command) or sys.argv,
         "versions": versions,
         "inputs": [{"name": s.name, "dtype": s.dtype, "shape": list(s.shape)} for s in graph.inputs],
-        "outputs": [{"name": o.name, "dtype": "float32"} for o in graph.outputs],
+        "outputs": [
+            {"name": o.name, "dtype": "float32", "shape": list(graph.tensors[o.tensor].shape)}
+            for o in graph.outputs
+        ],
         "max_length": job.settings.seq_len,
         "id2label": labels if isinstance(labels, dict) else None,
     }

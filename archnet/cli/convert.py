@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from archnet.cli.app import Session, app, examples, quiet_libraries, session, shown, terminal
+from archnet.cli.app import Session, app, examples, program, quiet_libraries, session, shown, terminal
 from archnet.cli.completions import complete_from, target_option
 from archnet.config import EMBEDDING_FORMS, PRESETS
 
@@ -122,6 +122,7 @@ def convert(
     profile = load_profile(target)
     width = profile.choose_bits(Bits.parse(bits))
     ConvertSettings(target, width, preset, seq_len, seed, embedding or profile.embedding_forms[0])
+    profile.choose_embedding(embedding)
     state.folder = out
     quiet_libraries()
     with shown(f"archnet convert: {model} to {target} {width} in {out}", json_log) as events:
@@ -147,4 +148,5 @@ def _tell_end(folder: Path) -> None:
     from archnet.cli.tables import end_table
     from archnet.results import read_metrics
 
-    terminal().print(end_table(folder, read_metrics(BuildDir.open_finished(folder).metrics)))
+    metrics = read_metrics(BuildDir.open_finished(folder).metrics)
+    terminal().print(end_table(folder, metrics, program()))

@@ -29,13 +29,16 @@ _EXTRAS = {
 """Which extra of the package installs which module."""
 
 
-def end_with(error: BaseException, arguments: Sequence[str], folder: Path | None) -> int:
+def end_with(
+    error: BaseException, arguments: Sequence[str], folder: Path | None, program: str = "archnet"
+) -> int:
     """Tell the user how a command failed.
 
     Args:
         error: what it raised.
         arguments: of the command line, for "run it again".
         folder: the build folder at work, if any; a bug's traceback is written there.
+        program: what the user types before the arguments.
 
     Returns:
         The exit code.
@@ -50,7 +53,7 @@ def end_with(error: BaseException, arguments: Sequence[str], folder: Path | None
     if isinstance(error, ArchNetError):
         return _refuse(error)
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return _interrupted(error, arguments, folder)
+        return _interrupted(error, f"{program} {shlex.join(arguments)}", folder)
     if isinstance(error, BrokenPipeError):
         # Python flushes stdout once more at exit; give it a place where that works.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,12 +76,11 @@ def _from_click(error: click.UsageError) -> ArchNetError:
     return ArchNetError(problem[:1].lower() + problem[1:], fix=f"see `{command} --help`")
 
 
-def _interrupted(error: BaseException, arguments: Sequence[str], folder: Path | None) -> int:
+def _interrupted(error: BaseException, command: str, folder: Path | None) -> int:
     # click has ended the line with ^C on it, and made an Abort of what was raised.
     reason = str(error.__cause__ or "") if isinstance(error, click.Abort) else str(error)
     print(reason or "stopped", file=sys.stderr)
     if folder is not None and folder.exists():
-        command = shlex.join(("archnet", *arguments))
         print(f"{folder} keeps what is done; the same command goes on:\n  {command}", file=sys.stderr)
     return EXIT_INTERRUPTED
 

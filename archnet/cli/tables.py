@@ -138,24 +138,25 @@ def latency_table(rows: Sequence[LatencyRow]) -> Table:
     return table
 
 
-def end_table(folder: Path, metrics: Mapping[str, Any]) -> Group:
+def end_table(folder: Path, metrics: Mapping[str, Any], program: str = "archnet") -> Group:
     """What a conversion made: score if known, size, time, memory, where the report is, what to do next.
 
     Args:
         folder: the finished build.
         metrics: the content of its metrics.json.
+        program: what to type for the command line.
     """
     table = Table.grid(padding=(0, 2))
     for name, value in _end_rows(folder, metrics):
         table.add_row(Text(name, "bold"), Text(value))
     place = shlex.quote(str(folder))
     following = [
-        f"archnet validate {place}",
-        f"archnet bench {place}",
+        f"{program} validate {place}",
+        f"{program} bench {place}",
         *(
-            f"archnet export {place} --format {form}"
-            for form in ("onnx", "tvm")
-            if not (folder / form).exists()
+            f"{program} export {place} --format {form}"
+            for form, file in (("onnx", "onnx/model.onnx"), ("tvm", "tvm"))
+            if not (folder / file).exists()
         ),
         f"python -c \"import archnet; print(archnet.load('{folder}').encode(['hello']))\"",
     ]
@@ -174,6 +175,8 @@ def _end_rows(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]
         floats = validation["float_score"]["score"]
         scores = [f"{s['backend']} {_number(s['score'], 2)}" for s in validation["scores"]]
         rows.append(("score", f"float {_number(floats, 2)}; {', '.join(scores)} ({validation['metric']})"))
+    elif validation:
+        rows.append(("like the original", _agreement(validation)))
     sizes = metrics.get("sizes") or {}
     wanted = [(name, size) for name, size in sizes.items() if name.endswith((".onnx", ".so"))]
     if wanted:
@@ -186,6 +189,11 @@ def _end_rows(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]
     if (folder / "report.html").exists():
         rows.append(("report", str(folder / "report.html")))
     return rows
+
+
+def _agreement(validation: Mapping[str, Any]) -> str:
+    parts = [f"{score['backend']} {_number(score.get('cosine'), 4)}" for score in validation["scores"]]
+    return f"cosine {', '.join(parts)} ({validation['agreement_samples']} sentences)"
 
 
 def _number(value: float | None, digits: int) -> str:
