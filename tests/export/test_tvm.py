@@ -95,6 +95,20 @@ def test_other_instruction_sets_give_the_same_integers(
         compile_and_compare(network(name), tmp_path, isa, cpu, tensors=False)
 
 
+def test_softmax_at_the_end_of_its_range(tmp_path: Path) -> None:
+    """1024 equal weights of 2**20: the greatest sum and numerators that the fixed-point quotient meets."""
+    from archnet.export.tvm_isa import choose_isa
+    from archnet.export.tvm_target import find_processor
+
+    graph = tiny_encoder(np.random.default_rng(5), max_sequence=1024)
+    flat = np.full(256, 2**20, dtype=np.int32)
+    table = next(node.inputs[1] for node in graph.nodes if node.op is Op.SOFTMAX)
+    graph = replace(graph, constants={**graph.constants, table: flat})
+    processor = find_processor("host")
+    isa = choose_isa(tvm.target.Target(processor.tvm_target()))
+    compile_and_compare(graph, tmp_path, isa.name, processor.cpu, tensors=False)
+
+
 def test_attention_and_one_hot_layers_are_fused() -> None:
     from archnet.export.tvm_fusion import AttentionGroup, OneHotGroup, find_groups
 
