@@ -2,7 +2,9 @@
 
 Nodes that do not depend on the tokens' embeddings are side values: they are computed on probes and
 recognised by what they are (archnet/side_values.py). Views and transposes of attention heads are
-tracked as layouts and vanish; everything that is not known becomes a site of Op.OTHER with a reason.
+tracked as layouts and vanish. Elementwise chains are named by what they compute (archnet/curves.py),
+pooling by its values (archnet/aten_pooling.py). Everything that is not known becomes a site of
+Op.OTHER with a reason.
 """
 
 from __future__ import annotations
@@ -14,49 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, row_norm, summed
+from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import Probe, constant_of, is_key_padding, record, without_padding
-
-aten = torch.ops.aten
+from archnet.token_values import Curve, Known, Scores, Unknown, Value
 
 PASS_THROUGH = frozenset(
-    {"dropout", "contiguous", "clone", "alias", "detach", "to", "_to_copy", "type_as", "feature_dropout"}
+    "alias clone contiguous detach dropout feature_dropout getitem to _to_copy type_as".split()
 )
-ACTIVATIONS = {"gelu": Op.GELU, "relu": Op.RELU, "silu": Op.SILU, "tanh": Op.TANH, "sigmoid": Op.SIGMOID}
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A float tensor that depends on the tokens.
-
-    layout: "tokens" (batch, sequence, features); "split" (batch, sequence, heads, width);
-    "heads" (batch, heads, sequence, width); "heads_t" (batch, heads, width, sequence);
-    "row" (batch, features).
-    """
-
-    site: str
-    layout: str = "tokens"
-    heads: int = 1
-    gain: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Products of queries and keys on their way to an attention site."""
-
-    query: Value
-    key: Value
-    scale: float
-    addends: tuple[fx.Node, ...] = ()
-    probabilities: bool = False
-
-
-Known = Value | Scores
-
-
-class Unknown(Exception):
-    """This node has no site; the reason is the message."""
+MISREAD = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What handlers raise when a known operator has arguments that they do not expect."""
 
 
 @dataclass
@@ -70,6 +41,10 @@ class Translator:
     sites: list[Site] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     known: dict[fx.Node, Known] = field(default_factory=dict)
+    unmasked: dict[str, fx.Node] = field(default_factory=dict)
+    named: dict[fx.Node, Value] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    normalized: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         nodes = [n for n in self.graph.graph.nodes if n.op == "call_function"]
@@ -83,22 +58,34 @@ class Translator:
                 self._visit(node)
             elif node.op == "output":
                 outputs = self._outputs(node)
-        network = Network(self.inputs, tuple(self.sites), self.tensors, outputs)
-        return network
+        return Network(self.inputs, tuple(self.sites), self.tensors, outputs, frozenset(self.normalized))
 
     def _outputs(self, node: fx.Node) -> dict[str, str]:
-        values = node.args[0]
-        flat = list(values) if isinstance(values, (tuple, list)) else [values]
+        """The user's float outputs by name; one that is no known tensor becomes a refused site."""
+        flat = [a for a in _flat(node.args[0]) if self._is_float(a)]
         outputs: dict[str, str] = {}
         for name, value in zip(self.output_names, flat, strict=False):
-            found = self.known.get(value) if isinstance(value, fx.Node) else None
-            if isinstance(found, Value) and found.layout in ("tokens", "row"):
+            found = self.settled(value) if value in self.known else None
+            if found is None:
+                continue
+            if isinstance(found, Value) and (found.layout in ("tokens", "row") or found.site in self.refused):
+                if found.gain != 1.0:
+                    found = self._other(value, "mul", "an output that is scaled")
                 outputs[name] = found.site
+            elif isinstance(found, Value) and found.layout == "normalized":
+                outputs[name] = found.site
+                self.normalized.add(name)
+            else:
+                reason = "this output is neither token features nor a row of features"
+                outputs[name] = self._other(value, _kind(value), reason).site
         return outputs
 
+    def _is_float(self, value: fx.Node) -> bool:
+        recorded = self.recorded[0].get(value)
+        return recorded is not None and recorded.is_floating_point()
+
     def _visit(self, node: fx.Node) -> None:
-        name = getattr(node.target, "_schema", None)
-        kind = str(name.name).split("::")[-1] if name is not None else str(node.target)
+        kind = _kind(node)
         if kind == "embedding":
             self._embedding(node)
             return
@@ -107,22 +94,100 @@ class Translator:
         if kind in PASS_THROUGH:
             self.known[node] = self.known[node.all_input_nodes[0]]
             return
+        handler = HANDLERS.get(kind.rstrip("_"))
         try:
-            handler = HANDLERS.get(kind.rstrip("_"))
-            if handler is None:
+            curve = self._curve(node) if kind.rstrip("_") in ELEMENTWISE else None
+            if curve is None and handler is None:
                 raise Unknown("no converter knows this operator")
-            self.known[node] = handler(self, node)
-        except Unknown as reason:
-            self.known[node] = self._other(node, kind, str(reason))
+            self.known[node] = curve or (handler or self._unhandled)(self, node)
+        except (Unknown, *MISREAD) as error:
+            if handler is not None and (behind := self._refused_source(node)) is not None:
+                self.known[node] = behind  # named once already, where the unknown begins
+                return
+            reason = (
+                str(error) if isinstance(error, Unknown) else "its arguments have a form that is not known"
+            )
+            self.known[node] = self._other(node, kind, reason)
+
+    @staticmethod
+    def _unhandled(t: Translator, node: fx.Node) -> Known:
+        raise Unknown("no converter knows this operator")
+
+    def _refused_source(self, node: fx.Node) -> Value | None:
+        for source in node.all_input_nodes:
+            found = self.known.get(source)
+            if isinstance(found, Value) and found.site in self.refused:
+                return found
+        return None
 
     def _other(self, node: fx.Node, kind: str, reason: str) -> Value:
-        sources = [self.known[a] for a in node.all_input_nodes if a in self.known]
-        names = [v.site for v in sources if isinstance(v, Value)]
-        names += [s.query.site for s in sources if isinstance(s, Scores)]
-        attributes: dict[str, SiteAttribute] = {"aten": f"aten.{kind}", "reason": reason}
-        return Value(self._add(node, Op.OTHER, tuple(dict.fromkeys(names)), attributes=attributes))
+        names: list[str] = []
+        for source in node.all_input_nodes:
+            found = self.settled(source) if source in self.known else None
+            if isinstance(found, Value):
+                names.append(found.site)
+            elif isinstance(found, Scores):
+                names.append(found.query.site)
+        return self._refuse(node, kind, reason, names)
 
-    def _add(
+    def _refuse(self, node: fx.Node, kind: str, reason: str, inputs: Sequence[str]) -> Value:
+        attributes: dict[str, SiteAttribute] = {"aten": f"aten.{kind}", "reason": reason}
+        site = self.add_site(node, Op.OTHER, tuple(dict.fromkeys(inputs)), attributes=attributes)
+        self.refused.add(site)
+        return Value(site)
+
+    def _curve(self, node: fx.Node) -> Curve | None:
+        """An elementwise node as a function of the one value that all its operands are functions of."""
+        bases: set[Value] = set()
+        operands: dict[fx.Node, Tensor] = {}
+        for source in node.all_input_nodes:
+            found = self.known.get(source)
+            if isinstance(found, Curve):
+                bases.add(found.base)
+                operands[source] = found.samples
+            elif isinstance(found, Value) and found.layout in ("tokens", "row"):
+                bases.add(replace(found, gain=1.0))
+                operands[source] = GRID * found.gain
+            elif found is None and source in self.recorded[0] and self.recorded[0][source].numel() == 1:
+                operands[source] = self.tensor(source).double().reshape(())
+            else:
+                return None
+        if len(bases) != 1:
+            return None
+        return Curve(bases.pop(), evaluate(node, operands), node)
+
+    def settled(self, node: object) -> Known:
+        """What is known of a node; a chain of elementwise operators becomes a site of the graph."""
+        found = self.known.get(node) if isinstance(node, fx.Node) else None
+        if found is None:
+            raise Unknown("a constant stands where token features are expected")
+        if not isinstance(found, Curve):
+            return found
+        if found.node not in self.named:
+            self.named[found.node] = self._name(found)
+        return self.named[found.node]
+
+    def _name(self, curve: Curve) -> Value:
+        """The site that computes a curve."""
+        factor = factor_of(curve.samples)
+        if factor == 1.0:
+            return curve.base
+        activation = activation_of(curve.samples)
+        if activation is not None:
+            op, attributes = activation
+            return replace(
+                curve.base, site=self.add_site(curve.node, op, (curve.base.site,), attributes=attributes)
+            )
+        operands = [a for a in curve.node.args[:2] if isinstance(a, fx.Node) and a in self.known]
+        if _kind(curve.node).rstrip("_") == "add" and len(operands) == 2 and not curve.node.kwargs:
+            left, right = (self.value(a, "tokens", "row") for a in operands)
+            return replace(left, site=self.add_site(curve.node, Op.ADD, (left.site, right.site)))
+        if factor is not None:
+            return replace(curve.base, gain=factor)
+        reason = "an elementwise function that no converter knows"
+        return self._refuse(curve.node, _kind(curve.node), reason, [curve.base.site])
+
+    def add_site(
         self,
         node: fx.Node,
         op: Op,
@@ -146,7 +211,7 @@ class Translator:
         path = path or str(node.name)
         if op in (Op.ADD, Op.ATTENTION, Op.OTHER) or not stack:
             path = f"{path}.{str(op).lower()}"
-        taken = {site.name for site in self.sites}
+        taken = {site.name for site in self.sites} | set(self.inputs)
         if path not in taken:
             return path
         return next(f"{path}.{i}" for i in range(1, len(taken) + 2) if f"{path}.{i}" not in taken)
@@ -166,7 +231,7 @@ class Translator:
 
     def value(self, node: object, *layouts: str) -> Value:
         """The token-dependent value of a node, in one of these layouts and without a pending gain."""
-        found = self.known.get(node) if isinstance(node, fx.Node) else None
+        found = self.settled(node) if isinstance(node, fx.Node) and node in self.known else None
         if not isinstance(found, Value):
             raise Unknown("attention scores or a constant stand where token features are expected")
         if layouts and found.layout not in layouts:
@@ -186,19 +251,28 @@ class Translator:
         if isinstance(index, fx.Node) and index.op == "placeholder" and index.name == "input_ids":
             table = self.tensor(node.args[0])
             self.known[node] = Value(
-                self._add(node, Op.EMBEDDING, ("input_ids",), parameters={"table": table})
+                self.add_site(node, Op.EMBEDDING, ("input_ids",), parameters={"table": table})
             )
 
     def side_table(self, node: fx.Node, width: int) -> Tensor:
         """A side value that is added to token features: constant, (sequence or 1, features)."""
-        constant = constant_of(self.recorded[0][node], self.recorded[1][node])
+        if node.op == "get_attr":
+            constant: Tensor | None = attribute_of(self.graph, str(node.target))
+        else:
+            constant = side_constant(self.recorded[0][node], self.recorded[1][node], batched_rank=3)
         if constant is None:
             raise Unknown("what is added depends on the input in an unknown way")
-        if constant.numel() not in (width, constant.shape[-2] * width if constant.dim() > 1 else width):
-            raise Unknown("what is added has another shape than (sequence, features)")
-        constant = constant.reshape(-1, width)
         sequence = self.probes[0].input_ids.shape[1]
-        return constant.float().expand(sequence, width).contiguous()
+        if constant.numel() not in (width, sequence * width) or constant.shape[-1] != width:
+            raise Unknown("what is added has another shape than (sequence, features)")
+        return constant.reshape(-1, width).float().expand(sequence, width).contiguous()
+
+
+def side_constant(first: Tensor, second: Tensor, *, batched_rank: int) -> Tensor | None:
+    """The value of a side node without its batch axis, which it has when its rank is `batched_rank`."""
+    if first.dim() >= batched_rank:
+        return constant_of(first, second)
+    return first if first.shape == second.shape and torch.equal(first, second) else None
 
 
 def attribute_of(module: nn.Module, path: str) -> Tensor:
@@ -212,7 +286,16 @@ def attribute_of(module: nn.Module, path: str) -> Tensor:
 
 def _kind(node: fx.Node) -> str:
     schema = getattr(node.target, "_schema", None)
-    return str(schema.name).split("::")[-1] if schema is not None else str(node.target)
+    if schema is not None:
+        return str(schema.name).split("::")[-1]
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _flat(value: object) -> list[fx.Node]:
+    """The nodes among a graph's results, in order."""
+    if isinstance(value, fx.Node):
+        return [value]
+    return [node for item in value for node in _flat(item)] if isinstance(value, (tuple, list)) else []
 
 
 def _scalar(value: object) -> float | None:
@@ -227,13 +310,13 @@ def linear(t: Translator, node: fx.Node) -> Known:
     parameters = {"weight": t.tensor(node.args[1])}
     bias = node.args[2] if len(node.args) > 2 else None
     parameters["bias"] = t.tensor(bias) if bias is not None else torch.zeros(parameters["weight"].shape[0])
-    return replace(x, site=t._add(node, Op.LINEAR, (x.site,), parameters=parameters))
+    return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
 
 
 def addmm(t: Translator, node: fx.Node) -> Known:
     x = t.value(node.args[1], "tokens", "row")
     parameters = {"weight": t.tensor(node.args[2]).T.contiguous(), "bias": t.tensor(node.args[0])}
-    return replace(x, site=t._add(node, Op.LINEAR, (x.site,), parameters=parameters))
+    return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
 
 
 def layer_norm(t: Translator, node: fx.Node) -> Known:
@@ -245,7 +328,7 @@ def layer_norm(t: Translator, node: fx.Node) -> Known:
     weight = t.tensor(node.args[2]) if len(node.args) > 2 and node.args[2] is not None else torch.ones(width)
     bias = t.tensor(node.args[3]) if len(node.args) > 3 and node.args[3] is not None else torch.zeros(width)
     eps = _scalar(node.args[4]) if len(node.args) > 4 else 1e-5
-    site = t._add(
+    site = t.add_site(
         node,
         Op.LAYER_NORM,
         (x.site,),
@@ -255,13 +338,23 @@ def layer_norm(t: Translator, node: fx.Node) -> Known:
     return replace(x, site=site)
 
 
-def activation(t: Translator, node: fx.Node) -> Known:
+def rms_norm(t: Translator, node: fx.Node) -> Known:
     x = t.value(node.args[0], "tokens", "row")
-    kind = _kind(node).rstrip("_")
-    attributes: dict[str, SiteAttribute] = {}
-    if kind == "gelu":
-        attributes["approximate"] = str(node.kwargs.get("approximate", "none"))
-    return replace(x, site=t._add(node, ACTIVATIONS[kind], (x.site,), attributes=attributes))
+    shape = node.args[1]
+    if not isinstance(shape, Sequence) or len(shape) != 1:
+        raise Unknown("RMSNorm over more than the last axis")
+    width = t.shape(node)[-1]
+    given = dict(zip(("weight", "eps"), node.args[2:], strict=False)) | dict(node.kwargs)
+    weight = t.tensor(given["weight"]) if given.get("weight") is not None else torch.ones(width)
+    eps = _scalar(given.get("eps"))
+    site = t.add_site(
+        node,
+        Op.RMS_NORM,
+        (x.site,),
+        parameters={"weight": weight, "bias": torch.zeros(width)},
+        attributes={"eps": torch.finfo(torch.float32).eps if eps is None else eps},
+    )
+    return replace(x, site=site)
 
 
 def add(t: Translator, node: fx.Node) -> Known:
@@ -271,7 +364,7 @@ def add(t: Translator, node: fx.Node) -> Known:
     if left not in t.known:
         left, right = right, left
     assert isinstance(left, fx.Node)
-    found = t.known[left]
+    found = t.settled(left)
     if isinstance(found, Scores):
         if not isinstance(right, fx.Node) or right in t.known or found.probabilities:
             raise Unknown("attention scores plus a token-dependent tensor")
@@ -281,39 +374,48 @@ def add(t: Translator, node: fx.Node) -> Known:
         other = t.value(right, "tokens", "row")
         if t.shape(left) != t.shape(right):
             raise Unknown("an Add that broadcasts")
-        return replace(x, site=t._add(node, Op.ADD, (x.site, other.site)))
+        return replace(x, site=t.add_site(node, Op.ADD, (x.site, other.site)))
     if not isinstance(right, fx.Node):
         raise Unknown("a number is added to token features")
     if x.layout != "tokens":
         raise Unknown("a constant is added behind the pooling")
     table = t.side_table(right, t.shape(node)[-1])
-    return replace(x, site=t._add(node, Op.ADD, (x.site,), parameters={"table": table}))
+    return replace(x, site=t.add_site(node, Op.ADD, (x.site,), parameters={"table": table}))
 
 
 def scaled(t: Translator, node: fx.Node) -> Known:
-    """Multiplication or division by a number, known only around attention products."""
-    found = t.known.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
-    factor = _scalar(node.args[1])
-    if factor is None and isinstance(node.args[1], fx.Node) and node.args[1] not in t.known:
-        constant = t.tensor(node.args[1])
-        factor = float(constant) if constant.numel() == 1 else None
-    if found is None or factor is None:
-        raise Unknown("a product of token features with something that is not a number")
+    """Multiplication or division: by a number around attention, by the mask or a count in pooling."""
+    source, by = node.args[0], node.args[1]
+    if source not in t.known and not _kind(node).startswith("div"):
+        source, by = by, source
+    found = t.settled(source)
+    if isinstance(found, Value) and found.layout == "sum":
+        return averaged(t, node, found)
+    divisor = t.known.get(by) if isinstance(by, fx.Node) else None
+    if isinstance(found, Value) and isinstance(divisor, Value) and divisor.layout == "norm":
+        return normalized(t, node, found)
+    factor = _scalar(by)
+    if factor is None and isinstance(by, fx.Node) and by not in t.known:
+        side = t.recorded[0].get(by)
+        if side is None or side.numel() == 1:
+            factor = float(t.tensor(by))
+    if factor is None:
+        return masked(t, node)
     if _kind(node).startswith("div"):
         factor = 1.0 / factor
     if isinstance(found, Scores):
         if found.probabilities or found.addends:
             raise Unknown("attention is scaled after its mask or its softmax")
         return replace(found, scale=found.scale * factor)
-    if found.layout == "tokens" and factor != 1.0:
-        return replace(found, gain=found.gain * factor)
+    if not isinstance(found, Value) or found.layout not in ("tokens", "row", "split", "heads", "heads_t"):
+        raise Unknown(PRODUCT)
     return replace(found, gain=found.gain * factor)
 
 
 def reshape(t: Translator, node: fx.Node) -> Known:
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    found = t.known[source]
+    found = t.settled(source)
     before, after = t.shape(source), t.shape(node)
     if before == after:
         return found
@@ -338,7 +440,7 @@ PERMUTED: dict[tuple[str, tuple[int, ...]], str] = {
 def permute(t: Translator, node: fx.Node) -> Known:
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    found = t.known[source]
+    found = t.settled(source)
     rank = len(t.shape(source))
     if _kind(node) == "transpose":
         a, b = (int(str(x)) % rank for x in node.args[1:3])
@@ -401,14 +503,14 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value) -> Value
     parameters = {} if bias is None else {"bias": bias}
     attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scores.scale, "masked": masked}
     inputs = (query.site, key.site, value.site, *(("attention_mask",) if masked else ()))
-    site = t._add(node, Op.ATTENTION, inputs, parameters=parameters, attributes=attributes)
+    site = t.add_site(node, Op.ATTENTION, inputs, parameters=parameters, attributes=attributes)
     return Value(site, "heads", query.heads)
 
 
 def _addend(t: Translator, node: fx.Node) -> tuple[bool, Tensor | None]:
     """What a tensor added to the scores is: (is it the padding of the keys, constant bias left over)."""
     padded, probe = t.recorded[2][node], t.probes[2]
-    full = constant_of(t.recorded[0][node], t.recorded[1][node])
+    full = side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=4)
     if full is None:
         raise Unknown("its attention mask depends on the tokens")
     if padded.dim() == 4 and is_key_padding(padded, probe.attention_mask):
@@ -428,21 +530,22 @@ def select(t: Translator, node: fx.Node) -> Known:
     axis, index = (int(str(a)) for a in node.args[1:3])
     if axis != 1:
         raise Unknown("a selection along another axis than the sequence")
-    return Value(t._add(node, Op.SELECT, (x.site,), attributes={"index": index}), "row")
+    return Value(t.add_site(node, Op.SELECT, (x.site,), attributes={"index": index}), "row")
 
 
 def slice_all(t: Translator, node: fx.Node) -> Known:
     source = node.all_input_nodes[0]
     if t.shape(source) != t.shape(node):
         raise Unknown("a slice of token features")
-    return t.known[source]
+    return t.settled(source)
 
 
 HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "linear": linear,
     "addmm": addmm,
     "layer_norm": layer_norm,
-    **dict.fromkeys(ACTIVATIONS, activation),
+    "rms_norm": rms_norm,
+    "_fused_rms_norm": rms_norm,
     "add": add,
     "mul": scaled,
     "div": scaled,
@@ -455,4 +558,7 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "scaled_dot_product_attention": attention,
     "select": select,
     "slice": slice_all,
+    **dict.fromkeys(("masked_fill", "where"), masked),
+    "sum": summed,
+    **dict.fromkeys(("linalg_vector_norm", "norm", "clamp_min", "clamp", "expand_as"), row_norm),
 }

@@ -7,12 +7,14 @@ added as sites behind the captured graph.
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from archnet.aten import Translator
@@ -145,6 +147,11 @@ def capture(
     graph, names = export_graph(module, vocabulary)
     probes = make_probes(vocabulary, max_sequence, padding=padding_id)
     network = Translator(graph, INPUTS, names, probes).network()
+    if not network.outputs:
+        raise ArchNetError(
+            "no output of the model depends on its tokens in a way that Arch-Net can follow",
+            fix="look input_ids up in an Embedding and return a float tensor that is computed from it",
+        )
     if pooling is not None:
         network = _pooled(network, pooling, normalize)
     network = replace(network, tensors=detached(network.tensors)).pruned()
@@ -178,7 +185,10 @@ def _check(network: Network, module: nn.Module, probe: Probe) -> float:
         value = got[network.outputs[name]]
         if wanted.dim() == 3:
             wanted, value = wanted[valid], value[valid]
-        worst = max(worst, float((value - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6)))
+        if name in network.normalized:
+            value = F.normalize(value, dim=-1)
+        error = float((value - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))
+        worst = max(worst, error if math.isfinite(error) else math.inf)
     if worst <= TOLERANCE:
         return worst
     raise ArchNetError(

@@ -139,6 +139,15 @@ def _norm(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
     return F.layer_norm(x, weight.shape, weight, m.parameter(s, "bias"), float(s.attributes["eps"]))
 
 
+def _rms_norm(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
+    weight = m.parameter(s, "weight")
+    return F.rms_norm(x, list(weight.shape), weight, float(s.attributes["eps"])) + m.parameter(s, "bias")
+
+
+def _silu(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(float(s.attributes.get("slope", 1.0)) * x)
+
+
 def _other(m: NetworkModule, s: Site, *inputs: Tensor) -> Tensor:
     raise RuntimeError(f"{s.name}: {s.attributes.get('aten', s.op)} cannot be executed")
 
@@ -147,11 +156,12 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.EMBEDDING: lambda m, s, ids: F.embedding(ids, m.parameter(s, "table")),
     Op.ADD: _add,
     Op.LAYER_NORM: _norm,
+    Op.RMS_NORM: _rms_norm,
     Op.BATCH_NORM: lambda m, s, x: x * m.parameter(s, "weight") + m.parameter(s, "bias"),
     Op.LINEAR: lambda m, s, x: F.linear(x, m.parameter(s, "weight"), m.parameter(s, "bias")),
     Op.GELU: lambda m, s, x: F.gelu(x, approximate=str(s.attributes.get("approximate", "none"))),
     Op.RELU: lambda m, s, x: F.relu(x),
-    Op.SILU: lambda m, s, x: F.silu(x),
+    Op.SILU: _silu,
     Op.TANH: lambda m, s, x: torch.tanh(x),
     Op.SIGMOID: lambda m, s, x: torch.sigmoid(x),
     Op.CLIP: lambda m, s, x: x.clamp(-1.0, 1.0),

@@ -17,6 +17,9 @@ from archnet.operators import Op
 
 NORMS = (Op.LAYER_NORM, Op.RMS_NORM)
 
+SMALLEST_DEVIATION = 1e-6
+"""Of a token whose features are all alike; the homotopy takes its logarithm."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
@@ -44,7 +47,7 @@ def token_statistics(teacher: NetworkModule, batches: list[dict[str, Tensor]]) -
             value = values[name].float()
             value = value[valid] if value.dim() == 3 else value
             means[name].append(value.mean(0))
-            deviations[name].append(value.std(-1, unbiased=False))
+            deviations[name].append(value.std(-1, unbiased=False).clamp_min(SMALLEST_DEVIATION))
     return {
         site.name: TokenStatistics(
             torch.stack(means[site.inputs[0]]).mean(0), float(torch.cat(deviations[site.inputs[0]]).median())

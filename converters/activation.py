@@ -36,6 +36,11 @@ class SmoothToReLU(Homotopy):
         return torch.lerp(self.smooth(x), F.relu(x), self.progress)
 
 
+def _silu(x: Tensor, slope: float) -> Tensor:
+    """x * sigmoid(slope * x): SiLU, or with slope 1.702 the quick form of GELU."""
+    return F.silu(x) if slope == 1.0 else x * torch.sigmoid(slope * x)
+
+
 class TanhToClip(Homotopy):
     """tanh on its way to the hard tanh, min(max(x, -1), 1), which is what saturation at [-1, 1] computes."""
 
@@ -66,9 +71,10 @@ class ActivationConverter:
     def build(self, site: Site, network: Network, statistics: TokenStatistics | None) -> Replacement:
         """The blend at the activation's own site."""
         approximate = str(site.attributes.get("approximate", "none"))
+        slope = float(site.attributes.get("slope", 1.0))
         modules: dict[Op, Homotopy] = {
             Op.GELU: SmoothToReLU(partial(F.gelu, approximate=approximate)),
-            Op.SILU: SmoothToReLU(F.silu),
+            Op.SILU: SmoothToReLU(partial(_silu, slope=slope)),
             Op.TANH: TanhToClip(),
         }
         new = replace(site, op=self.result, attributes={})

@@ -1,0 +1,75 @@
+"""Pooling and normalisation that a model writes in plain ATen, recognised on the probes by their values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from archnet.executor import mean_pool
+from archnet.operators import Op
+from archnet.token_values import Known, Unknown, Value
+
+if TYPE_CHECKING:
+    from archnet.aten import Translator
+
+PRODUCT = "a product of token features with something that is not a number"
+
+
+def _same(got: Tensor, wanted: Tensor) -> bool:
+    return got.shape == wanted.shape and torch.allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def masked(t: Translator, node: fx.Node) -> Known:
+    """Token features times the attention mask, or filled with 0 where it is 0."""
+    sources = [a for a in node.all_input_nodes if a in t.known]
+    found = t.value(sources[0], "tokens") if len(sources) == 1 else None
+    if found is None:
+        raise Unknown(PRODUCT)
+    for recorded, probe in zip(t.recorded, t.probes, strict=True):
+        source = recorded[sources[0]]
+        if not _same(recorded[node], source * probe.attention_mask[:, :, None].to(source.dtype)):
+            raise Unknown(PRODUCT)
+    t.unmasked[found.site] = sources[0]
+    return replace(found, layout="masked")
+
+
+def summed(t: Translator, node: fx.Node) -> Known:
+    """The sum of masked token features over the sequence."""
+    found = t.known[node.all_input_nodes[0]]
+    if not isinstance(found, Value) or found.layout != "masked":
+        raise Unknown("a sum that is no mean over the valid tokens")
+    batch, _, features = t.shape(node.all_input_nodes[0])
+    if t.shape(node) != (batch, features):
+        raise Unknown("a sum that is no mean over the valid tokens")
+    return replace(found, layout="sum")
+
+
+def averaged(t: Translator, node: fx.Node, total: Value) -> Known:
+    """The sum of masked token features divided by the number of valid tokens."""
+    source = t.unmasked[total.site]
+    for recorded, probe in zip(t.recorded, t.probes, strict=True):
+        if not _same(recorded[node], mean_pool(recorded[source], probe.attention_mask)):
+            raise Unknown("a sum over tokens that is not divided by the number of valid ones")
+    return Value(t.add_site(node, Op.MEAN_POOL, (total.site, "attention_mask")), "row")
+
+
+def row_norm(t: Translator, node: fx.Node) -> Known:
+    """The L2 norm of a row, or what bounds and expands it."""
+    found = t.settled(node.all_input_nodes[0])
+    if not isinstance(found, Value) or found.layout not in ("row", "norm"):
+        raise Unknown("a norm of something that is not a pooled row")
+    return replace(found, layout="norm")
+
+
+def normalized(t: Translator, node: fx.Node, row: Value) -> Known:
+    """A row divided by its L2 norm."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    for recorded in t.recorded:
+        if not _same(recorded[node], F.normalize(recorded[source], dim=-1)):
+            raise Unknown("a row divided by something else than its L2 norm")
+    return replace(row, layout="normalized")

@@ -1,0 +1,74 @@
+"""Names elementwise chains by the scalar function that they compute.
+
+Libraries write GELU as pow, mul, add and tanh, or SiLU as a product with a sigmoid. A chain over one
+tensor is evaluated on a grid and compared with the activations that are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from archnet.network import SiteAttribute
+from archnet.operators import Op
+
+GRID = torch.linspace(-8.0, 8.0, 1601, dtype=torch.float64)
+_ONE = int((GRID - 1.0).abs().argmin())
+
+TOLERANCE = 1e-5
+"""Largest difference on the grid; the two forms of GELU differ by 5e-4."""
+
+ELEMENTWISE = frozenset(
+    "abs add celu clamp clamp_max clamp_min div elu erf exp gelu hardsigmoid hardswish hardtanh leaky_relu "
+    "log_sigmoid maximum minimum mish mul neg pow reciprocal relu relu6 rsub sigmoid silu softplus square "
+    "sub tanh".split()
+)
+"""ATen operators that act on every element by itself."""
+
+_ACTIVATIONS: tuple[tuple[Op, Mapping[str, SiteAttribute], Callable[[Tensor], Tensor]], ...] = (
+    (Op.RELU, {}, F.relu),
+    (Op.GELU, {"approximate": "none"}, F.gelu),
+    (Op.GELU, {"approximate": "tanh"}, lambda x: F.gelu(x, approximate="tanh")),
+    (Op.TANH, {}, torch.tanh),
+    (Op.SIGMOID, {}, torch.sigmoid),
+)
+
+
+def evaluate(node: fx.Node, operands: Mapping[fx.Node, Tensor]) -> Tensor:
+    """What an elementwise node computes of its operands' samples."""
+
+    def sample(operand: fx.Node) -> Tensor:
+        return operands[operand].clone()  # operators that work in place must not change the samples
+
+    args = fx.node.map_arg(node.args, sample)
+    kwargs = fx.node.map_arg(dict(node.kwargs), sample)
+    assert callable(node.target)
+    result: Tensor = node.target(*args, **kwargs)
+    return result
+
+
+def activation_of(samples: Tensor) -> tuple[Op, dict[str, SiteAttribute]] | None:
+    """The activation with these samples on the grid, and its site attributes; None when none has."""
+    for op, attributes, function in _ACTIVATIONS:
+        if _same(samples, function(GRID)):
+            return op, dict(attributes)
+    at_one = float(samples[_ONE])
+    if not 0.0 < at_one < 1.0:
+        return None
+    slope = float(torch.logit(samples[_ONE]))  # of x * sigmoid(slope * x)
+    if not _same(samples, GRID * torch.sigmoid(slope * GRID)):
+        return None
+    return Op.SILU, ({} if abs(slope - 1.0) < TOLERANCE else {"slope": slope})
+
+
+def factor_of(samples: Tensor) -> float | None:
+    """c, when the samples are those of c * x."""
+    factor = float(samples[_ONE])
+    return factor if _same(samples, factor * GRID) else None
+
+
+def _same(samples: Tensor, wanted: Tensor) -> bool:
+    return samples.shape == wanted.shape and bool(((samples - wanted).abs() <= TOLERANCE).all())

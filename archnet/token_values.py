@@ -1,0 +1,56 @@
+"""What the translation of a captured graph knows of each token-dependent tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A float tensor that depends on the tokens.
+
+    layout: "tokens" (batch, sequence, features); "split" (batch, sequence, heads, width);
+    "heads" (batch, heads, sequence, width); "heads_t" (batch, heads, width, sequence);
+    "row" (batch, features). On the way to a pooled output: "masked", tokens with 0 in place of padding;
+    "sum", their sum over the sequence; "norm", the L2 norm of a row; "normalized", a row divided by it.
+    """
+
+    site: str
+    layout: str = "tokens"
+    heads: int = 1
+    gain: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Products of queries and keys on their way to an attention site."""
+
+    query: Value
+    key: Value
+    scale: float
+    addends: tuple[fx.Node, ...] = ()
+    probabilities: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """An elementwise function of one value, not yet named.
+
+    Attributes:
+        base: the value that it is a function of.
+        samples: the function at every point of `archnet.curves.GRID`.
+        node: the last operator of the chain.
+    """
+
+    base: Value
+    samples: Tensor
+    node: fx.Node
+
+
+Known = Value | Scores | Curve
+
+
+class Unknown(Exception):
+    """This node has no site; the reason is the message."""

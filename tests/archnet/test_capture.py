@@ -1,0 +1,191 @@
+"""Captured networks against the originals, and the texts of refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from archnet.capture import Capture, capture
+from archnet.curves import GRID, activation_of
+from archnet.errors import ArchNetError
+from archnet.executor import NetworkModule
+from archnet.operators import Op
+from tests.hf_models import make_model
+from tests.small_encoder import LENGTH, SmallEncoder, padded_batch, roughened
+
+CONVERTIBLE = ("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert")
+
+
+def ops(found: Capture) -> list[Op]:
+    return [site.op for site in found.network.sites]
+
+
+def reasons(found: Capture) -> list[tuple[str, str]]:
+    return [(str(s.attributes["aten"]), str(s.attributes["reason"])) for s in found.unknown]
+
+
+@pytest.mark.parametrize("family", CONVERTIBLE)
+def test_captured_network_equals_the_original_on_padding(family: str) -> None:
+    model = make_model(family, layers=1)
+    padding = int(model.config.pad_token_id)
+    found = capture(model, max_sequence=16, padding_id=padding)
+    assert found.unknown == ()
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(5, 90, (3, 11), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[0, 7:] = 0
+    mask[2, 3:] = 0
+    ids[mask == 0] = padding
+    with torch.no_grad():
+        wanted = model(input_ids=ids, attention_mask=mask)
+        got = NetworkModule(found.network)({"input_ids": ids, "attention_mask": mask})
+    for name, site in found.network.outputs.items():
+        a, b = wanted[name], got[site]
+        if a.dim() == 3:
+            a, b = a[mask.bool()], b[mask.bool()]
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
+
+
+class Elementwise(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.words, self.up, self.down = nn.Embedding(30, 6), nn.Linear(6, 8), nn.Linear(8, 6)
+        self.function = function
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        y: Tensor = self.down(self.function(self.up(self.words(input_ids))))
+        return y
+
+
+def gelu_new(x: Tensor) -> Tensor:
+    return 0.5 * x * (1.0 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
+@pytest.mark.parametrize(
+    ("function", "op", "attributes"),
+    [
+        pytest.param(gelu_new, Op.GELU, {"approximate": "tanh"}, id="gelu-new"),
+        pytest.param(
+            lambda x: x * 0.5 * (1 + torch.erf(x / 2**0.5)), Op.GELU, {"approximate": "none"}, id="erf"
+        ),
+        pytest.param(lambda x: x * torch.sigmoid(1.702 * x), Op.SILU, {"slope": 1.702}, id="quick-gelu"),
+        pytest.param(lambda x: x * torch.sigmoid(x), Op.SILU, {}, id="silu"),
+        pytest.param(lambda x: x.clamp(min=0), Op.RELU, {}, id="clamp"),
+    ],
+)
+def test_elementwise_chain_is_named_by_what_it_computes(
+    function: Callable[[Tensor], Tensor], op: Op, attributes: dict[str, object]
+) -> None:
+    found = capture(roughened(Elementwise(function)), max_sequence=8)
+    assert ops(found) == [Op.EMBEDDING, Op.LINEAR, op, Op.LINEAR]
+    assert dict(found.network.sites[2].attributes) == pytest.approx(attributes, abs=1e-6)
+    assert found.error < 1e-5
+
+
+@pytest.mark.parametrize("function", [F.softplus, F.mish, F.hardswish, torch.zeros_like])
+def test_other_functions_are_no_activation(function: Callable[[Tensor], Tensor]) -> None:
+    assert activation_of(function(GRID)) is None
+
+
+def test_unknown_elementwise_chain_is_one_refusal() -> None:
+    found = capture(Elementwise(lambda x: x * torch.tanh(F.softplus(x))), max_sequence=8)
+    assert reasons(found) == [("aten.mul", "an elementwise function that no converter knows")]
+
+
+def test_unknown_operator_is_listed() -> None:
+    found = capture(Elementwise(lambda x: torch.cumsum(x, 1)), max_sequence=8)
+    assert reasons(found) == [("aten.cumsum", "no converter knows this operator")]
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_positions_and_norms(norm: Callable[[int], nn.Module], pre_norm: bool) -> None:
+    found = capture(roughened(SmallEncoder(norm=norm, pre_norm=pre_norm)), max_sequence=LENGTH)
+    wanted = Op.RMS_NORM if norm is nn.RMSNorm else Op.LAYER_NORM
+    assert ops(found).count(wanted) == 3
+    assert found.error < 1e-5
+
+
+class Pooled(nn.Module):
+    def __init__(self, pool: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(30, 6), nn.Linear(6, 6)
+        self.pool = pool
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.pool(self.out(self.words(input_ids)), attention_mask)
+
+
+def mean_by_hand(x: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.unsqueeze(-1).expand(x.size()).float()
+    return torch.sum(x * weights, 1) / torch.clamp(weights.sum(1), min=1e-9)
+
+
+def test_mean_pooling_by_hand() -> None:
+    module = roughened(Pooled(mean_by_hand))
+    found = capture(module, max_sequence=8)
+    assert ops(found) == [Op.EMBEDDING, Op.LINEAR, Op.MEAN_POOL]
+    batch = padded_batch(length=7)
+    batch["input_ids"] %= 30
+    with torch.no_grad():
+        got = NetworkModule(found.network)(batch)[found.network.outputs["output"]]
+        torch.testing.assert_close(got, module(**batch))
+
+
+def test_mean_pooling_with_filled_padding_and_normalisation() -> None:
+    def pool(x: Tensor, mask: Tensor) -> Tensor:
+        total = x.masked_fill(mask[..., None] == 0, 0.0).sum(dim=1)
+        return F.normalize(total / mask.sum(1, keepdim=True), dim=-1)
+
+    found = capture(roughened(Pooled(pool)), max_sequence=8)
+    assert ops(found) == [Op.EMBEDDING, Op.LINEAR, Op.MEAN_POOL]
+    assert found.network.normalized == {"output"}
+
+
+def test_other_sums_over_tokens_are_refused() -> None:
+    found = capture(
+        roughened(Pooled(lambda x, mask: (x * mask[..., None]).sum(1) / x.shape[1])), max_sequence=8
+    )
+    assert reasons(found) == [
+        ("aten.div", "a sum over tokens that is not divided by the number of valid ones")
+    ]
+
+
+def test_causal_attention_is_refused() -> None:
+    def attend(x: Tensor) -> Tensor:
+        heads = x.unflatten(-1, (2, -1)).transpose(1, 2)
+        return F.scaled_dot_product_attention(heads, heads, heads, is_causal=True).transpose(1, 2).flatten(2)
+
+    found = capture(Elementwise(attend), max_sequence=8)
+    assert reasons(found)[0] == (
+        "aten.scaled_dot_product_attention",
+        "causal attention: decoders are not converted yet",
+    )
+
+
+def test_model_that_cannot_be_exported_is_one_error() -> None:
+    def branch(x: Tensor) -> Tensor:
+        return x if float(x.sum()) > 0 else -x
+
+    with pytest.raises(ArchNetError, match=r"cannot be captured by torch\.export") as raised:
+        capture(Elementwise(branch), max_sequence=8)
+    assert "no data-dependent Python branches" in str(raised.value.fix)
+    assert "\n" not in raised.value.problem
+
+
+def test_model_without_embedding_is_refused() -> None:
+    with pytest.raises(ArchNetError, match="the model has no Embedding, so it does not read token ids"):
+        capture(nn.Linear(3, 3), max_sequence=8)
+
+
+def test_model_whose_output_is_constant_is_refused() -> None:
+    class Constant(Pooled):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            return self.out.weight + 0 * attention_mask.sum()
+
+    with pytest.raises(ArchNetError, match="no output of the model depends on its tokens"):
+        capture(Constant(mean_by_hand), max_sequence=8)
