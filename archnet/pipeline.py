@@ -193,7 +193,8 @@ def _distil(job: Job, context: StageContext) -> Folded:
         on_step=lambda progress: set_progress(student, progress),
     )
     folded = fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
-    return equalize(folded, channel_statistics(folded.network, _calibration(job)))
+    statistics = channel_statistics(folded.network, _calibration(job))
+    return equalize(folded, statistics, outputs=job.teacher.outputs.values())
 
 
 def _itself(network: Network) -> Mapping[str, Any]:

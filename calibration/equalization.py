@@ -9,7 +9,7 @@ residual streams, with the exponent of arXiv 2211.10438, equation 4.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -67,13 +67,19 @@ def groups(network: Network) -> list[list[str]]:
 
 
 def equalize(
-    folded: Folded, statistics: Mapping[str, ChannelStatistics], *, exponent: float = EXPONENT
+    folded: Folded,
+    statistics: Mapping[str, ChannelStatistics],
+    *,
+    outputs: Collection[str] = (),
+    exponent: float = EXPONENT,
 ) -> Folded:
     """Equalize every group that can be.
 
     Args:
         folded: the network, and what its sites stand for.
         statistics: of every site's result (before pooling).
+        outputs: the unfolded network's sites that are outputs: what they are of their carriers gets
+            positive gains, which is what an output's dequantization can have.
 
     Returns:
         The same function with other weights; `values` say what the sites stand for now.
@@ -81,22 +87,19 @@ def equalize(
     network = folded.network
     scales: dict[str, Tensor] = {}
     shifts: dict[str, Tensor] = {}
+    readers = network.consumers()
     for group in groups(network):
         sites = [network.site(name) for name in group]
         measured = [statistics[site.name] for site in sites if site.name in statistics]
+        if not measured:  # behind the pooling
+            continue
         scale = _common_scale(measured, exponent)
         shiftable = all(site.op is not Op.RELU and site.op is not Op.ATTENTION for site in sites)
         if shiftable:
-            scale = scale * _output_signs(folded, group)
-        for site in sites:
-            scales[site.name] = scale
-            if not shiftable:
-                continue
-            if site.op in (Op.MEAN_POOL, Op.SELECT):
-                shifts[site.name] = shifts[site.inputs[0]]
-            elif site.name in statistics:
-                shifts[site.name] = statistics[site.name].mean
-        _branches_follow(sites, shifts)
+            scale = scale * _output_signs(folded, group, outputs)
+        scales |= dict.fromkeys(group, scale)
+        if shiftable:
+            _shift(sites, statistics, readers, shifts)
     return _apply(folded, scales, shifts)
 
 
@@ -107,21 +110,41 @@ def _common_scale(measured: list[ChannelStatistics], exponent: float) -> Tensor:
     return scale / scale.log().mean().exp()
 
 
-def _output_signs(folded: Folded, group: list[str]) -> Tensor | float:
+def _output_signs(folded: Folded, group: list[str], outputs: Collection[str]) -> Tensor | float:
     """1 or -1 a channel, so that an output that stands for a tensor of the group has positive gains."""
-    outputs = set(folded.network.outputs.values()) & set(group)
-    for affine in folded.values.values():
-        if affine.carrier in outputs and affine.weight is not None:
+    for name in outputs:
+        affine = folded.values[name]
+        if affine.carrier in group and affine.weight is not None:
             return torch.where(affine.weight < 0, -1.0, 1.0)
     return 1.0
 
 
-def _branches_follow(sites: list[Site], shifts: dict[str, Tensor]) -> None:
-    """The shift of an Add is that of its stream plus that of its branch: the branch gets the difference."""
+def _shift(
+    sites: list[Site],
+    statistics: Mapping[str, ChannelStatistics],
+    readers: Mapping[str, list[Site]],
+    shifts: dict[str, Tensor],
+) -> None:
+    """Choose the shift of every tensor of a group, in execution order, so that each has mean 0 if it can.
+
+    What writes a tensor by itself (fully connected, look-up, constant table) takes any shift in. The
+    shift of an Add is the sum of its operands': an operand that nothing else reads makes up the
+    difference, and where there is none the Add is left with that sum.
+    """
+    writers = {site.name for site in sites if site.op in (Op.LINEAR, Op.EMBEDDING)}
     for site in sites:
-        if site.op is Op.ADD and len(site.inputs) == 2 and site.name in shifts:
-            stream, branch = site.inputs
-            shifts[branch] = shifts[site.name] - shifts[stream]
+        if site.op in (Op.MEAN_POOL, Op.SELECT):
+            shifts[site.name] = shifts[site.inputs[0]]
+        elif site.op is Op.ADD and len(site.inputs) == 2:
+            free = [name for name in site.inputs if name in writers and len(readers[name]) == 1]
+            if free and site.name in statistics and site.inputs[0] != site.inputs[1]:
+                (other,) = (name for name in site.inputs if name != free[-1])
+                shifts[free[-1]] = statistics[site.name].mean - shifts[other]
+            shifts[site.name] = shifts[site.inputs[0]] + shifts[site.inputs[1]]
+        elif site.name in statistics:
+            shifts[site.name] = statistics[site.name].mean
+        else:
+            shifts[site.name] = torch.zeros(())
 
 
 def _apply(folded: Folded, scales: Mapping[str, Tensor], shifts: Mapping[str, Tensor]) -> Folded:

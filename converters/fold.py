@@ -77,7 +77,7 @@ class _Folder:
             handler(self, site)
         outputs = {name: self.values[site].carrier for name, site in self.source.outputs.items()}
         network = replace(self.source, sites=tuple(self.sites), tensors=self.tensors, outputs=outputs)
-        return Folded(_scaled_queries(network), dict(self.values))
+        return _scaled_scores(Folded(network, dict(self.values)))
 
     def emit(self, site: Site, inputs: tuple[str, ...], value: Affine | None = None) -> None:
         self.sites.append(replace(site, inputs=inputs))
@@ -145,6 +145,8 @@ def _add(folder: _Folder, site: Site) -> None:
         folder.tensors[key_w] = folder.tensors[key_w] / gain[:, None]
         bias = bias / gain
     folder.tensors[key_b] = bias
+    undone = None if stream.bias is None else -stream.bias
+    folder.values[producer.name] = Affine(producer.name, gain, undone)
     folder.emit(site, (stream.carrier, branch.carrier), Affine(site.name, gain))
 
 
@@ -176,22 +178,35 @@ def safe_gain(gain: Tensor) -> Tensor:
     return torch.where(gain.abs() < least, torch.where(gain < 0, -least, least), gain)
 
 
-def _scaled_queries(network: Network) -> Network:
-    """Move the 1/sqrt(width) of attention into the query's fully connected layer."""
+def _scaled_scores(folded: Folded) -> Folded:
+    """Move the 1/sqrt(width) of attention into the query's fully connected layer, or else the key's.
+
+    Raises:
+        ArchNetError: both are read by something else too.
+    """
+    network, values = folded.network, dict(folded.values)
     readers = network.consumers()
     tensors, sites = dict(network.tensors), list(network.sites)
     for index, site in enumerate(sites):
         if site.op is not Op.ATTENTION or site.attributes["scale"] == 1.0:
             continue
-        query = network.site(site.inputs[0])
-        if query.op is not Op.LINEAR or len(readers[query.name]) != 1:
-            continue
-        for role in ("weight", "bias"):
-            tensors[query.parameters[role]] = tensors[query.parameters[role]] * float(
-                site.attributes["scale"]
+        scale = float(site.attributes["scale"])
+        operands = [network.site(name) for name in site.inputs[:2] if name not in network.inputs]
+        free = [s for s in operands if s.op is Op.LINEAR and len(readers[s.name]) == 1]
+        if not free:
+            raise ArchNetError(
+                f"{site.name} ({site.op}) scales its scores, and neither query nor key is a fully connected "
+                "layer of its own that could take the factor in",
+                fix=ADD_ONE,
             )
+        for role in ("weight", "bias"):
+            tensors[free[0].parameters[role]] = tensors[free[0].parameters[role]] * scale
         sites[index] = replace(site, attributes={**site.attributes, "scale": 1.0})
-    return replace(network, sites=tuple(sites), tensors=tensors)
+        before = values[free[0].name]
+        width = tensors[free[0].parameters["bias"]].shape
+        weight = torch.ones(width) if before.weight is None else before.weight
+        values[free[0].name] = replace(before, weight=weight / scale)
+    return Folded(replace(network, sites=tuple(sites), tensors=tensors), values)
 
 
 _HANDLERS = {
