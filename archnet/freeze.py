@@ -180,7 +180,7 @@ def operand_scale(wished: float, scale_y: float) -> float:
 
 def _linear(b: GraphBuilder, site: Site) -> None:
     readers = b.network.consumers()[site.name]
-    fused = readers[0] if [r.op for r in readers] == [Op.RELU] else None
+    fused = readers[0] if [r.op for r in readers] in ([Op.RELU], [Op.CLIP]) else None
     result = fused.name if fused is not None else site.name
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedLinear)
@@ -224,9 +224,12 @@ def emit_linear(
     return b.add(Op.LINEAR, site, "", inputs, out, weight_bits=bits)
 
 
-def _relu(b: GraphBuilder, site: Site) -> None:
+def _fused(b: GraphBuilder, site: Site) -> None:
+    """ReLU and hard tanh: the fully connected layer before them saturates at its output's range."""
     if site.name not in b.values:
-        raise AssertionError(f"{site.name}: the plan lets ReLU stand behind a fully connected layer only")
+        raise AssertionError(
+            f"{site.name}: the plan lets {site.op} stand behind a fully connected layer only"
+        )
 
 
 def _add(b: GraphBuilder, site: Site) -> None:
@@ -319,11 +322,6 @@ def _select(b: GraphBuilder, site: Site) -> None:
     b.values[site.name] = b.add(Op.SELECT, site, "", (source.name,), spec, axis=1, index=index)
 
 
-def _clip(b: GraphBuilder, site: Site) -> None:
-    """A hard tanh: the fully connected layer before it saturates at its output's range."""
-    b.values[site.name] = b.values[site.inputs[0]]
-
-
 def _mean_pool(b: GraphBuilder, site: Site) -> None:
     """Pooling becomes a node when its output is emitted, with that output's offset."""
     b.values[site.name] = b.values[site.inputs[0]]
@@ -339,7 +337,12 @@ def _output(b: GraphBuilder, key: str, affine: Affine) -> GraphOutput:
     gain = np.ones(width, np.float32) if affine.weight is None else numpy_of(affine.weight)
     shift = np.zeros(width, np.float32) if affine.bias is None else numpy_of(affine.bias)
     least = 1e-4 * np.median(np.abs(gain))
-    gain = np.maximum(gain, least)  # equalization made them positive
+    if gain.min() < -least:
+        raise ArchNetError(
+            f"the output {key} has channels with a negative gain, which dequantization cannot have",
+            fix="return the tensor before its last norm, or report the model",
+        )
+    gain = np.maximum(gain, least)
     offset = np.clip(np.rint(shift / (gain * unit)), -(2**29), 2**29).astype(np.int32)
     offset_name = b.constant(f"{key}.offset", offset)
     if site.op is Op.MEAN_POOL:
@@ -354,10 +357,10 @@ def _output(b: GraphBuilder, key: str, affine: Affine) -> GraphOutput:
 
 _FREEZERS = {
     Op.LINEAR: _linear,
-    Op.RELU: _relu,
+    Op.RELU: _fused,
     Op.ADD: _add,
     Op.ATTENTION: _attention,
     Op.SELECT: _select,
     Op.MEAN_POOL: _mean_pool,
-    Op.CLIP: _clip,
+    Op.CLIP: _fused,
 }

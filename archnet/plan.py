@@ -132,6 +132,8 @@ def _decide(site: Site, network: Network, profile: Profile, embedding: str) -> D
     reason = _missing(profile, needs)
     if site.op is Op.RELU:
         reason = reason or follows_linear(site, network)
+    if site.op is Op.MEAN_POOL and network.consumers()[site.name]:
+        reason = reason or "its mean over tokens is read by another operator; only an output can be pooled"
     if reason is not None:
         return _refuse(site, reason)
     if site.op is Op.ADD and len(site.inputs) == 1:

@@ -129,9 +129,9 @@ class QuantizedStudent(NetworkModule):
             module = _override(network, site, bits)
             if module is not None:
                 overrides[site.name] = module
-            fused = site.op is Op.LINEAR and [r.op for r in readers[site.name]] == [Op.RELU]
+            fused = site.op is Op.LINEAR and [r.op for r in readers[site.name]] in ([Op.RELU], [Op.CLIP])
             if not fused and site.op not in (Op.MEAN_POOL, Op.SELECT):
-                observe[site.name] = ActivationQuantizer(bits.activations, signed=site.op is not Op.RELU)
+                observe[site.name] = _observer(site, bits)
         super().__init__(network, overrides, observe)
         for site in network.sites:
             for key in site.parameters.values():
@@ -236,6 +236,12 @@ def _corrector(wanted: Tensor, valid: Tensor) -> Callable[[nn.Module, object, Te
         return result + shift
 
     return correct
+
+
+def _observer(site: Site, bits: Bits) -> ActivationQuantizer:
+    """A hard tanh is what saturation computes, so its integers must not reach beyond 1."""
+    most = 1.0 / (2 ** (bits.activations - 1) - 1) if site.op is Op.CLIP else float("inf")
+    return ActivationQuantizer(bits.activations, signed=site.op is not Op.RELU, most=most)
 
 
 def _override(network: Network, site: Site, bits: Bits) -> nn.Module | None:

@@ -71,28 +71,29 @@ class ActivationQuantizer(nn.Module):
         bits: width of the integers.
         signed: [-2**(b-1), 2**(b-1) - 1]; else [0, 2**b - 1].
         least: the step never falls below this (attention scores: masked keys must vanish).
+        most: the step never rises above this (a hard tanh: the range must end at 1).
     """
 
-    def __init__(self, bits: int, *, signed: bool, least: float = 1e-8) -> None:
+    def __init__(self, bits: int, *, signed: bool, least: float = 1e-8, most: float = float("inf")) -> None:
         super().__init__()
         self.low = -(2 ** (bits - 1)) if signed else 0
         self.high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-        self.bits, self.signed, self.least = bits, signed, least
+        self.bits, self.signed, self.least, self.most = bits, signed, least, most
         self.step = nn.Parameter(torch.tensor(1.0))
 
     @torch.no_grad()
     def calibrate(self, sample: Tensor) -> None:
         """Set the step that gives a sample of values the least squared error."""
-        self.step.fill_(max(best_scale(sample, self.low, self.high), self.least))
+        self.step.fill_(min(max(best_scale(sample, self.low, self.high), self.least), self.most))
 
     @property
     def scale(self) -> float:
-        """The step as it is used: positive and not below `least`."""
-        return max(float(self.step.detach()), self.least)
+        """The step as it is used: positive, in [least, most]."""
+        return min(max(float(self.step.detach()), self.least), self.most)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape with features last -> the same, float32."""
-        step = self.step.clamp_min(self.least)
+        step = self.step.clamp(self.least, self.most)
         y: Tensor = _ActivationStep.apply(x.float(), step, self.low, self.high)  # type: ignore[no-untyped-call]
         return y
 

@@ -1,0 +1,154 @@
+"""Decisions of the plan and the exact texts of its refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from archnet.errors import ArchNetError
+from archnet.network import Network, Site
+from archnet.operators import Op
+from archnet.plan import Decision, Plan, make_plan
+from archnet.targets import Profile, load_profile
+
+LINEAR = {"weight": "w", "bias": "b"}
+ATTENTION = {"heads": 2, "scale": 0.5, "masked": True}
+
+
+def network(*sites: Site, normalized: frozenset[str] = frozenset()) -> Network:
+    tensors = {"w": torch.ones(4, 4), "b": torch.zeros(4), "g": torch.ones(4), "t": torch.zeros(9, 4)}
+    tensors["bias"] = torch.zeros(2, 6, 6)
+    words = Site("words", Op.EMBEDDING, ("input_ids",), {"table": "t"})
+    all_sites = (words, *sites)
+    return Network(
+        ("input_ids", "attention_mask"), all_sites, tensors, {"output": all_sites[-1].name}, normalized
+    )
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return load_profile("archnet")
+
+
+def plan(net: Network, profile: Profile, embedding: str = "one-hot") -> Plan:
+    return make_plan(net, profile, model="tiny", embedding=embedding)
+
+
+def test_what_becomes_of_each_site(profile: Profile) -> None:
+    made = plan(
+        network(
+            Site("norm", Op.LAYER_NORM, ("words",), {"weight": "g", "bias": "b"}, {"eps": 1e-5}),
+            Site("up", Op.LINEAR, ("norm",), LINEAR),
+            Site("gelu", Op.GELU, ("up",)),
+            Site("down", Op.LINEAR, ("gelu",), LINEAR),
+            Site("sum", Op.ADD, ("down", "norm")),
+            Site("mean", Op.MEAN_POOL, ("sum", "attention_mask")),
+            normalized=frozenset({"output"}),
+        ),
+        profile,
+    )
+    assert made.refusals == ()
+    assert [(d.site, d.action) for d in made.decisions] == [
+        ("words", "replace"),
+        ("norm", "replace"),
+        ("up", "keep"),
+        ("gelu", "replace"),
+        ("down", "keep"),
+        ("sum", "keep"),
+        ("mean", "keep"),
+        ("output output", "host"),
+    ]
+    assert Plan.from_json(made.to_json()) == made
+    made.require()
+
+
+@pytest.mark.parametrize(
+    ("sites", "site", "op", "reason"),
+    [
+        pytest.param(
+            (Site("odd", Op.OTHER, ("words",), {}, {"aten": "aten.cumsum", "reason": "why"}),),
+            "odd",
+            "aten.cumsum",
+            "why",
+            id="unknown",
+        ),
+        pytest.param(
+            (Site("a", Op.ATTENTION, ("words",) * 3, {"bias": "bias"}, ATTENTION),),
+            "a",
+            "Attention",
+            "its scores have a learned position bias, which has no integer form yet",
+            id="position-bias",
+        ),
+        pytest.param(
+            (Site("r", Op.RELU, ("words",)),),
+            "r",
+            "ReLU",
+            "it does not follow a fully connected layer",
+            id="relu",
+        ),
+        pytest.param(
+            (
+                Site("up", Op.LINEAR, ("words",), LINEAR),
+                Site("g", Op.GELU, ("up",)),
+                Site("s", Op.ADD, ("g", "up")),
+            ),
+            "g",
+            "GELU",
+            "the fully connected layer before it is read by other operators too",
+            id="gelu-shared",
+        ),
+        pytest.param(
+            (Site("up", Op.LINEAR, ("words",), LINEAR), Site("s", Op.SIGMOID, ("up",))),
+            "s",
+            "Sigmoid",
+            "no converter knows this operator",
+            id="sigmoid",
+        ),
+        pytest.param(
+            (
+                Site("m", Op.MEAN_POOL, ("words", "attention_mask")),
+                Site("head", Op.LINEAR, ("m",), LINEAR),
+            ),
+            "m",
+            "MeanPool",
+            "its mean over tokens is read by another operator; only an output can be pooled",
+            id="pooled-then-linear",
+        ),
+    ],
+)
+def test_refusals(sites: tuple[Site, ...], site: str, op: str, reason: str, profile: Profile) -> None:
+    refused = plan(network(*sites), profile).refusals
+    assert [(d.site, d.op, d.reason) for d in refused] == [(site, op, reason)]
+
+
+def test_norm_that_cannot_fold_is_refused_before_training(profile: Profile) -> None:
+    norm = Site("norm", Op.LAYER_NORM, ("words",), {"weight": "g", "bias": "b"}, {"eps": 1e-5})
+    made = plan(network(norm, Site("a", Op.ATTENTION, ("norm",) * 3, {}, ATTENTION)), profile)
+    reason = "a (Attention) reads a norm directly; norms fold into fully connected layers only"
+    assert made.refusals == (Decision("norms", "BatchNorm", "refuse", "", reason),)
+
+
+def test_embedding_form_that_the_target_lacks(profile: Profile) -> None:
+    (refused,) = plan(network(), profile, "gather").refusals
+    assert refused.reason == "archnet has no embedding form 'gather'"
+
+
+def test_operator_that_the_target_lacks(profile: Profile) -> None:
+    operators = {op: support for op, support in profile.operators.items() if op is not Op.SOFTMAX}
+    bare = replace(profile, operators=operators)
+    made = plan(network(Site("a", Op.ATTENTION, ("words",) * 3, {}, {**ATTENTION, "scale": 1.0})), bare)
+    assert [d.reason for d in made.refusals] == ["the profile of archnet does not list Softmax"]
+
+
+def test_all_refusals_are_told_at_once(profile: Profile) -> None:
+    made = plan(network(Site("r", Op.RELU, ("words",)), Site("s", Op.SILU, ("r",))), profile)
+    with pytest.raises(ArchNetError) as raised:
+        made.require()
+    assert raised.value.problem == (
+        "2 operators of tiny have no form that archnet can run:"
+        "\n    r (ReLU): it does not follow a fully connected layer"
+        "\n    s (SiLU): it does not follow a fully connected layer"
+    )
+    assert raised.value.fix == "choose another --target, or add a converter (docs/add_a_converter.md)"
