@@ -51,8 +51,8 @@ def _k_means(rows: Tensor, depth: int, generator: torch.Generator) -> tuple[Tens
     code = _nearest(rows, centres)
     for _ in range(ITERATIONS):
         sums = torch.zeros_like(centres).index_add_(0, code, rows)
-        counts = torch.bincount(code, minlength=depth).clamp_min(1)[:, None]
-        centres = torch.where(counts > 0, sums / counts, centres)
+        counts = torch.bincount(code, minlength=depth)[:, None]
+        centres = torch.where(counts > 0, sums / counts.clamp_min(1), centres)
         code = _nearest(rows, centres)
     return centres, code
 
