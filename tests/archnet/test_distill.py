@@ -1,0 +1,127 @@
+"""Schedules, the loss against NumPy, and training that goes on where it stopped."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from archnet.converters.fold import Affine
+from archnet.converters.homotopy import set_progress
+from archnet.distill import OUTPUT_WEIGHT, Objective, Schedule, make_optimizer, objective_for, train
+from archnet.engine import StageContext
+from archnet.executor import NetworkModule
+from archnet.quantized_student import QuantizedLinear
+from archnet.rewrite import rewrite, token_statistics
+from tests.small_encoder import captured_encoder, padded_batch
+
+
+def test_schedule() -> None:
+    schedule = Schedule(100, 1e-3, ramp=0.5, warm_up=0.2)
+    assert [schedule.progress(step) for step in (0, 25, 50, 99)] == [0.0, 0.5, 1.0, 1.0]
+    rates = [schedule.rate_at(step) for step in range(101)]
+    assert max(rates) == pytest.approx(1e-3)
+    assert int(np.argmax(rates)) == 20
+    assert rates[0] == pytest.approx(0.04e-3)
+    assert rates[100] == pytest.approx(1e-6)
+    assert Schedule(10, 1.0).progress(0) == 1.0
+
+
+def test_loss_is_its_formula() -> None:
+    rng = np.random.default_rng(0)
+    wanted, got = (rng.normal(size=(2, 5, 3)).astype(np.float32) for _ in range(2))
+    row, other = (rng.normal(size=(2, 3)).astype(np.float32) for _ in range(2))
+    gain = np.array([1.0, 2.0, -1.0], np.float32)
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    objective = Objective({"s": Affine("c", torch.from_numpy(gain))}, {"r": Affine("d")})
+    assert objective.teacher_sites == {"s", "r"}
+    assert objective.student_sites == {"c", "d"}
+    teacher = {"s": torch.from_numpy(wanted), "r": torch.from_numpy(row)}
+    student = {"c": torch.from_numpy(got), "d": torch.from_numpy(other)}
+    loss = float(objective.loss(teacher, student, torch.from_numpy(mask)))
+    a, b = wanted[mask == 1], (got * gain)[mask == 1]
+    cosine = (row * other).sum(1) / np.linalg.norm(row, axis=1) / np.linalg.norm(other, axis=1)
+    formula = ((a - b) ** 2).mean() / a.var(ddof=1) + OUTPUT_WEIGHT * (1 - cosine).mean()
+    assert loss == pytest.approx(float(formula), rel=1e-4)
+    teacher["s"][0, 3:] = 1e6  # padding does not count
+    assert float(objective.loss(teacher, student, torch.from_numpy(mask))) == pytest.approx(loss)
+
+
+def test_quantizer_steps_learn_more_slowly() -> None:
+    module = QuantizedLinear(torch.randn(3, 4), torch.zeros(3), 8)
+    weights, steps = make_optimizer(module, 1e-2).param_groups
+    assert [len(group["params"]) for group in (weights, steps)] == [2, 1]
+    assert steps["params"][0] is module.quantizer.step
+    assert steps["lr"] == pytest.approx(0.1 * weights["lr"])
+
+
+class Context:
+    """What training needs of a stage, in memory; a checkpoint is due after every step."""
+
+    def __init__(self, stop: int | None = None, saved: tuple[Any, Any] | None = None) -> None:
+        self.stop, self.saved = stop, saved
+        self.losses: list[float] = []
+        self.summary: dict[str, Any] = {}
+
+    def progress(self, step: int, steps: int, **rest: Any) -> None:
+        self.losses.append(rest["loss"])
+
+    def checkpoint_due(self) -> bool:
+        return True
+
+    def save_checkpoint(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self.saved = ({name: tensor.clone() for name, tensor in tensors.items()}, state)
+        if self.stop == state["step"]:
+            raise KeyboardInterrupt
+
+    def load_checkpoint(self) -> tuple[Any, Any] | None:
+        return self.saved
+
+
+class Batches:
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        batch = padded_batch(step % 4)
+        return batch["input_ids"], batch["attention_mask"]
+
+
+NETWORK = captured_encoder(head=True)
+
+
+def run(context: Context, steps: int) -> NetworkModule:
+    teacher = NetworkModule(NETWORK).eval().requires_grad_(False)
+    student = rewrite(NETWORK, token_statistics(teacher, [padded_batch()])).module()
+    values = {site.name: Affine(site.name) for site in NETWORK.sites}
+    objective = objective_for(NETWORK, [NETWORK.outputs["states"]], values)
+    assert set(objective.rows) == {NETWORK.outputs["head"]}
+    assert set(objective.states) == {NETWORK.outputs["states"]}
+    train(
+        cast(StageContext, context),
+        student,
+        teacher,
+        objective,
+        Batches(),
+        Schedule(steps, 5e-3, ramp=0.3),
+        on_step=lambda progress: set_progress(student, progress),
+    )
+    return student
+
+
+def test_training_follows_the_teacher() -> None:
+    context = Context()
+    run(context, 40)
+    assert context.losses[0] < 1e-3  # at progress 0 the student is the teacher
+    worst = max(context.losses)
+    assert context.losses[-1] < 0.5 * worst
+
+
+def test_an_interrupted_training_ends_with_the_same_weights() -> None:
+    whole = run(Context(), 6)
+    stopped = Context(stop=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, 6)
+    resumed = run(Context(saved=stopped.saved), 6)
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(parameter, dict(resumed.named_parameters())[name]), name
