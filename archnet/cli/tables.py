@@ -150,6 +150,8 @@ def end_table(folder: Path, metrics: Mapping[str, Any], program: str = "archnet"
     for name, value in _end_rows(folder, metrics):
         table.add_row(Text(name, "bold"), Text(value))
     place = shlex.quote(str(folder))
+    # A program that was started by its path is in an environment whose Python is beside it.
+    python = str(Path(program).with_name("python")) if "/" in program else "python"
     following = [
         f"{program} validate {place}",
         f"{program} bench {place}",
@@ -158,7 +160,7 @@ def end_table(folder: Path, metrics: Mapping[str, Any], program: str = "archnet"
             for form, file in (("onnx", "onnx/model.onnx"), ("tvm", "tvm"))
             if not (folder / file).exists()
         ),
-        f"python -c \"import archnet; print(archnet.load('{folder}').encode(['hello']))\"",
+        f"{python} -c \"import archnet; print(archnet.load('{folder}').encode(['hello']))\"",
     ]
     return Group(
         Text("\ndone", "bold green"),

@@ -80,3 +80,13 @@ def test_values_out_of_range_are_refused(field: str, value: object, problem: str
 def test_the_nearest_preset_is_suggested() -> None:
     with pytest.raises(ArchNetError, match="did you mean 'balanced'"):
         replace(SETTINGS, preset="balance")
+
+
+def test_a_profile_of_the_user_s_own_counts_by_its_content() -> None:
+    mine = replace(SETTINGS, target="mine", target_sha256="a" * 64)
+    assert ConvertSettings.from_json(mine.to_json()) == mine
+    assert "target_sha256" not in SETTINGS.to_json()
+    changed = replace(mine, target_sha256="b" * 64)
+    assert mine.differences(changed) == ["the content of target mine's profile"]
+    assert mine.differences(replace(changed, target="other")) == ["target: mine -> other"]
+    assert mine.differences(mine) == []
