@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from archnet.errors import ArchNetError
+
 NEGLIGIBLE = -1e3
 """An additive mask at or below this value removes its key."""
 
@@ -71,9 +73,20 @@ def make_probes(vocabulary: int, sequence: int, *, padding: int | None) -> tuple
 def record(
     module: fx.GraphModule, names: Sequence[str], probe: Probe, wanted: Sequence[fx.Node]
 ) -> dict[fx.Node, Tensor]:
-    """The values that the wanted nodes take on a probe."""
+    """The values that the wanted nodes take on a probe.
+
+    Raises:
+        ArchNetError: the model does not take sequences of this length.
+    """
     recorder = _Recorder(module, wanted)
-    recorder.run(*probe.inputs(names))
+    try:
+        recorder.run(*probe.inputs(names))
+    except (RuntimeError, IndexError) as error:
+        length = probe.input_ids.shape[1]
+        raise ArchNetError(
+            f"the model fails on a sequence of {length} tokens: {str(error).strip().splitlines()[0][:200]}",
+            fix="give the greatest number of tokens that it takes as --seq-len",
+        ) from error
     return recorder.recorded
 
 

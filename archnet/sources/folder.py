@@ -80,8 +80,11 @@ def module_max_length(module: nn.Module) -> int | None:
 
     RoBERTa and its like count positions from padding_idx + 1, so that many rows are no use for tokens.
     """
-    positions = getattr(getattr(module, "config", None), "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
+    # A module of the user's own may wrap a configured one.
+    configured = (getattr(part, "config", None) for part in module.modules())
+    known = (getattr(config, "max_position_embeddings", None) for config in configured)
+    positions = next((count for count in known if isinstance(count, int) and count > 0), None)
+    if positions is None:
         return None
     for part in module.modules():
         if (
