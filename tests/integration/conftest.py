@@ -1,0 +1,51 @@
+"""What the integration tests share: short presets, a model folder, a text file, a target without TVM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from archnet.cli import app
+from tests.hf_models import make_model_folder
+from tests.integration.tiny import short_presets, write_target, write_text
+
+Archnet = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def presets() -> Iterator[None]:
+    """Seconds instead of minutes."""
+    with short_presets():
+        yield
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder of one layer."""
+    return make_model_folder(tmp_path_factory.mktemp("model") / "tiny", layers=1, pooling="mean")
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file."""
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A target profile of the user's own."""
+    return write_target(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture
+def archnet(monkeypatch: pytest.MonkeyPatch) -> Archnet:
+    """Run a command line in this process."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run

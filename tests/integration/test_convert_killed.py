@@ -1,0 +1,141 @@
+"""Real processes that are stopped and killed: the same command goes on to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.integration.conftest import Archnet
+from tests.integration.tiny import ROOT, SEQUENCE, write_target
+
+DISTIL, QUANTIZE = 150, 30
+RESULTS = ("graph/graph.json", "graph/graph.safetensors")
+
+
+@dataclass
+class Command:
+    """`archnet convert` as a process of its own, with short presets and a checkpoint after every step."""
+
+    model: Path
+    sentences: Path
+    target: Path
+    out: Path
+    logged: int = 0
+    """Bytes of log.jsonl that earlier processes have written."""
+
+    @property
+    def arguments(self) -> list[str]:
+        return [
+            *("convert", str(self.model), "--data", str(self.sentences), "--target", str(self.target)),
+            *("--out", str(self.out), "--preset", "fast", "--seq-len", str(SEQUENCE)),
+        ]
+
+    def start(self) -> subprocess.Popen[str]:
+        log = self.out / "log.jsonl"
+        self.logged = log.stat().st_size if log.exists() else 0
+        steps = [str(DISTIL), str(QUANTIZE)]
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.tiny", *steps, *self.arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            # As the number of threads decides the order of sums, all processes have the same.
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
+
+    def reach(self, process: subprocess.Popen[str], stage: str, step: int) -> None:
+        """Wait until the process has done a step of a stage."""
+        while process.poll() is None:
+            if self.steps_done(stage) >= step:
+                return
+            time.sleep(0.005)
+        raise AssertionError(f"it ended before step {step} of {stage}: {process.communicate()[1]}")
+
+    def steps_done(self, stage: str) -> int:
+        """The last step of a stage since the start; 0 when the stage has begun, -1 before."""
+        log = self.out / "log.jsonl"
+        content = log.read_bytes()[self.logged :] if log.exists() else b""
+        done = -1
+        for line in content.splitlines():
+            with suppress(ValueError):  # a line may be half written
+                record = json.loads(line)
+                if record["event"] != "note" and record["stage"] == stage:
+                    done = int(record.get("step", 0))
+        return done
+
+    def kill(self, stage: str, step: int) -> None:
+        """Start it, and kill it without warning once it has reached a step."""
+        process = self.start()
+        self.reach(process, stage, step)
+        process.kill()
+        process.communicate()
+
+
+def test_stopped_and_killed_at_any_stage_gives_the_same_bytes(
+    tmp_path: Path, model: Path, sentences: Path, target: Path, archnet: Archnet
+) -> None:
+    undisturbed = Command(model, sentences, target, tmp_path / "undisturbed")
+    command = Command(model, sentences, target, tmp_path / "build")
+    beside = undisturbed.start()
+
+    command.kill("distil", 7)
+    assert not (command.out / "manifest.json").exists()
+
+    process = command.start()
+    command.reach(process, "distil", 20)
+    process.send_signal(signal.SIGSTOP)  # alive, and holds the folder
+    refused = archnet(*command.arguments)
+    assert refused.exit_code == 2
+    assert f"{command.out} is in use by process {process.pid}" in refused.stderr
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGINT)
+    message = process.communicate(timeout=300)[1]
+    assert process.returncode == 130, message
+    assert "stopped at a checkpoint of stage distil" in message
+    assert "the same command goes on:\n  archnet convert " in message
+
+    command.kill("quantize", 5)
+    command.kill("export", 0)
+    last = command.start()
+    for process in (last, beside):
+        message = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, message
+
+    for name in RESULTS:
+        assert (command.out / name).read_bytes() == (undisturbed.out / name).read_bytes(), name
+    log = (command.out / "log.jsonl").read_text()
+    assert log.count('"resumed": true') >= 4  # or nothing was gone on with
+    assert not (command.out / "checkpoints").exists()
+    _other_settings_are_refused(archnet, command, tmp_path)
+
+
+def _other_settings_are_refused(archnet: Archnet, command: Command, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in command.out.rglob("*") if path.name != ".lock"}
+    other = archnet(*command.arguments, "--seed", "7", "--preset", "best")
+    assert other.exit_code == 2
+    assert f"{command.out} was begun with other settings: " in other.stderr
+    assert "preset: fast -> best; seed: 0 -> 7" in other.stderr
+
+    text = tmp_path / "other.txt"
+    text.write_text("Something else.\nA second sentence.\n")
+    changed = archnet(*command.arguments, "--data", text)
+    assert changed.exit_code == 2
+    assert "was begun with other settings: data: sha256" in changed.stderr
+
+    (tmp_path / "target").mkdir()
+    profile = archnet(*command.arguments, "--target", write_target(tmp_path / "target", title="changed"))
+    assert profile.exit_code == 2
+    assert "other settings: the content of target my_chip's profile" in profile.stderr
+
+    again = archnet(*command.arguments)
+    assert again.exit_code == 0, again.output
+    after = {path: path.stat().st_mtime_ns for path in command.out.rglob("*") if path.name != ".lock"}
+    assert after == before
