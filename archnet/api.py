@@ -72,7 +72,7 @@ def convert(
     form = profile.choose_embedding(embedding)
     settings = ConvertSettings(profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256())
     BuildDir.check_place(Path(out))
-    stage = Preparation(events or ignore, tuple(STAGES))
+    stage = Preparation(events or ignore, STAGES)
     stage.step()
     sentences = _sentences(data)
     stage.step()

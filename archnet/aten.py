@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, row_norm, summed
+from archnet.aten_attention import attention, matmul, permute, reshape, scaled, softmax
+from archnet.aten_pooling import masked, row_norm, summed
 from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
-from archnet.side_values import Probe, constant_of, is_key_padding, record, without_padding
-from archnet.token_values import Curve, Known, Scores, Unknown, Value
+from archnet.side_values import Probe, record, side_constant
+from archnet.token_values import Curve, Known, Scores, Unknown, Value, node_kind, scalar_of
 
 PASS_THROUGH = frozenset(
     "alias clone contiguous detach dropout feature_dropout getitem to _to_copy type_as".split()
@@ -77,7 +77,7 @@ class Translator:
                 self.normalized.add(name)
             else:
                 reason = "this output is neither token features nor a row of features"
-                outputs[name] = self._other(value, _kind(value), reason).site
+                outputs[name] = self._other(value, node_kind(value), reason).site
         return outputs
 
     def _is_float(self, value: fx.Node) -> bool:
@@ -85,7 +85,7 @@ class Translator:
         return recorded is not None and recorded.is_floating_point()
 
     def _visit(self, node: fx.Node) -> None:
-        kind = _kind(node)
+        kind = node_kind(node)
         if kind == "embedding":
             self._embedding(node)
             return
@@ -179,13 +179,13 @@ class Translator:
                 curve.base, site=self.add_site(curve.node, op, (curve.base.site,), attributes=attributes)
             )
         operands = [a for a in curve.node.args[:2] if isinstance(a, fx.Node) and a in self.known]
-        if _kind(curve.node).rstrip("_") == "add" and len(operands) == 2 and not curve.node.kwargs:
+        if node_kind(curve.node).rstrip("_") == "add" and len(operands) == 2 and not curve.node.kwargs:
             left, right = (self.value(a, "tokens", "row") for a in operands)
             return replace(left, site=self.add_site(curve.node, Op.ADD, (left.site, right.site)))
         if factor is not None:
             return replace(curve.base, gain=factor)
         reason = "an elementwise function that no converter knows"
-        return self._refuse(curve.node, _kind(curve.node), reason, [curve.base.site])
+        return self._refuse(curve.node, node_kind(curve.node), reason, [curve.base.site])
 
     def add_site(
         self,
@@ -246,7 +246,7 @@ class Translator:
 
     def _embedding(self, node: fx.Node) -> None:
         index = node.args[1]
-        while isinstance(index, fx.Node) and _kind(index) in PASS_THROUGH:
+        while isinstance(index, fx.Node) and node_kind(index) in PASS_THROUGH:
             index = index.args[0]
         if isinstance(index, fx.Node) and index.op == "placeholder" and index.name == "input_ids":
             table = self.tensor(node.args[0])
@@ -268,13 +268,6 @@ class Translator:
         return constant.reshape(-1, width).float().expand(sequence, width).contiguous()
 
 
-def side_constant(first: Tensor, second: Tensor, *, batched_rank: int) -> Tensor | None:
-    """The value of a side node without its batch axis, which it has when its rank is `batched_rank`."""
-    if first.dim() >= batched_rank:
-        return constant_of(first, second)
-    return first if first.shape == second.shape and torch.equal(first, second) else None
-
-
 def attribute_of(module: nn.Module, path: str) -> Tensor:
     """The parameter or buffer at a dotted path."""
     owner, _, name = path.rpartition(".")
@@ -284,22 +277,11 @@ def attribute_of(module: nn.Module, path: str) -> Tensor:
     return value
 
 
-def _kind(node: fx.Node) -> str:
-    schema = getattr(node.target, "_schema", None)
-    if schema is not None:
-        return str(schema.name).split("::")[-1]
-    return str(getattr(node.target, "__name__", node.target))
-
-
 def _flat(value: object) -> list[fx.Node]:
     """The nodes among a graph's results, in order."""
     if isinstance(value, fx.Node):
         return [value]
     return [node for item in value for node in _flat(item)] if isinstance(value, (tuple, list)) else []
-
-
-def _scalar(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
 
 
 # Handlers: ATen operator -> site ------------------------------------------------------------------
@@ -327,7 +309,7 @@ def layer_norm(t: Translator, node: fx.Node) -> Known:
     width = t.shape(node)[-1]
     weight = t.tensor(node.args[2]) if len(node.args) > 2 and node.args[2] is not None else torch.ones(width)
     bias = t.tensor(node.args[3]) if len(node.args) > 3 and node.args[3] is not None else torch.zeros(width)
-    eps = _scalar(node.args[4]) if len(node.args) > 4 else 1e-5
+    eps = scalar_of(node.args[4]) if len(node.args) > 4 else 1e-5
     site = t.add_site(
         node,
         Op.LAYER_NORM,
@@ -346,7 +328,7 @@ def rms_norm(t: Translator, node: fx.Node) -> Known:
     width = t.shape(node)[-1]
     given = dict(zip(("weight", "eps"), node.args[2:], strict=False)) | dict(node.kwargs)
     weight = t.tensor(given["weight"]) if given.get("weight") is not None else torch.ones(width)
-    eps = _scalar(given.get("eps"))
+    eps = scalar_of(given.get("eps"))
     site = t.add_site(
         node,
         Op.RMS_NORM,
@@ -381,148 +363,6 @@ def add(t: Translator, node: fx.Node) -> Known:
         raise Unknown("a constant is added behind the pooling")
     table = t.side_table(right, t.shape(node)[-1])
     return replace(x, site=t.add_site(node, Op.ADD, (x.site,), parameters={"table": table}))
-
-
-def scaled(t: Translator, node: fx.Node) -> Known:
-    """Multiplication or division: by a number around attention, by the mask or a count in pooling."""
-    source, by = node.args[0], node.args[1]
-    if source not in t.known and not _kind(node).startswith("div"):
-        source, by = by, source
-    found = t.settled(source)
-    if isinstance(found, Value) and found.layout == "sum":
-        return averaged(t, node, found)
-    divisor = t.known.get(by) if isinstance(by, fx.Node) else None
-    if isinstance(found, Value) and isinstance(divisor, Value) and divisor.layout == "norm":
-        return normalized(t, node, found)
-    factor = _scalar(by)
-    if factor is None and isinstance(by, fx.Node) and by not in t.known:
-        side = t.recorded[0].get(by)
-        if side is None or side.numel() == 1:
-            factor = float(t.tensor(by))
-    if factor is None:
-        return masked(t, node)
-    if _kind(node).startswith("div"):
-        factor = 1.0 / factor
-    if isinstance(found, Scores):
-        if found.probabilities or found.addends:
-            raise Unknown("attention is scaled after its mask or its softmax")
-        return replace(found, scale=found.scale * factor)
-    if not isinstance(found, Value) or found.layout not in ("tokens", "row", "split", "heads", "heads_t"):
-        raise Unknown(PRODUCT)
-    return replace(found, gain=found.gain * factor)
-
-
-def reshape(t: Translator, node: fx.Node) -> Known:
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    found = t.settled(source)
-    before, after = t.shape(source), t.shape(node)
-    if before == after:
-        return found
-    if not isinstance(found, Value):
-        raise Unknown("a reshape of attention scores")
-    if found.layout == "tokens" and len(after) == 4 and before[:2] == after[:2]:
-        return replace(found, layout="split", heads=after[2])
-    if found.layout == "split" and len(after) == 3 and before[:2] == after[:2]:
-        return replace(found, layout="tokens")
-    raise Unknown(f"a reshape from {found.layout} {before} to {after}")
-
-
-PERMUTED: dict[tuple[str, tuple[int, ...]], str] = {
-    ("split", (0, 2, 1, 3)): "heads",
-    ("heads", (0, 2, 1, 3)): "split",
-    ("heads", (0, 1, 3, 2)): "heads_t",
-    ("heads_t", (0, 1, 3, 2)): "heads",
-    ("split", (0, 2, 3, 1)): "heads_t",
-}
-
-
-def permute(t: Translator, node: fx.Node) -> Known:
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    found = t.settled(source)
-    rank = len(t.shape(source))
-    if _kind(node) == "transpose":
-        a, b = (int(str(x)) % rank for x in node.args[1:3])
-        order = list(range(rank))
-        order[a], order[b] = order[b], order[a]
-    else:
-        dims: Any = node.args[1]
-        order = [int(x) % rank for x in dims]
-    layout = PERMUTED.get((found.layout, tuple(order))) if isinstance(found, Value) else None
-    if layout is None or not isinstance(found, Value):
-        raise Unknown(f"a transposition {tuple(order)} outside attention heads")
-    return replace(found, layout=layout)
-
-
-def matmul(t: Translator, node: fx.Node) -> Known:
-    left, right = node.args[0], node.args[1]
-    found = t.known.get(left) if isinstance(left, fx.Node) else None
-    if isinstance(found, Scores):
-        return _attend(t, node, found, t.value(right, "heads"))
-    query, key = t.value(left, "heads"), t.value(right, "heads_t", "heads")
-    if key.layout != "heads_t":
-        raise Unknown("a product of two activations that is not query times key")
-    return Scores(query, key, query.gain * key.gain)
-
-
-def softmax(t: Translator, node: fx.Node) -> Known:
-    found = t.known[node.all_input_nodes[0]]
-    if not isinstance(found, Scores) or found.probabilities or node.args[1] not in (-1, 3):
-        raise Unknown("a softmax outside attention")
-    return replace(found, probabilities=True)
-
-
-def attention(t: Translator, node: fx.Node) -> Known:
-    query, key, value = (t.value(a, "heads") for a in node.args[:3])
-    args = dict(zip(("attn_mask", "dropout_p", "is_causal"), node.args[3:], strict=False)) | dict(node.kwargs)
-    if args.get("is_causal"):
-        raise Unknown("causal attention: decoders are not converted yet")
-    width = t.shape(node)[-1]
-    scale = _scalar(args.get("scale")) or width**-0.5
-    mask = args.get("attn_mask")
-    addends = (mask,) if isinstance(mask, fx.Node) else ()
-    scores = Scores(query, key, scale * query.gain * key.gain, addends, probabilities=True)
-    return _attend(t, node, scores, value)
-
-
-def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value) -> Value:
-    """One attention site out of scores, their addends and the values."""
-    if not scores.probabilities:
-        raise Unknown("a product of three activations without softmax")
-    query, key = scores.query, scores.key
-    if {query.heads, key.heads, value.heads} != {query.heads} or value.gain != 1.0:
-        raise Unknown("grouped heads, or values that are scaled")
-    masked = False
-    bias: Tensor | None = None
-    for addend in scores.addends:
-        addend_masks, addend_bias = _addend(t, addend)
-        masked |= addend_masks
-        if addend_bias is not None:
-            bias = addend_bias if bias is None else bias + addend_bias
-    parameters = {} if bias is None else {"bias": bias}
-    attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scores.scale, "masked": masked}
-    inputs = (query.site, key.site, value.site, *(("attention_mask",) if masked else ()))
-    site = t.add_site(node, Op.ATTENTION, inputs, parameters=parameters, attributes=attributes)
-    return Value(site, "heads", query.heads)
-
-
-def _addend(t: Translator, node: fx.Node) -> tuple[bool, Tensor | None]:
-    """What a tensor added to the scores is: (is it the padding of the keys, constant bias left over)."""
-    padded, probe = t.recorded[2][node], t.probes[2]
-    full = side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=4)
-    if full is None:
-        raise Unknown("its attention mask depends on the tokens")
-    if padded.dim() == 4 and is_key_padding(padded, probe.attention_mask):
-        return True, None
-    if full.dtype == torch.bool:
-        raise Unknown("its attention mask is not the padding of the keys (causal or windowed attention)")
-    if bool((full <= -1e3).any()):
-        raise Unknown("its attention mask hides keys that are not padding (causal or windowed attention)")
-    bias = full.reshape(-1, *full.shape[-2:]).float()
-    rest = without_padding(padded, probe.attention_mask) if padded.dim() == 4 else padded
-    masked = padded.dim() == 4 and not torch.equal(rest, padded)
-    return masked, bias if bool(bias.any()) else None
 
 
 def select(t: Translator, node: fx.Node) -> Known:

@@ -48,9 +48,13 @@ from archnet.sources.source import Source
 from archnet.storage import load_graph, save_graph
 from archnet.targets import Profile
 
-STAGES = {"distil": 600.0, "quantize": 250.0, "export": 60.0}
+QUANTIZED_STEP = 1.7
+"""How long a step with quantizers takes against one without, about; for the time that is shown as left."""
+
+EXPORT_STEPS = 20.0
+"""How long the export takes in distillation steps, about."""
 SAVED_SENTENCES = 32
-FEWEST_TOKENS = 2
+STAGES = ("distil", "quantize", "export")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,12 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
     ) as build:
         if build.finished:
             return out
-        with Engine(build, events, STAGES, earlier=(PREPARE,)) as engine:
+        stages = {
+            "distil": float(job.preset.distil.steps),
+            "quantize": QUANTIZED_STEP * job.preset.quantize.steps,
+            "export": EXPORT_STEPS,
+        }
+        with Engine(build, events, stages, earlier=(PREPARE,)) as engine:
             for note in (*job.source.notes, job.batches.warning(), _missing_tvm(job.profile)):
                 if note:
                     engine.note(note)

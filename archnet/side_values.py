@@ -123,3 +123,10 @@ def without_padding(mask: Tensor, attention_mask: Tensor) -> Tensor:
     """An additive mask with the entries of padded keys set to 0 (what is left is a bias)."""
     padded = ~attention_mask.bool()[:, None, None, :]
     return torch.where(padded.expand_as(mask), torch.zeros((), dtype=mask.dtype), mask)
+
+
+def side_constant(first: Tensor, second: Tensor, *, batched_rank: int) -> Tensor | None:
+    """The value of a side node without its batch axis, which it has when its rank is `batched_rank`."""
+    if first.dim() >= batched_rank:
+        return constant_of(first, second)
+    return first if first.shape == second.shape and torch.equal(first, second) else None

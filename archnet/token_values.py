@@ -54,3 +54,14 @@ Known = Value | Scores | Curve
 
 class Unknown(Exception):
     """This node has no site; the reason is the message."""
+
+
+def node_kind(node: fx.Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    if schema is not None:
+        return str(schema.name).split("::")[-1]
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def scalar_of(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None

@@ -1,0 +1,163 @@
+"""Handlers of the ATen nodes around attention: heads, scores, masks, softmax, products.
+
+Scores travel as a record until they meet the values; views and transposes of heads are layouts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from archnet.aten_pooling import PRODUCT, averaged, masked, normalized
+from archnet.network import SiteAttribute
+from archnet.operators import Op
+from archnet.side_values import is_key_padding, side_constant, without_padding
+from archnet.token_values import Known, Scores, Unknown, Value, node_kind, scalar_of
+
+if TYPE_CHECKING:
+    from archnet.aten import Translator
+
+
+def scaled(t: Translator, node: fx.Node) -> Known:
+    """Multiplication or division: by a number around attention, by the mask or a count in pooling."""
+    source, by = node.args[0], node.args[1]
+    if source not in t.known and not node_kind(node).startswith("div"):
+        source, by = by, source
+    found = t.settled(source)
+    if isinstance(found, Value) and found.layout == "sum":
+        return averaged(t, node, found)
+    divisor = t.known.get(by) if isinstance(by, fx.Node) else None
+    if isinstance(found, Value) and isinstance(divisor, Value) and divisor.layout == "norm":
+        return normalized(t, node, found)
+    factor = scalar_of(by)
+    if factor is None and isinstance(by, fx.Node) and by not in t.known:
+        side = t.recorded[0].get(by)
+        if side is None or side.numel() == 1:
+            factor = float(t.tensor(by))
+    if factor is None:
+        return masked(t, node)
+    if node_kind(node).startswith("div"):
+        factor = 1.0 / factor
+    if isinstance(found, Scores):
+        if found.probabilities or found.addends:
+            raise Unknown("attention is scaled after its mask or its softmax")
+        return replace(found, scale=found.scale * factor)
+    if not isinstance(found, Value) or found.layout not in ("tokens", "row", "split", "heads", "heads_t"):
+        raise Unknown(PRODUCT)
+    return replace(found, gain=found.gain * factor)
+
+
+def reshape(t: Translator, node: fx.Node) -> Known:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    found = t.settled(source)
+    before, after = t.shape(source), t.shape(node)
+    if before == after:
+        return found
+    if not isinstance(found, Value):
+        raise Unknown("a reshape of attention scores")
+    if found.layout == "tokens" and len(after) == 4 and before[:2] == after[:2]:
+        return replace(found, layout="split", heads=after[2])
+    if found.layout == "split" and len(after) == 3 and before[:2] == after[:2]:
+        return replace(found, layout="tokens")
+    raise Unknown(f"a reshape from {found.layout} {before} to {after}")
+
+
+PERMUTED: dict[tuple[str, tuple[int, ...]], str] = {
+    ("split", (0, 2, 1, 3)): "heads",
+    ("heads", (0, 2, 1, 3)): "split",
+    ("heads", (0, 1, 3, 2)): "heads_t",
+    ("heads_t", (0, 1, 3, 2)): "heads",
+    ("split", (0, 2, 3, 1)): "heads_t",
+}
+
+
+def permute(t: Translator, node: fx.Node) -> Known:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    found = t.settled(source)
+    rank = len(t.shape(source))
+    if node_kind(node) == "transpose":
+        a, b = (int(str(x)) % rank for x in node.args[1:3])
+        order = list(range(rank))
+        order[a], order[b] = order[b], order[a]
+    else:
+        dims: Any = node.args[1]
+        order = [int(x) % rank for x in dims]
+    layout = PERMUTED.get((found.layout, tuple(order))) if isinstance(found, Value) else None
+    if layout is None or not isinstance(found, Value):
+        raise Unknown(f"a transposition {tuple(order)} outside attention heads")
+    return replace(found, layout=layout)
+
+
+def matmul(t: Translator, node: fx.Node) -> Known:
+    left, right = node.args[0], node.args[1]
+    found = t.known.get(left) if isinstance(left, fx.Node) else None
+    if isinstance(found, Scores):
+        return _attend(t, node, found, t.value(right, "heads"))
+    query, key = t.value(left, "heads"), t.value(right, "heads_t", "heads")
+    if key.layout != "heads_t":
+        raise Unknown("a product of two activations that is not query times key")
+    return Scores(query, key, query.gain * key.gain)
+
+
+def softmax(t: Translator, node: fx.Node) -> Known:
+    found = t.known[node.all_input_nodes[0]]
+    if not isinstance(found, Scores) or found.probabilities or node.args[1] not in (-1, 3):
+        raise Unknown("a softmax outside attention")
+    return replace(found, probabilities=True)
+
+
+def attention(t: Translator, node: fx.Node) -> Known:
+    query, key, value = (t.value(a, "heads") for a in node.args[:3])
+    args = dict(zip(("attn_mask", "dropout_p", "is_causal"), node.args[3:], strict=False)) | dict(node.kwargs)
+    if args.get("is_causal"):
+        raise Unknown("causal attention: decoders are not converted yet")
+    width = t.shape(node)[-1]
+    scale = scalar_of(args.get("scale")) or width**-0.5
+    mask = args.get("attn_mask")
+    addends = (mask,) if isinstance(mask, fx.Node) else ()
+    scores = Scores(query, key, scale * query.gain * key.gain, addends, probabilities=True)
+    return _attend(t, node, scores, value)
+
+
+def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value) -> Value:
+    """One attention site out of scores, their addends and the values."""
+    if not scores.probabilities:
+        raise Unknown("a product of three activations without softmax")
+    query, key = scores.query, scores.key
+    if {query.heads, key.heads, value.heads} != {query.heads} or value.gain != 1.0:
+        raise Unknown("grouped heads, or values that are scaled")
+    masked = False
+    bias: Tensor | None = None
+    for addend in scores.addends:
+        addend_masks, addend_bias = _addend(t, addend)
+        masked |= addend_masks
+        if addend_bias is not None:
+            bias = addend_bias if bias is None else bias + addend_bias
+    parameters = {} if bias is None else {"bias": bias}
+    attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scores.scale, "masked": masked}
+    inputs = (query.site, key.site, value.site, *(("attention_mask",) if masked else ()))
+    site = t.add_site(node, Op.ATTENTION, inputs, parameters=parameters, attributes=attributes)
+    return Value(site, "heads", query.heads)
+
+
+def _addend(t: Translator, node: fx.Node) -> tuple[bool, Tensor | None]:
+    """What a tensor added to the scores is: (is it the padding of the keys, constant bias left over)."""
+    padded, probe = t.recorded[2][node], t.probes[2]
+    full = side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=4)
+    if full is None:
+        raise Unknown("its attention mask depends on the tokens")
+    if padded.dim() == 4 and is_key_padding(padded, probe.attention_mask):
+        return True, None
+    if full.dtype == torch.bool:
+        raise Unknown("its attention mask is not the padding of the keys (causal or windowed attention)")
+    if bool((full <= -1e3).any()):
+        raise Unknown("its attention mask hides keys that are not padding (causal or windowed attention)")
+    bias = full.reshape(-1, *full.shape[-2:]).float()
+    rest = without_padding(padded, probe.attention_mask) if padded.dim() == 4 else padded
+    masked = padded.dim() == 4 and not torch.equal(rest, padded)
+    return masked, bias if bool(bias.any()) else None
