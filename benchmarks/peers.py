@@ -125,16 +125,16 @@ def integer_file(build: Path) -> Path:
     return build / "onnx" / "model.onnx"
 
 
-def convolution_file(build: Path, work: Path) -> Path:
-    """The integer network with 1x1 convolutions instead of Gemm, made from the build's graph."""
+def gemm_file(build: Path, work: Path) -> Path:
+    """The integer network with Gemm instead of 1x1 convolutions, made from the build's graph."""
     from archnet.export.onnx import export_onnx
     from archnet.storage import load_graph
 
     if not (build / "graph").is_dir():
         raise Missing(f"{build / 'graph'} does not exist")
-    file = work / "convolution.onnx"
+    file = work / "gemm.onnx"
     if not file.exists():
-        export_onnx(load_graph(build / "graph"), file, linear="convolution")
+        export_onnx(load_graph(build / "graph"), file, linear="gemm")
     return file
 
 
@@ -162,13 +162,13 @@ PEERS: dict[str, tuple[tuple[str, ...], Callable[[Path, Path, int], Forward]]] =
     "OpenVINO bf16": (("openvino",), lambda b, w, t: bfloat16_of(float_file(b), t)),
     "OpenVINO NNCF int8": (("openvino", "nncf"), lambda b, w, t: openvino_of(nncf_int8(b, w), t, "f32")),
     "Arch-Net int8 in OpenVINO": (("openvino",), lambda b, w, t: openvino_of(integer_file(b), t, "f32")),
-    "Arch-Net int8 (convolutions) in OpenVINO": (
+    "Arch-Net int8 (Gemm) in OpenVINO": (
         ("openvino",),
-        lambda b, w, t: openvino_of(convolution_file(b, w), t, "f32"),
+        lambda b, w, t: openvino_of(gemm_file(b, w), t, "f32"),
     ),
-    "Arch-Net int8 (convolutions) in ONNX Runtime": (
+    "Arch-Net int8 (Gemm) in ONNX Runtime": (
         ("onnxruntime",),
-        lambda b, w, t: onnxruntime_of(convolution_file(b, w), t),
+        lambda b, w, t: onnxruntime_of(gemm_file(b, w), t),
     ),
     "Arch-Net int8 in ONNX Runtime": (("onnxruntime",), lambda b, w, t: onnxruntime_of(integer_file(b), t)),
 }

@@ -2,9 +2,8 @@
 
 The scales are such that a runtime which fuses Q, DQ and operator computes in integers what
 archnet/reference.py defines (see calibration/affine.py). Fully connected layers are Gemm on
-(tokens, features), or 1x1 convolutions on (1, features, 1, tokens), with the same integers: ONNX Runtime's
-convolution kernel is faster on large batches, and its Gemm on single sentences and in other runtimes
-(benchmarks/latency.py has both).
+(tokens, features), or 1x1 convolutions on (1, features, 1, tokens): the same integers, and ONNX Runtime's
+convolution kernel keeps the accumulators in registers, where its Gemm writes them to memory.
 """
 
 from __future__ import annotations
@@ -71,13 +70,13 @@ def emulated_places(graph: QuantizedGraph, level: str = DEPLOYED_LEVEL) -> tuple
 
 
 def build_onnx(
-    graph: QuantizedGraph, *, linear: LinearForm = "gemm", activations: ActivationType = "mixed"
+    graph: QuantizedGraph, *, linear: LinearForm = "convolution", activations: ActivationType = "mixed"
 ) -> onnx.ModelProto:
     """The graph as an ONNX model, checked and simplified.
 
     Args:
-        linear: the operator for fully connected layers. "gemm" is the one that all compilers take,
-            "convolution" the faster one in ONNX Runtime for large batches.
+        linear: the operator for fully connected layers. "convolution" is the faster one in ONNX
+            Runtime, "gemm" the one that more compilers take.
         activations: how signed activations are stored; uint8 with zero point 128 is the same arithmetic
             as int8 with zero point 0. On x86, ONNX Runtime is fast with uint8 and turns int8 into it
             where a tensor has one reader; OpenVINO is fast when the operands of attention's products are
@@ -111,7 +110,7 @@ def export_onnx(
     graph: QuantizedGraph,
     path: Path,
     *,
-    linear: LinearForm = "gemm",
+    linear: LinearForm = "convolution",
     activations: ActivationType = "mixed",
 ) -> None:
     """Write `build_onnx` to a file; the file appears whole or not at all.
