@@ -22,6 +22,9 @@ from archnet.validate import REFERENCE, agreement_inputs, default_backends
 BATCHES = (1, 32)
 SEQUENCES = (32, 128)
 THREADS = 2
+WARM_SECONDS = 0.1
+"""How long a network runs, untimed, before each of its timed passes."""
+
 LEAST_PAIRS, MOST_PAIRS = 5, 51
 SECONDS = 4.0
 """Time that one shape on one backend takes, unless `LEAST_PAIRS` take longer."""
@@ -94,18 +97,20 @@ def paired_times(
 ) -> list[tuple[float, float]]:
     """Seconds of one pass of each, taken in turn.
 
-    Before each timed pass comes one that is not counted: the other network's threads go to sleep and the
-    weights come back to the caches, as in a process that runs this network only.
+    Before each timed pass come some that are not counted: the other network's threads stop spinning and
+    the weights come back to the caches, as in a process that runs this network only.
     """
     pairs: list[tuple[float, float]] = []
     began = time.perf_counter()
     while len(pairs) < LEAST_PAIRS or (len(pairs) < MOST_PAIRS and time.perf_counter() - began < seconds):
-        pairs.append((_second_pass(first, inputs), _second_pass(second, inputs)))
+        pairs.append((_steady_pass(first, inputs), _steady_pass(second, inputs)))
     return pairs
 
 
-def _second_pass(run: Forward, inputs: Inputs) -> float:
-    run(inputs)
+def _steady_pass(run: Forward, inputs: Inputs) -> float:
+    warm = time.perf_counter() + WARM_SECONDS
+    while time.perf_counter() < warm:
+        run(inputs)
     began = time.perf_counter()
     run(inputs)
     return time.perf_counter() - began
