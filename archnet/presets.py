@@ -25,7 +25,7 @@ class Preset:
 
 
 PRESETS = {
-    "fast": Preset(Schedule(750, 4e-4, ramp=0.5), Schedule(110, 1e-4, warm_up=0.1)),
+    "fast": Preset(Schedule(850, 4e-4, ramp=0.5), Schedule(120, 1e-4, warm_up=0.1)),
     "balanced": Preset(Schedule(1000, 4e-4, ramp=0.5), Schedule(160, 1e-4, warm_up=0.1)),
     "best": Preset(Schedule(4000, 4e-4, ramp=0.5), Schedule(1000, 1e-4, warm_up=0.1)),
 }

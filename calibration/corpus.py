@@ -23,7 +23,7 @@ from archnet.calibration.prose import comments, docstrings, sentences, words
 from archnet.errors import ArchNetError
 
 DEFAULT_LIMIT = 45_000
-EVERYDAY_SHARE = 0.4
+EVERYDAY_SHARE = 0.5
 """How much of the text is from the grammar: the rest is documentation."""
 
 PACKAGES = (
