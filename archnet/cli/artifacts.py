@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMATS = ("onnx", "tvm")
+LINEAR_FORMS = ("convolution", "gemm")
 
 
 @app.command(
@@ -25,6 +26,7 @@ FORMATS = ("onnx", "tvm")
     epilog=examples(
         "archnet export build --format onnx",
         "archnet export build --format onnx --out model.onnx",
+        "archnet export build --format onnx --linear gemm --out openvino.onnx",
         "archnet export build --format tvm --target-arch aarch64",
     ),
 )
@@ -39,7 +41,13 @@ FORMATS = ("onnx", "tvm")
 @click.option(
     "--target-arch", metavar="ARCH", help="Processor for tvm: x86_64 or aarch64.  [default: this one]"
 )
-def export(folder: Path, form: str, out: Path | None, target_arch: str | None) -> None:
+@click.option(
+    "--linear",
+    metavar="|".join(LINEAR_FORMS),
+    help="Fully connected layers in onnx as 1x1 convolutions (fastest in ONNX Runtime) or as Gemm (fastest in"
+    " OpenVINO); the integers are the same.  [default: convolution]",
+)
+def export(folder: Path, form: str, out: Path | None, target_arch: str | None, linear: str | None) -> None:
     """Write the integer network in DIR for a runtime."""
     if form not in FORMATS:
         raise ArchNetError(
@@ -47,6 +55,12 @@ def export(folder: Path, form: str, out: Path | None, target_arch: str | None) -
         )
     if form != "tvm" and target_arch is not None:
         raise ArchNetError("--target-arch is of --format tvm only", fix="leave it out")
+    if form != "onnx" and linear is not None:
+        raise ArchNetError("--linear is of --format onnx only", fix="leave it out")
+    if linear not in (None, *LINEAR_FORMS):
+        raise ArchNetError(
+            f"--linear {linear!r} does not exist", fix=f"choose another; {nearest(linear, LINEAR_FORMS)}"
+        )
     quiet_libraries()
     from archnet.build import BuildDir
     from archnet.storage import load_graph
@@ -57,7 +71,7 @@ def export(folder: Path, form: str, out: Path | None, target_arch: str | None) -
         from archnet.export.onnx import export_onnx
 
         path = out or build.onnx_dir / "model.onnx"
-        export_onnx(graph, path)
+        export_onnx(graph, path, linear="gemm" if linear == "gemm" else "convolution")
     else:
         from archnet.export.tvm import compile_tvm, folder_name
 

@@ -385,9 +385,9 @@ def test_export_to_the_places_of_the_build(archnet: Archnet, replace_module: Rep
         (folder / "model.so").write_bytes(bytes(1024))
         return folder / "model.so"
 
-    def export_onnx(graph: str, path: Path) -> None:
+    def export_onnx(graph: str, path: Path, *, linear: str) -> None:
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(bytes(2048))
+        path.write_bytes(bytes(2048 if linear == "convolution" else 3072))
 
     replace_module("archnet.storage", load_graph=lambda folder: "the graph")
     replace_module("archnet.export.tvm", compile_tvm=compile_tvm, folder_name=lambda target: target)
@@ -397,8 +397,8 @@ def test_export_to_the_places_of_the_build(archnet: Archnet, replace_module: Rep
     onnx = archnet("export", str(build), "--format", "onnx")
     assert onnx.stdout == f"{build / 'onnx/model.onnx'} (2.0 KiB)\n"
     other = build.parent / "x.onnx"
-    assert archnet("export", str(build), "--format", "onnx", "--out", str(other)).exit_code == 0
-    assert other.exists()
+    gemm = archnet("export", str(build), "--format", "onnx", "--linear", "gemm", "--out", str(other))
+    assert gemm.stdout == f"{other} (3.0 KiB)\n"
 
 
 @pytest.mark.parametrize(
@@ -406,6 +406,8 @@ def test_export_to_the_places_of_the_build(archnet: Archnet, replace_module: Rep
     [
         (["--format", "onxx"], "did you mean 'onnx'"),
         (["--format", "onnx", "--target-arch", "aarch64"], "--target-arch is of --format tvm only"),
+        (["--format", "tvm", "--linear", "gemm"], "--linear is of --format onnx only"),
+        (["--format", "onnx", "--linear", "gem"], "did you mean 'gemm'"),
     ],
 )
 def test_export_refuses(archnet: Archnet, build: Path, options: list[str], words: str) -> None:
