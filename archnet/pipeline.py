@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from archnet.calibration.token_batches import TokenBatches
 from archnet.capture import capture
 from archnet.code_embedding import with_code_embedding
 from archnet.config import ConvertSettings
-from archnet.converters.fold import Folded, fold
+from archnet.converters.fold import Affine, Folded, fold
 from archnet.converters.homotopy import set_progress
 from archnet.distill import objective_for, train
 from archnet.engine import Engine, StageContext, memory_bytes
@@ -162,7 +161,7 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
             graph = engine.stage(
                 "quantize",
                 lambda context: _quantize(job, folded, context),
-                lambda value, folder: save_graph(value, folder),
+                save_graph,
                 load_graph,
             )
             engine.stage(
@@ -206,9 +205,8 @@ def _distil(job: Job, context: StageContext) -> Folded:
     return equalize(folded, statistics, outputs=job.teacher.outputs.values())
 
 
-def _itself(network: Network) -> Mapping[str, Any]:
-    from archnet.converters.fold import Affine
-
+def _itself(network: Network) -> Mapping[str, Affine]:
+    """Before anything folds, every site stands for itself."""
     return {site.name: Affine(site.name) for site in network.sites}
 
 
