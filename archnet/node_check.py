@@ -238,6 +238,14 @@ def _broadcast(a: Shape, b: Shape) -> Shape:
     return tuple(shape)
 
 
+def _requantize(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8", "uint8")
+    c.output_is("int8", "uint8")
+    multiplier = c.integer("multiplier", 1, MAX_MULTIPLIER)
+    _check_factor(accumulator_factor(_scale(x), 1.0, _scale(c.output)), np.asarray(multiplier))
+    return x.shape
+
+
 def _lookup(c: NodeCheck) -> Shape:
     x = c.tensor(0, "int8", "uint8")
     c.output_is("int8", "uint8")
@@ -341,6 +349,7 @@ OPERATORS: Mapping[Op, tuple[int, Callable[[NodeCheck], Shape]]] = {
     Op.MASK: (2, _mask),
     Op.SOFTMAX: (2, _softmax),
     Op.ADD: (2, _add),
+    Op.REQUANTIZE: (1, _requantize),
     Op.LOOKUP: (2, _lookup),
     Op.RESHAPE: (1, _reshape),
     Op.TRANSPOSE: (1, _transpose),

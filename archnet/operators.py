@@ -36,6 +36,7 @@ class Op(StrEnum):
     SELECT = "Select"
     MEAN_POOL = "MeanPool"
     NORMALIZE = "L2Normalize"
+    REQUANTIZE = "Requantize"
     WIDEN = "Widen"
     CONV = "Conv"
     MAX_POOL = "MaxPool"

@@ -170,6 +170,11 @@ def add(call: Call, a: Array, b: Array) -> Array:
     return call.clamp(round_shift(wide_a + wide_b))
 
 
+def requantized(call: Call, x: Array) -> Array:
+    """clamp(requantize(x, multiplier)): x on another scale, in another number of bits; x int8 or uint8."""
+    return call.clamp(requantize(x.astype(np.int64), call.integer("multiplier")))
+
+
 def lookup(call: Call, x: Array, table: Array) -> Array:
     """table[x - least integer of x's dtype]; table (256,) int8 or uint8."""
     return np.asarray(table[x.astype(np.int64) - np.iinfo(x.dtype).min])
@@ -222,6 +227,7 @@ OPERATORS: dict[Op, Callable[..., Array]] = {
     Op.MASK: mask,
     Op.SOFTMAX: softmax,
     Op.ADD: add,
+    Op.REQUANTIZE: requantized,
     Op.LOOKUP: lookup,
     Op.RESHAPE: reshape,
     Op.TRANSPOSE: transpose,

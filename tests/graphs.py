@@ -53,17 +53,23 @@ def tiny_encoder(
     embedding: Embedding = "gather",
     activation: Literal["relu", "gelu"] = "relu",
     concat: bool = False,
+    weight_bits: int = 8,
+    activation_bits: int | tuple[int, ...] = 8,
 ) -> QuantizedGraph:
     """A random Transformer encoder without LayerNorm, as conversion makes them.
 
     Args:
+        weight_bits: of every fully connected layer.
+        activation_bits: of what layers and products read; of several, one is drawn for each tensor. The
+            stream between Adds and the scores keep 8 bits: layers read a narrow version of the stream.
         pooled: the output is the mean of the unmasked tokens, normalised; otherwise every token's
             ("last_hidden_state") and a tanh layer over the first token's ("pooler_output").
         embedding: the form of the word embedding; "host" and "code" need a host table.
         activation: of the feed-forward part: ReLU as an unsigned output, GELU as a look-up table.
         concat: the feed-forward part is two halves that are concatenated.
     """
-    b = _Builder(rng, max_sequence)
+    widths = (activation_bits,) if isinstance(activation_bits, int) else activation_bits
+    b = _Builder(rng, max_sequence, weight_bits, widths)
     words = _embed(b, embedding, vocab, hidden)
     x = _positions(b, words, hidden)
     for layer in range(layers):
@@ -83,7 +89,7 @@ def tiny_encoder(
         y = b.node(Op.WIDEN, "widen", (x, offset), shape, "int32", 32, b.scale(x))
         b.output("last_hidden_state", y, b.scale(x) / 2**8, hidden)
         first = b.node(Op.SELECT, "first", (x,), ("batch", hidden), "int8", 8, b.scale(x), axis=1, index=0)
-        dense = b.linear("pooler", first, hidden, small=True)
+        dense = b.linear("pooler", b.narrow("first.narrow", first), hidden, small=True)
         tanh = b.lookup("tanh", dense, np.tanh)
         b.output("pooler_output", tanh, b.scale(tanh), hidden)
     return b.finish(f"tiny-{embedding}")
@@ -93,6 +99,8 @@ def tiny_encoder(
 class _Builder:
     rng: Generator
     max_sequence: int
+    weight_bits: int = 8
+    widths: tuple[int, ...] = (8,)
     block: str = "embeddings"
     inputs: list[TensorSpec] = field(default_factory=list)
     outputs: list[GraphOutput] = field(default_factory=list)
@@ -144,6 +152,20 @@ class _Builder:
         self.nodes.append(node)
         return spec.name
 
+    def width(self) -> int:
+        """The bits of a new activation."""
+        return self.widths[0] if len(self.widths) == 1 else int(self.rng.choice(self.widths))
+
+    def narrow(self, name: str, x: str) -> str:
+        """x for layers and products: itself, or a Requantize of it to fewer bits."""
+        spec, bits = self.tensors[x], self.width()
+        if bits == spec.bits:
+            return x
+        multiplier, scale = fit_output_scale(self.scale(x) * 2 ** (spec.bits - bits) * 0.9, self.scale(x))
+        return self.node(
+            Op.REQUANTIZE, name, (x,), spec.shape, spec.dtype, bits, scale, multiplier=multiplier
+        )
+
     def output(self, name: str, tensor: str, scale: float, width: int, *, normalize: bool = False) -> None:
         scales = (scale * self.rng.uniform(0.5, 2.0, width)).astype(np.float32)
         self.outputs.append(GraphOutput(name, tensor, scales, normalize))
@@ -157,6 +179,7 @@ class _Builder:
         scale: float | None = None,
         relu: bool = False,
         small: bool = False,
+        bits: int | None = None,
     ) -> str:
         """A fully connected layer; with `scale`, its output has exactly this scale.
 
@@ -164,13 +187,17 @@ class _Builder:
         """
         spec = self.tensors[x]
         depth = int(spec.shape[-1])
-        weight = np.clip(np.rint(self.rng.normal(0, 40, (width, depth))), -128, 127).astype(np.int8)
+        bits = bits or self.width()
+        part = 2.0 ** (bits - 8)
+        span = 2 ** (self.weight_bits - 1)
+        weight = np.rint(self.rng.normal(0, 40 * span / 128, (width, depth)))
+        weight = np.clip(weight, -span, span - 1).astype(np.int8)
         accumulator = integer_matmul(self.values[x].reshape(-1, depth), weight.T)
-        spread = np.maximum(accumulator.std(axis=0) * (1.5 if relu else 3), 130.0)
+        spread = np.maximum(accumulator.std(axis=0) * (1.5 if relu else 3), 130.0 * part)
         bias = np.rint(self.rng.normal(0, 0.2, width) * spread).astype(np.int32)
-        factor = 120 / spread
+        factor = 120 * part / spread
         low, high = (0.012, 0.03) if small else (0.02, 0.08)
-        wished_scale = scale or float(np.float32(self.rng.uniform(low, high)))
+        wished_scale = scale or float(np.float32(self.rng.uniform(low, high) / part))
         wished = factor * wished_scale / self.scale(x)
         if scale is None:
             multiplier, weight_scale, scale = fit_linear_scales(wished, self.scale(x), wished_scale)
@@ -185,23 +212,28 @@ class _Builder:
             self.constant(f"{key}.weight_scale", weight_scale),
         )
         shape = (*spec.shape[:-1], width)
-        return self.node(Op.LINEAR, name, inputs, shape, "uint8" if relu else "int8", 8, scale, weight_bits=8)
+        dtype = "uint8" if relu else "int8"
+        return self.node(Op.LINEAR, name, inputs, shape, dtype, bits, scale, weight_bits=self.weight_bits)
 
-    def matmul(self, name: str, a: str, b: str, shape: tuple[Dim, ...], *, transpose_b: bool) -> str:
+    def matmul(
+        self, name: str, a: str, b: str, shape: tuple[Dim, ...], bits: int, *, transpose_b: bool
+    ) -> str:
         right = np.swapaxes(self.values[b], -1, -2) if transpose_b else self.values[b]
         spread = float(integer_matmul(self.values[a], right).std()) * 3
-        factor = 120 / max(spread, 130.0)
+        part = 2.0 ** (bits - 8)
+        factor = 120 * part / max(spread, 130.0 * part)
         product = self.scale(a) * self.scale(b)
         multiplier, scale = fit_output_scale(product / factor, self.scale(a), self.scale(b))
         return self.node(
-            Op.MATMUL, name, (a, b), shape, "int8", 8, scale, multiplier=multiplier, transpose_b=transpose_b
-        )
+            Op.MATMUL, name, (a, b), shape, "int8", bits, scale,
+            multiplier=multiplier, transpose_b=transpose_b,
+        )  # fmt: skip
 
     def residual(self, name: str, x: str, branch_input: str, width: int) -> str:
         """x + Linear(branch_input): the Add's scale is fitted to x, then the branch's to the Add's."""
         multiplier_x, scale = fit_output_scale(self.scale(x) * 1.4, self.scale(x))
         multiplier_branch, branch_scale = fit_operand_scale(scale * 0.8, scale)
-        branch = self.linear(f"{name}.dense", branch_input, width, scale=branch_scale)
+        branch = self.linear(f"{name}.dense", branch_input, width, scale=branch_scale, bits=8)
         shape = self.tensors[x].shape
         return self.node(
             Op.ADD, f"{name}.add", (x, branch), shape, "int8", 8, scale,
@@ -211,10 +243,13 @@ class _Builder:
     def lookup(self, function: str, x: str, real: Any) -> str:
         spec = self.tensors[x]
         inputs = np.arange(-128, 128) * self.scale(x)
-        scale = float(np.float32(np.abs(real(inputs)).max() / 127))
-        table = np.clip(np.rint(real(inputs) / scale), -128, 127).astype(np.int8)
+        bits = self.width()
+        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        reached = inputs[128 + spec.range[0] : 129 + spec.range[1]]
+        scale = float(np.float32(np.abs(real(reached)).max() / high))
+        table = np.clip(np.rint(real(inputs) / scale), low, high).astype(np.int8)
         name = self.constant(f"{self.block}.{function}.table", table)
-        return self.node(Op.LOOKUP, function, (x, name), spec.shape, "int8", 8, scale, function=function)
+        return self.node(Op.LOOKUP, function, (x, name), spec.shape, "int8", bits, scale, function=function)
 
     def finish(self, name: str) -> QuantizedGraph:
         return QuantizedGraph(
@@ -263,7 +298,7 @@ def _embed(b: _Builder, form: Embedding, vocab: int, hidden: int) -> str:
 
 def _one_hot_linear(b: _Builder, ids: str, depth: int, width: int, hidden: int) -> str:
     hot = b.node(Op.ONE_HOT, "one_hot", (ids,), ("batch", "sequence", width), "uint8", 1, 1.0, depth=depth)
-    return b.linear("words", hot, hidden)
+    return b.linear("words", hot, hidden, bits=8)
 
 
 def _positions(b: _Builder, words: str, hidden: int) -> str:
@@ -281,40 +316,46 @@ def _attention(b: _Builder, x: str, hidden: int, heads: int) -> str:
     width = hidden // heads
     split: tuple[Dim, ...] = ("batch", "sequence", heads, width)
     swapped: tuple[Dim, ...] = ("batch", heads, "sequence", width)
+    narrow = b.narrow("attention.narrow", x)
     parts = []
     for part in ("query", "key", "value"):
-        dense = b.linear(part, x, hidden, small=part != "value")
-        scale = b.scale(dense)
-        split_part = b.node(Op.RESHAPE, f"{part}.split", (dense,), split, "int8", 8, scale, shape=split)
+        dense = b.linear(part, narrow, hidden, small=part != "value")
+        scale, bits = b.scale(dense), b.tensors[dense].bits
+        split_part = b.node(Op.RESHAPE, f"{part}.split", (dense,), split, "int8", bits, scale, shape=split)
         parts.append(
-            b.node(Op.TRANSPOSE, f"{part}.swap", (split_part,), swapped, "int8", 8, scale, perm=(0, 2, 1, 3))
+            b.node(
+                Op.TRANSPOSE, f"{part}.swap", (split_part,), swapped, "int8", bits, scale, perm=(0, 2, 1, 3)
+            )
         )
     square: tuple[Dim, ...] = ("batch", heads, "sequence", "sequence")
-    scores = b.matmul("scores", parts[0], parts[1], square, transpose_b=True)
+    scores = b.matmul("scores", parts[0], parts[1], square, 8, transpose_b=True)
     scale = b.scale(scores)
     masked = b.node(Op.MASK, "mask", (scores, "attention_mask"), square, "int8", 8, scale)
     powers = np.rint(2**20 * np.exp(-np.arange(256) * scale)).astype(np.int32)
     table = b.constant(f"{b.block}.softmax.table", powers)
-    share = float(np.float32(1 / 255))
-    shares = b.node(Op.SOFTMAX, "softmax", (masked, table), square, "uint8", 8, share)
-    context = b.matmul("context", shares, parts[2], swapped, transpose_b=False)
+    bits = b.width()
+    share = float(np.float32(1 / (2**bits - 1)))
+    shares = b.node(Op.SOFTMAX, "softmax", (masked, table), square, "uint8", bits, share)
+    bits = b.width()
+    context = b.matmul("context", shares, parts[2], swapped, bits, transpose_b=False)
     scale = b.scale(context)
-    back = b.node(Op.TRANSPOSE, "context.swap", (context,), split, "int8", 8, scale, perm=(0, 2, 1, 3))
+    back = b.node(Op.TRANSPOSE, "context.swap", (context,), split, "int8", bits, scale, perm=(0, 2, 1, 3))
     flat: tuple[Dim, ...] = ("batch", "sequence", hidden)
-    joined = b.node(Op.RESHAPE, "context.join", (back,), flat, "int8", 8, scale, shape=flat)
+    joined = b.node(Op.RESHAPE, "context.join", (back,), flat, "int8", bits, scale, shape=flat)
     return b.residual("attention", x, joined, hidden)
 
 
 def _feed_forward(b: _Builder, x: str, hidden: int, activation: str, concat: bool) -> str:
     relu = activation == "relu"
+    narrow = b.narrow("up.narrow", x)
     if concat:
-        first = b.linear("up.first", x, 2 * hidden, relu=relu)
-        second = b.linear("up.second", x, 2 * hidden, relu=relu, scale=b.scale(first))
+        first = b.linear("up.first", narrow, 2 * hidden, relu=relu)
         spec = b.tensors[first]
+        second = b.linear("up.second", narrow, 2 * hidden, relu=relu, scale=b.scale(first), bits=spec.bits)
         shape = (*spec.shape[:-1], 4 * hidden)
-        up = b.node(Op.CONCAT, "up", (first, second), shape, spec.dtype, 8, b.scale(first), axis=-1)
+        up = b.node(Op.CONCAT, "up", (first, second), shape, spec.dtype, spec.bits, b.scale(first), axis=-1)
     else:
-        up = b.linear("up", x, 4 * hidden, relu=relu)
+        up = b.linear("up", narrow, 4 * hidden, relu=relu)
     if not relu:
         up = b.lookup("gelu", up, lambda v: v / (1 + np.exp(-1.702 * v)))
     return b.residual("down", x, up, hidden)

@@ -177,6 +177,24 @@ def _add(state: Lowering, node: Node) -> None:
     state.quantize(node.output, y, layout)
 
 
+def _requantize(state: Lowering, node: Node) -> None:
+    """Quantize, with the output's scale, of what is dequantized and limited to the output's range.
+
+    The limits stand between the Dequantize and the Quantize, because ONNX Runtime makes one pair, with other
+    numbers, of two that follow each other; it drops a Clip of the whole range, but no Min.
+    """
+    x, spec = node.inputs[0], state.spec(node.output)
+    layout: Layout = "matrix" if state.has(x, "matrix") else "logical"
+    ends = [
+        state.onnx.constant(f"{node.output}/{end}", np.float32(v) * np.float32(cast(float, spec.scale)))
+        for end, v in zip(("low", "high"), spec.range, strict=True)
+    ]
+    op, limits = ("Min", ends[1:]) if spec.bits == 8 else ("Clip", ends)
+    real = state.onnx.node(op, [state.real(x, layout), *limits], f"{node.output}/limited")
+    state.onnx.node("QuantizeLinear", [real, *state.quantization(spec)], node.output)
+    state.define(node.output, node.output, layout)
+
+
 def _lookup(state: Lowering, node: Node) -> None:
     """Gather from a table of 256 integers; the index is the stored (unsigned) integer."""
     x, table = node.inputs
@@ -298,6 +316,7 @@ LOWERINGS: dict[Op, Callable[[Lowering, Node], None]] = {
     Op.MASK: _mask,
     Op.SOFTMAX: _softmax,
     Op.ADD: _add,
+    Op.REQUANTIZE: _requantize,
     Op.LOOKUP: _lookup,
     Op.RESHAPE: _reshape,
     Op.TRANSPOSE: _transpose,

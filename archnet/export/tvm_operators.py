@@ -178,6 +178,16 @@ def _add(call: OperatorCall) -> None:
     _each(call, lambda at: clamp(round_shift(term(0, at) + term(1, at)), *call.output.range))
 
 
+def _requantize(call: OperatorCall) -> None:
+    multiplier = call.integer("multiplier")
+    limit, bounds = i32(saturation_limit(multiplier, call.output.range)), call.output.range
+
+    def element(at: list[Expr]) -> Expr:
+        return requantize(convert(load(call.inputs[0], *at), "int32"), i32(multiplier), limit, bounds)
+
+    _each(call, element)
+
+
 def _lookup(call: OperatorCall) -> None:
     x, table = call.inputs
     low = -128 if call.operands[0].dtype == "int8" else 0
@@ -280,6 +290,7 @@ OPERATORS: Mapping[Op, Callable[[OperatorCall], None]] = {
     Op.MASK: _mask,
     Op.SOFTMAX: _softmax,
     Op.ADD: _add,
+    Op.REQUANTIZE: _requantize,
     Op.LOOKUP: _lookup,
     Op.TRANSPOSE: _transpose,
     Op.CONCAT: _concat,

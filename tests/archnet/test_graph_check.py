@@ -177,6 +177,27 @@ def test_a_fault_is_named(case: tuple[Change, str]) -> None:
     assert caught.value.fix == "run archnet convert again"
 
 
+NARROW_CASES: dict[str, tuple[Change, str]] = {
+    "requantize-multiplier": (
+        attribute("layer0.up.narrow", multiplier=2**17 + 1),
+        r"layer0.up.narrow \(Requantize\): attribute multiplier is 131073, not an integer in 1 \.\. 131072",
+    ),
+    "requantize-factor": (attribute("layer0.up.narrow", multiplier=12345), "is not multiplier / 2"),
+    "requantize-shape": (
+        spec("layer0.up.narrow:0", shape=("batch", "sequence", 15)),
+        r"its output has shape \('batch', 'sequence', 15\), not",
+    ),
+    "requantize-dtype": (spec("layer0.up.narrow:0", dtype="int32"), "its output is int32, not int8 or uint8"),
+}
+
+
+@pytest.mark.parametrize("case", NARROW_CASES.values(), ids=NARROW_CASES.keys())
+def test_a_fault_of_a_narrow_network_is_named(case: tuple[Change, str]) -> None:
+    change, message = case
+    with pytest.raises(ArchNetError, match=message):
+        validate_graph(change(tiny_encoder(np.random.default_rng(0), weight_bits=4, activation_bits=4)))
+
+
 HOST_CASES: dict[str, tuple[HostTable, str]] = {
     "target": (HostTable("input_ids", "nowhere", "word_table"), "feeds nowhere, which is no input"),
     "source": (HostTable("attention_mask", "word_rows", "word_table"), "which the network reads itself"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -132,6 +132,23 @@ def test_add_rounds_the_exact_sum_once(a: int, b: int, multiplier_a: int, multip
     assert y.tolist() == [min(max(exact, -128), 127)]
 
 
+@given(
+    st.integers(-128, 127),
+    st.integers(1, 2**17),
+    st.sampled_from([("int8", 2), ("int8", 4), ("int8", 6), ("int8", 8), ("uint8", 4), ("uint8", 8)]),
+)
+@example(1, 2**15, ("int8", 4))
+@example(3, 2**15, ("int8", 4))
+def test_requantize_rounds_half_to_even_and_saturates_at_the_width(
+    value: int, multiplier: int, form: tuple[str, int]
+) -> None:
+    dtype, bits = form
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dtype == "int8" else (0, 2**bits - 1)
+    y = call(Op.REQUANTIZE, np.array([value], np.int8), dtype=dtype, bits=bits, multiplier=multiplier)
+    assert y.dtype == dtype
+    assert y.tolist() == [min(max(round(Fraction(value * multiplier, 2**16)), low), high)]
+
+
 def test_add_broadcasts() -> None:
     a, b = np.zeros((2, 3, 4), dtype=np.int8), np.arange(12, dtype=np.int8).reshape(3, 4)
     y = call(Op.ADD, a, b, multiplier_a=1, multiplier_b=2**16)
@@ -220,10 +237,11 @@ def test_an_operator_that_is_not_defined_is_refused() -> None:
         call(Op.LAYER_NORM, np.zeros(3))
 
 
-def everything(seed: int = 0, embedding: Embedding = "gather") -> QuantizedGraph:
+def everything(seed: int = 0, embedding: Embedding = "gather", **widths: int) -> QuantizedGraph:
     """A network with most operators in it."""
+    rng = np.random.default_rng(seed)
     return tiny_encoder(
-        np.random.default_rng(seed), pooled=False, concat=True, activation="gelu", embedding=embedding
+        rng, pooled=False, concat=True, activation="gelu", embedding=embedding, **cast(Any, widths)
     )
 
 
@@ -231,16 +249,17 @@ def test_the_test_networks_use_every_operator() -> None:
     rng = np.random.default_rng(0)
     used = {
         node.op
-        for graph in (everything(), everything(0, "one_hot"), tiny_encoder(rng))
+        for graph in (everything(), everything(0, "one_hot"), tiny_encoder(rng, activation_bits=4))
         for node in graph.nodes
     }
     assert used == set(OPERATORS)
 
 
+@pytest.mark.parametrize("widths", [{}, {"weight_bits": 4, "activation_bits": 4}], ids=["w8a8", "w4a4"])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_node_is_its_real_operator_within_half_a_step(seed: int) -> None:
+def test_every_node_is_its_real_operator_within_half_a_step(seed: int, widths: dict[str, int]) -> None:
     """What the integers stand for: real = scale * integer, operator by operator."""
-    graph = everything(seed)
+    graph = everything(seed, **widths)
     feeds = random_inputs(np.random.default_rng(seed), graph)
     values = execute(graph, feeds, list(graph.tensors))
     real = {name: values[name] * spec.scale for name, spec in graph.tensors.items() if spec.scale is not None}
@@ -258,7 +277,8 @@ def test_every_node_is_its_real_operator_within_half_a_step(seed: int) -> None:
         assert error.max(initial=0.0) < 0.51, node.name
         assert (expected[y == high] / spec.scale > high - 0.51).all(), node.name
         checked.add(node.op)
-    assert checked == {Op.LINEAR, Op.MATMUL, Op.ADD, Op.SOFTMAX, Op.LOOKUP}
+    narrow = {Op.REQUANTIZE} if widths else set()
+    assert checked == {Op.LINEAR, Op.MATMUL, Op.ADD, Op.SOFTMAX, Op.LOOKUP} | narrow
 
 
 def _real_operator(graph: QuantizedGraph, node: Node, real: dict[str, Any]) -> NDArray[np.float64] | None:
@@ -272,6 +292,8 @@ def _real_operator(graph: QuantizedGraph, node: Node, real: dict[str, Any]) -> N
     if node.op is Op.MATMUL:
         b = real[node.inputs[1]]
         return np.asarray(a @ (np.swapaxes(b, -1, -2) if node.attributes["transpose_b"] else b))
+    if node.op is Op.REQUANTIZE:
+        return np.asarray(a)
     if node.op is Op.ADD:
         return np.asarray(a + real[node.inputs[1]])
     if node.op is Op.SOFTMAX:

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from archnet.backends.base import feed
 from archnet.backends.onnxruntime import OnnxRuntimeBackend, exposing
 from archnet.backends.reference import ReferenceBackend
+from archnet.calibration.affine import fit_linear_scales, fit_output_scale
 from archnet.errors import ArchNetError
 from archnet.export.onnx import build_onnx, emulated_places, export_onnx, stored_tensors
 from archnet.export.onnx_state import ActivationType, LinearForm
-from archnet.graph import Node, QuantizedGraph
+from archnet.graph import Dim, GraphOutput, Node, QuantizedGraph, TensorSpec
+from archnet.graph_check import validate_graph
 from archnet.operators import Op
 from archnet.reference import bind_dims, run_node
 from tests.graphs import random_inputs, tiny_encoder
@@ -36,6 +38,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "host": {"embedding": "host"},
     "gelu_concat": {"activation": "gelu", "concat": True, "pooled": False},
     "wide": {"hidden": 192, "heads": 3},
+    "w4a4": {"weight_bits": 4, "activation_bits": 4, "layers": 2},
+    "w2a6": {"weight_bits": 2, "activation_bits": 6, "pooled": False, "activation": "gelu", "concat": True},
+    "w3a4_host": {"weight_bits": 3, "activation_bits": 4, "embedding": "host"},
 }
 FORMS: list[tuple[LinearForm, ActivationType]] = [
     ("convolution", "mixed"),
@@ -87,7 +92,7 @@ def test_every_operator_gives_the_reference_integers(
     found = differences(graph, backend, inputs)
     assert set(found) == {node.op for node in graph.nodes}
     float_level = level if (linear, activations) in FAST_FORMS else "ORT_ENABLE_BASIC"
-    emulated = {place.op for place in emulated_places(graph, float_level)} - {Op.MASK}
+    emulated = {place.op for place in emulated_places(graph, float_level)} - {Op.MASK, Op.REQUANTIZE}
     for op, (worst, count, size) in found.items():
         if op in emulated:
             assert worst <= 1, found
@@ -113,6 +118,69 @@ def test_any_size_gives_the_reference_integers(
     found = differences(graph, backend, inputs)
     assert found.pop(Op.SOFTMAX)[0] <= 1
     assert all(result[:2] == (0, 0) for result in found.values()), found
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    weight_bits=st.sampled_from([2, 3, 4, 8]),
+    linear=st.sampled_from(["convolution", "gemm"]),
+    activation=st.sampled_from(["relu", "gelu"]),
+)
+def test_any_mix_of_widths_gives_the_reference_integers(
+    seed: int, weight_bits: int, linear: LinearForm, activation: Any
+) -> None:
+    """Every activation of 2 to 8 bits, drawn one by one: each saturates at its own width."""
+    rng = np.random.default_rng(seed)
+    widths = (2, 3, 4, 6, 8)
+    graph = tiny_encoder(rng, weight_bits=weight_bits, activation_bits=widths, activation=activation)
+    backend = OnnxRuntimeBackend(graph, build_onnx(graph, linear=linear), threads=1)
+    inputs = random_inputs(rng, graph, batch=4, sequence=16)
+    found = differences(graph, backend, inputs)
+    assert found.pop(Op.SOFTMAX)[0] <= 1
+    assert all(result[:2] == (0, 0) for result in found.values()), found
+
+
+def chain(bits: int, rng: np.random.Generator) -> QuantizedGraph:
+    """Two changes of scale, one after the other, and a fully connected layer."""
+    shape: tuple[Dim, ...] = ("batch", "sequence", 16)
+    first, scale = fit_output_scale(0.06, 0.05)
+    second, narrow = fit_output_scale(scale * 1.3 * 2 ** (8 - bits), scale)
+    multiplier, weight_scale, result = fit_linear_scales(np.full(8, 0.02), narrow, 0.1)
+    specs = [
+        TensorSpec("x", shape, "int8", 8, 0.05),
+        TensorSpec("a", shape, "int8", 8, scale),
+        TensorSpec("b", shape, "int8", bits, narrow),
+        TensorSpec("c", ("batch", "sequence", 8), "int8", 8, result),
+    ]
+    nodes = (
+        Node(Op.REQUANTIZE, "first", ("x",), "a", {"multiplier": first}),
+        Node(Op.REQUANTIZE, "second", ("a",), "b", {"multiplier": second}),
+        Node(Op.LINEAR, "layer", ("b", "weight", "bias", "multiplier", "scale"), "c", {"weight_bits": 8}),
+    )
+    constants: dict[str, NDArray[Any]] = {
+        "weight": rng.integers(-127, 128, (8, 16), dtype=np.int8),
+        "bias": rng.integers(-500, 500, 8, dtype=np.int32),
+        "multiplier": multiplier,
+        "scale": weight_scale,
+    }
+    outputs = (GraphOutput("y", "c", np.ones(1, np.float32)),)
+    return QuantizedGraph("chain", (specs[0],), outputs, nodes, {s.name: s for s in specs}, constants, 16)
+
+
+@pytest.mark.parametrize(("linear", "activations"), FORMS)
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+def test_one_change_of_scale_after_another_is_not_merged(
+    bits: int, linear: LinearForm, activations: ActivationType
+) -> None:
+    """ONNX Runtime makes one Quantize/Dequantize pair of two in a row, with a scale of its own."""
+    rng = np.random.default_rng(bits)
+    graph = chain(bits, rng)
+    validate_graph(graph)
+    feeds = {"x": rng.integers(-128, 128, (3, 16, 16), dtype=np.int8)}
+    model = build_onnx(graph, linear=linear, activations=activations)
+    found = OnnxRuntimeBackend(graph, model, threads=1).run(feeds)["y"]
+    np.testing.assert_array_equal(found, ReferenceBackend(graph).run(feeds)["y"])
 
 
 @pytest.mark.parametrize("linear", ["convolution", "gemm"])
@@ -151,12 +219,13 @@ def optimized_census(model: onnx.ModelProto, folder: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
 
+@pytest.mark.parametrize("name", ["pooled", "w4a4"])
 @pytest.mark.parametrize(("linear", "activations"), FAST_FORMS)
-def test_at_the_deployed_level_only_softmax_is_float(
-    linear: LinearForm, activations: ActivationType, tmp_path: Path
+def test_at_the_deployed_level_only_softmax_and_requantize_are_float(
+    linear: LinearForm, activations: ActivationType, name: str, tmp_path: Path
 ) -> None:
     """What ONNX Runtime makes of the file: no float product, sum or layout change is left."""
-    graph = network("pooled")
+    graph = network(name)
     model = build_onnx(graph, linear=linear, activations=activations)
     census = optimized_census(model, tmp_path)
     shown = exposing(model, tuple(dict.fromkeys(t.value for t in stored_tensors(model).values())))
@@ -167,8 +236,9 @@ def test_at_the_deployed_level_only_softmax_is_float(
     assert census["QLinearMatMul"] == sum(node.op is Op.MATMUL for node in graph.nodes)
     assert census["QLinearAdd"] == sum(node.op is Op.ADD for node in graph.nodes)
     softmaxes = sum(node.op is Op.SOFTMAX for node in graph.nodes)
-    assert census["Softmax"] == census["Min"] == census["QuantizeLinear"] == softmaxes
-    assert census["DequantizeLinear"] == softmaxes
+    changes = sum(node.op is Op.REQUANTIZE for node in graph.nodes)
+    assert census["Softmax"] == census["Min"] == softmaxes
+    assert census["QuantizeLinear"] == census["DequantizeLinear"] == softmaxes + changes
     assert not census.keys() & {"Conv", "Gemm", "MatMul", "Relu", "QLinearSoftmax"}
     # Attention needs four: heads of query, key and value, and back.
     assert census["Transpose"] == 4 * softmaxes

@@ -33,6 +33,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "host-rows": {"embedding": "host", "hidden": 18},
     # Heads as wide as two registers, and more positions than a tile of scores holds.
     "wide": {"hidden": 64, "max_sequence": 70},
+    "w4a4": {"weight_bits": 4, "activation_bits": 4, "embedding": "one_hot", "hidden": 64, "layers": 2},
+    "mixed": {"weight_bits": 2, "activation_bits": (3, 4, 6, 8), "pooled": False, "activation": "gelu"},
 }
 
 

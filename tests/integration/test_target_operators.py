@@ -36,7 +36,7 @@ def networks() -> list[QuantizedGraph]:
     rng = np.random.default_rng(7)
     return [
         tiny_encoder(rng, pooled=False, concat=True, activation="gelu"),
-        tiny_encoder(rng, pooled=True, embedding="one_hot"),
+        tiny_encoder(rng, pooled=True, embedding="one_hot", activation_bits=6),
     ]
 
 

@@ -27,6 +27,7 @@ MOVEMENT_AND_EDGES = {
     Op.SELECT,
     Op.MEAN_POOL,
     Op.MASK,
+    Op.REQUANTIZE,
     Op.WIDEN,
     Op.ONE_HOT,
 }
