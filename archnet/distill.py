@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -22,6 +22,7 @@ from archnet.engine import StageContext
 from archnet.executor import NetworkModule
 from archnet.network import Network
 from archnet.operators import Op
+from archnet.valid import MASKS, mask_of, row_masks, valid_rows
 
 OUTPUT_WEIGHT = 10.0
 """Weight of the outputs' cosine distance against the states' relative error; chosen by docs/results.md."""
@@ -32,10 +33,13 @@ STEP_SIZE_RATE = 0.1
 
 
 class Batches(Protocol):
-    """Unlabelled tokens, the same for the same step."""
+    """Unlabelled inputs, the same for the same step."""
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """(input_ids, attention_mask), int64 (batch, sequence) each."""
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """The network's inputs by name, batch first."""
+
+    def calibration(self, n: int) -> list[dict[str, Tensor]]:
+        """`n` batches that are independent of training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +78,12 @@ class Objective:
     Attributes:
         states: teacher's site -> what it is of the student's.
         rows: the same for outputs with one row a sequence, (batch, features).
+        masks: the mask input over each state's tokens; None where every row counts.
     """
 
     states: Mapping[str, Affine]
     rows: Mapping[str, Affine]
+    masks: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def teacher_sites(self) -> set[str]:
@@ -95,21 +101,23 @@ class Objective:
         def moved(values: Mapping[str, Affine]) -> dict[str, Affine]:
             return {name: affine.to(device) for name, affine in values.items()}
 
-        return Objective(moved(self.states), moved(self.rows))
+        return Objective(moved(self.states), moved(self.rows), self.masks)
 
-    def loss(self, teacher: Mapping[str, Tensor], student: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+    def loss(
+        self, teacher: Mapping[str, Tensor], student: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+    ) -> Tensor:
         """The distillation loss, one float32 number.
 
         Args:
             teacher: its values of `teacher_sites`.
             student: its values of `student_sites`.
-            mask: int64 (batch, sequence).
+            batch: the inputs, for their masks.
         """
-        valid = mask.bool()
-        total = torch.zeros((), device=mask.device)
+        total = torch.zeros((), device=next(iter(batch.values())).device)
         for name, affine in self.states.items():
-            wanted = teacher[name][valid].float()
-            got = affine.apply(student[affine.carrier].float())[valid]
+            mask = mask_of(batch, self.masks[name])
+            wanted = valid_rows(teacher[name].float(), mask)
+            got = valid_rows(affine.apply(student[affine.carrier].float()), mask)
             total = total + (got - wanted).square().mean() / (wanted.var() * len(self.states))
         for name, affine in self.rows.items():
             got = affine.apply(student[affine.carrier].float())
@@ -132,6 +140,7 @@ def objective_for(network: Network, block_outputs: Sequence[str], values: Mappin
     return Objective(
         {name: values[name] for name in ordered if name in states and not _is_row(network, name)},
         {name: values[name] for name in ordered if name in rows},
+        {name: mask for name, mask in row_masks(network).items() if name in states},
     )
 
 
@@ -172,14 +181,14 @@ def train(
         on_step(schedule.progress(step))
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate_at(step) * group["ratio"]
-        ids, mask = batches.batch(first_batch + step)
-        loss = _loss(student, teacher, objective, {"input_ids": ids, "attention_mask": mask})
+        batch = batches.batch(first_batch + step)
+        loss = _loss(student, teacher, objective, batch)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
         if bool(torch.isfinite(norm)):
             optimizer.step()
-        tokens += int(mask.sum())
+        tokens += amount(batch)
         speed = tokens / max(1e-6, time.monotonic() - since)
         detail = f"homotopy {schedule.progress(step):.2f}" if schedule.ramp else ""
         context.progress(step + 1, schedule.steps, loss=float(loss), speed=speed, detail=detail)
@@ -198,7 +207,13 @@ def _loss(
         with torch.no_grad():
             wanted = teacher(batch, keep=objective.teacher_sites)
         got = student(batch, keep=objective.student_sites)
-    return objective.loss(wanted, got, batch["attention_mask"])
+    return objective.loss(wanted, got, batch)
+
+
+def amount(batch: Mapping[str, Tensor]) -> int:
+    """How much a batch holds, for the speed that is shown: tokens without padding, else samples."""
+    masks = [batch[name] for name in MASKS.values() if name in batch]
+    return sum(int(mask.sum()) for mask in masks) if masks else len(next(iter(batch.values())))
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -176,8 +177,7 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
 
 
 def _calibration(job: Job) -> list[dict[str, Tensor]]:
-    batches = job.batches.calibration(CALIBRATION_BATCHES)
-    return [{"input_ids": ids, "attention_mask": mask} for ids, mask in batches]
+    return job.batches.calibration(CALIBRATION_BATCHES)
 
 
 def _distil(job: Job, context: StageContext) -> Folded:
@@ -287,14 +287,11 @@ def _installed(module: str) -> bool:
 
 def _save_sentences(job: Job, build: BuildDir) -> None:
     """A few sentences as tokens, for comparisons that need no data."""
-    ids, mask = job.batches.calibration(1)[0]
+    batch = job.batches.calibration(1)[0]
     path = build.path / "calibration.npz"
     with atomic.replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            input_ids=ids[:SAVED_SENTENCES].numpy(),
-            attention_mask=mask[:SAVED_SENTENCES].numpy(),
-        )
+        arrays: dict[str, Any] = {name: value[:SAVED_SENTENCES].numpy() for name, value in batch.items()}
+        np.savez(file, **arrays)
 
 
 def _write_done(done: list[str], folder: Path) -> None:
@@ -314,7 +311,7 @@ def _record(job: Job, build: BuildDir, folded: Folded, graph: QuantizedGraph) ->
     after: dict[str, int] = {}
     for node in graph.nodes:
         after[str(node.op)] = after.get(str(node.op), 0) + 1
-    ids, mask = job.batches.calibration(1)[0]
+    batch = job.batches.calibration(1)[0]
     points, seconds = training_points(build.log)
     merge_metrics(
         build.metrics,
@@ -324,7 +321,7 @@ def _record(job: Job, build: BuildDir, folded: Folded, graph: QuantizedGraph) ->
         training=points,
         seconds=seconds,
         blocks=block_agreement(
-            job.teacher, job.blocks, folded, graph, ids[:SAVED_SENTENCES], mask[:SAVED_SENTENCES]
+            job.teacher, job.blocks, folded, graph, {k: v[:SAVED_SENTENCES] for k, v in batch.items()}
         ),
         peak_memory_bytes=memory_bytes()[1],
         sizes=_sizes(build),

@@ -15,6 +15,7 @@ from archnet.config import Bits
 from archnet.executor import MASKED, NetworkModule, merge_heads, split_heads
 from archnet.network import Network, Site
 from archnet.operators import Op
+from archnet.valid import mask_of, row_masks, valid_rows
 
 MASK_DISTANCE = 10.0
 """Scores span at least this many nats below 0, so that a padded key keeps at most e**-10 of the weight."""
@@ -156,16 +157,16 @@ class QuantizedStudent(NetworkModule):
         samples: dict[str, list[Tensor]] = {name: [] for name in self.observe}
         attentions = [m for m in self.overrides.values() if isinstance(m, QuantizedAttention)]
         quantizers = dict(self.observe.items())
+        masks = row_masks(self.network)
         for attention in attentions:
             attention.calibrating = True
         for name in quantizers:
             self.observe[name] = nn.Identity()
         for batch in batches:
             values = self.forward(batch)
-            valid = batch["attention_mask"].bool()
             for name, kept in samples.items():
-                value = values[name.replace("|", ".")]
-                kept.append(sample_of(value[valid] if value.dim() == 3 else value))
+                site = name.replace("|", ".")
+                kept.append(sample_of(valid_rows(values[site], mask_of(batch, masks[site]))))
         for name, quantizer in quantizers.items():
             self.observe[name] = quantizer
             assert isinstance(quantizer, ActivationQuantizer)
@@ -187,12 +188,16 @@ class QuantizedStudent(NetworkModule):
             batch: inputs, with padding.
             wanted: the float network's values of its fully connected sites on that batch.
         """
-        valid = batch["attention_mask"].bool()
+        masks = row_masks(self.network)
         hooks = []
         for site in self.network.sites:
             if site.op is Op.LINEAR:
                 module = self.override(site.name)
-                hooks.append(module.register_forward_hook(_corrector(wanted[site.name], valid)))
+                hooks.append(
+                    module.register_forward_hook(
+                        _corrector(wanted[site.name], mask_of(batch, masks[site.name]))
+                    )
+                )
         self.forward(batch, keep=set())
         for hook in hooks:
             hook.remove()
@@ -208,30 +213,29 @@ def channel_statistics(
     sums: dict[str, Tensor] = {}
     least: dict[str, Tensor] = {}
     greatest: dict[str, Tensor] = {}
-    count = 0
+    counts: dict[str, int] = {}
+    masks = row_masks(network)
     for batch in batches:
-        valid = batch["attention_mask"].bool()
-        count += int(valid.sum())
         for name, value in module(batch, keep=names).items():
-            if value.dim() != 3:
+            if value.dim() < 3:
                 continue
-            rows = value[valid]
+            rows = valid_rows(value, mask_of(batch, masks[name]))
+            counts[name] = counts.get(name, 0) + len(rows)
             low, high, total = rows.amin(0), rows.amax(0), rows.sum(0)
             least[name] = torch.minimum(least[name], low) if name in least else low
             greatest[name] = torch.maximum(greatest[name], high) if name in greatest else high
             sums[name] = sums[name] + total if name in sums else total
-    means = {name: total / count for name, total in sums.items()}
+    means = {name: total / counts[name] for name, total in sums.items()}
     return {
         name: ChannelStatistics(mean, torch.maximum(greatest[name] - mean, mean - least[name]))
         for name, mean in means.items()
     }
 
 
-def _corrector(wanted: Tensor, valid: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
+def _corrector(wanted: Tensor, mask: Tensor | None) -> Callable[[nn.Module, object, Tensor], Tensor]:
     def correct(module: nn.Module, inputs: object, result: Tensor) -> Tensor:
         assert isinstance(module, QuantizedLinear)
-        difference = (wanted - result).float()
-        shift = (difference[valid] if difference.dim() == 3 else difference).mean(0)
+        shift = valid_rows((wanted - result).float(), mask).mean(0)
         module.bias.add_(shift)
         return result + shift
 

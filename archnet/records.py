@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from archnet.metrics import cosine, sqnr_db
 from archnet.network import Network
 from archnet.reference import execute
 from archnet.results import BlockAgreement, TrainingPoint
+from archnet.valid import mask_of, row_masks, valid_rows
 
 POINTS = 400
 """Points of a training curve that are kept for the report."""
@@ -54,31 +55,29 @@ def block_agreement(
     blocks: Sequence[Block],
     folded: Folded,
     graph: QuantizedGraph,
-    ids: Tensor,
-    mask: Tensor,
+    batch: Mapping[str, Tensor],
 ) -> list[BlockAgreement]:
     """Cosine and SQNR of the integer network's state after each block against the teacher's.
 
     Args:
-        ids: int64 (batch, sequence); `mask` likewise. Only valid tokens are compared.
+        batch: the network's inputs. Only valid tokens are compared.
     """
-    inputs = {"input_ids": ids, "attention_mask": mask}
     states = [block for block in blocks if block.name != "tail"]
-    wanted = NetworkModule(teacher).eval()(inputs, keep={block.output for block in states})
+    wanted = NetworkModule(teacher).eval()(batch, keep={block.output for block in states})
     carriers = {block.name: folded.values[block.output] for block in states}
     names = sorted({a.carrier for a in carriers.values() if a.carrier in graph.tensors})
-    integers = execute(graph, feed(graph, {k: v.numpy() for k, v in inputs.items()}), names)
-    valid = mask.bool()
+    integers = execute(graph, feed(graph, {k: v.numpy() for k, v in batch.items()}), names)
+    masks = row_masks(teacher)
     rows = []
     for block in states:
         affine = carriers[block.name]
         if affine.carrier not in integers:
             continue
         scale = graph.tensors[affine.carrier].scale or 1.0
-        value = affine.apply(torch.from_numpy(integers[affine.carrier].astype(np.float32)) * scale)[
-            valid
-        ].numpy()
-        reference = wanted[block.output][valid].numpy()
+        mask = mask_of(batch, masks[block.output])
+        state = affine.apply(torch.from_numpy(integers[affine.carrier].astype(np.float32)) * scale)
+        value = valid_rows(state, mask).numpy()
+        reference = valid_rows(wanted[block.output], mask).numpy()
         rows.append(
             BlockAgreement(
                 block.name, float(cosine(reference, value).mean()), float(sqnr_db(reference, value))

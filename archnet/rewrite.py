@@ -14,6 +14,7 @@ from archnet.converters.homotopy import Homotopy
 from archnet.executor import NetworkModule
 from archnet.network import Network, Site
 from archnet.operators import Op
+from archnet.valid import mask_of, row_masks, valid_rows
 
 NORMS = (Op.LAYER_NORM, Op.RMS_NORM)
 
@@ -40,12 +41,11 @@ def token_statistics(teacher: NetworkModule, batches: list[dict[str, Tensor]]) -
     sources = {site.inputs[0] for site in norms}
     means: dict[str, list[Tensor]] = {name: [] for name in sources}
     deviations: dict[str, list[Tensor]] = {name: [] for name in sources}
+    masks = row_masks(teacher.network)
     for batch in batches:
         values = teacher(batch, keep=sources)
-        valid = batch["attention_mask"].bool()
         for name in sources:
-            value = values[name].float()
-            value = value[valid] if value.dim() == 3 else value
+            value = valid_rows(values[name].float(), mask_of(batch, masks[name]))
             means[name].append(value.mean(0))
             deviations[name].append(value.std(-1, unbiased=False).clamp_min(SMALLEST_DEVIATION))
     return {

@@ -82,16 +82,16 @@ class TokenBatches:
         """The number of sentences that have a token."""
         return len(self._starts) - 1
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
         """The batch of a training step, the same whenever it is asked for.
 
         Returns:
-            ids and attention mask, int64, (batch, one of `shapes`).
+            input_ids and attention_mask, int64, (batch, one of `shapes`).
         """
         epoch, index = divmod(step, self.batches_per_epoch)
         return self._padded(*self._plan(epoch)[index])
 
-    def calibration(self, n: int) -> list[Batch]:
+    def calibration(self, n: int) -> list[dict[str, torch.Tensor]]:
         """`n` batches for observers, drawn from all sentences and independent of training."""
         per_epoch = self.batches_per_epoch
         return [
@@ -134,9 +134,10 @@ class TokenBatches:
             plan.append((bucket, np.concatenate([left, again])))
         return [plan[i] for i in rng.permutation(len(plan))]
 
-    def _padded(self, bucket: int, numbers: NDArray[np.int64]) -> Batch:
+    def _padded(self, bucket: int, numbers: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         rows = [self._ids[self._starts[n] : self._starts[n + 1]] for n in numbers]
-        return pad_rows(rows, self.shapes[bucket], self.pad_id)
+        ids, mask = pad_rows(rows, self.shapes[bucket], self.pad_id)
+        return {"input_ids": ids, "attention_mask": mask}
 
 
 def pad_rows(rows: Sequence[Sequence[int] | NDArray[np.int32]], length: int, pad_id: int) -> Batch:

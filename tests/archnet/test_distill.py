@@ -36,18 +36,21 @@ def test_loss_is_its_formula() -> None:
     row, other = (rng.normal(size=(2, 3)).astype(np.float32) for _ in range(2))
     gain = np.array([1.0, 2.0, -1.0], np.float32)
     mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    objective = Objective({"s": Affine("c", torch.from_numpy(gain))}, {"r": Affine("d")})
+    objective = Objective(
+        {"s": Affine("c", torch.from_numpy(gain))}, {"r": Affine("d")}, {"s": "attention_mask"}
+    )
     assert objective.teacher_sites == {"s", "r"}
     assert objective.student_sites == {"c", "d"}
     teacher = {"s": torch.from_numpy(wanted), "r": torch.from_numpy(row)}
     student = {"c": torch.from_numpy(got), "d": torch.from_numpy(other)}
-    loss = float(objective.loss(teacher, student, torch.from_numpy(mask)))
+    batch = {"attention_mask": torch.from_numpy(mask)}
+    loss = float(objective.loss(teacher, student, batch))
     a, b = wanted[mask == 1], (got * gain)[mask == 1]
     cosine = (row * other).sum(1) / np.linalg.norm(row, axis=1) / np.linalg.norm(other, axis=1)
     formula = ((a - b) ** 2).mean() / a.var(ddof=1) + OUTPUT_WEIGHT * (1 - cosine).mean()
     assert loss == pytest.approx(float(formula), rel=1e-4)
     teacher["s"][0, 3:] = 1e6  # padding does not count
-    assert float(objective.loss(teacher, student, torch.from_numpy(mask))) == pytest.approx(loss)
+    assert float(objective.loss(teacher, student, batch)) == pytest.approx(loss)
 
 
 def test_quantizer_steps_learn_more_slowly() -> None:
@@ -82,9 +85,11 @@ class Context:
 
 
 class Batches:
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        batch = padded_batch(step % 4)
-        return batch["input_ids"], batch["attention_mask"]
+    def batch(self, step: int) -> dict[str, Tensor]:
+        return padded_batch(step % 4)
+
+    def calibration(self, n: int) -> list[dict[str, Tensor]]:
+        return [padded_batch(100 + i) for i in range(n)]
 
 
 NETWORK = captured_encoder(head=True)

@@ -46,7 +46,7 @@ def test_every_epoch_shows_every_sentence_in_full_batches(lengths: list[int], ba
     for epoch in range(2):
         seen = set()
         for index in range(batches.batches_per_epoch):
-            ids, mask = batches.batch(epoch * batches.batches_per_epoch + index)
+            ids, mask = batches.batch(epoch * batches.batches_per_epoch + index).values()
             assert ids.dtype == mask.dtype == torch.int64
             assert ids.shape == mask.shape == (batch_size, ids.shape[1])
             assert ids.shape[1] in batches.shapes
@@ -62,7 +62,7 @@ def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
     first, second = make(lengths, seed=7), make(lengths, seed=7)
     forward = [first.batch(step) for step in range(20)]
     for step in reversed(range(20)):
-        for a, b in zip(forward[step], second.batch(step), strict=True):
+        for a, b in zip(forward[step].values(), second.batch(step).values(), strict=True):
             assert torch.equal(a, b)
     other = make(lengths, seed=8)
     assert any(
@@ -75,8 +75,8 @@ def test_order_differs_between_epochs() -> None:
     batches = make([3] * 12)
     n = batches.batches_per_epoch
     assert not torch.equal(
-        torch.cat([batches.batch(i)[0] for i in range(n)]),
-        torch.cat([batches.batch(n + i)[0] for i in range(n)]),
+        torch.cat([batches.batch(i)["input_ids"] for i in range(n)]),
+        torch.cat([batches.batch(n + i)["input_ids"] for i in range(n)]),
     )
 
 
@@ -84,16 +84,15 @@ def test_calibration_is_fixed_and_apart_from_training() -> None:
     batches = make([5, 12, 20] * 9)
     chosen = batches.calibration(5)
     batches.batch(3)
-    for (ids, mask), (again, mask_again) in zip(chosen, make([5, 12, 20] * 9).calibration(5), strict=True):
-        assert torch.equal(ids, again)
-        assert torch.equal(mask, mask_again)
+    for one, other in zip(chosen, make([5, 12, 20] * 9).calibration(5), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
     assert len(batches.calibration(50)) == 50
-    assert Counter(ids.shape[1] for ids, _ in chosen).keys() <= set(batches.shapes)
+    assert Counter(batch["input_ids"].shape[1] for batch in chosen).keys() <= set(batches.shapes)
 
 
 def test_three_sentences_fill_a_batch() -> None:
     batches = make([3, 4, 5], batch_size=16)
-    ids, mask = batches.batch(1000)
+    ids, mask = batches.batch(1000).values()
     assert ids.shape == (16, 8)
     assert len({tuple(row.tolist()) for row in ids}) == 3
     assert int(mask.sum(1).min()) > 2
@@ -102,7 +101,7 @@ def test_three_sentences_fill_a_batch() -> None:
 def test_longer_buckets_get_smaller_batches_under_a_token_bound() -> None:
     batches = make([3, 10, 19] * 8, batch_size=8, max_tokens=64)
     assert (batches.shapes, batches.batch_sizes) == ((8, 16, 24), (8, 4, 2))
-    shapes = {tuple(batches.batch(i)[0].shape) for i in range(batches.batches_per_epoch)}
+    shapes = {tuple(batches.batch(i)["input_ids"].shape) for i in range(batches.batches_per_epoch)}
     assert shapes == {(8, 8), (4, 16), (2, 24)}
 
 
@@ -124,7 +123,7 @@ def test_text_in_another_script_works_with_a_warning() -> None:
     )
     assert batches.unknown_share() == pytest.approx(5 / 7)
     assert (batches.warning() or "").startswith("71% of the words are unknown")
-    assert batches.batch(0)[0].shape == (4, 16)
+    assert batches.batch(0)["input_ids"].shape == (4, 16)
     known = TokenBatches(TOKENIZER, SENTENCES, max_length=16, batch_size=4, seed=0)
     assert (known.unknown_share(), known.warning()) == (0.0, None)
 
@@ -133,5 +132,5 @@ def test_padding_token_is_the_tokenizers_own() -> None:
     assert find_pad_id(TOKENIZER) == 0
     bpe = make_bpe_tokenizer()
     assert find_pad_id(bpe) == 1
-    ids, mask = TokenBatches(bpe, SENTENCES, max_length=64, batch_size=8, seed=0).batch(0)
+    ids, mask = TokenBatches(bpe, SENTENCES, max_length=64, batch_size=8, seed=0).batch(0).values()
     assert set(ids[mask == 0].tolist()) == {1}
