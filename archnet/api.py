@@ -43,6 +43,7 @@ def convert(
     seq_len: int = 128,
     seed: int = 0,
     embedding: str | None = None,
+    attention: str | None = None,
     tokenizer: object | None = None,
     events: EventSink | None = None,
 ) -> Path:
@@ -58,6 +59,7 @@ def convert(
         seq_len: longest sequence in tokens.
         seed: of all random numbers.
         embedding: form of the word embedding; the target's default when None.
+        attention: form of attention; the target's default when None.
         tokenizer: for a model that comes without one.
         events: told of progress.
 
@@ -70,7 +72,10 @@ def convert(
     profile = load_profile(target)
     wanted = profile.choose_bits(Bits.parse(bits) if isinstance(bits, str) else bits)
     form = profile.choose_embedding(embedding)
-    settings = ConvertSettings(profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256())
+    attends = profile.choose_attention(attention)
+    settings = ConvertSettings(
+        profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256(), attends
+    )
     BuildDir.check_place(Path(out))
     stage = Preparation(events or ignore, STAGES)
     stage.step()
@@ -82,17 +87,25 @@ def convert(
     return run(job, Path(out), events=events or ignore)
 
 
-def inspect(model: Model, target: str, *, seq_len: int = 128, embedding: str | None = None) -> Plan:
+def inspect(
+    model: Model,
+    target: str,
+    *,
+    seq_len: int = 128,
+    embedding: str | None = None,
+    attention: str | None = None,
+) -> Plan:
     """What every operator of a model would become on a target; no data, no training.
 
     Raises:
         ArchNetError: the model cannot be opened or captured, or the target is unknown.
     """
     profile = load_profile(target)
+    attends = profile.choose_attention(attention)
     source = open_model(model, tokenizer_required=False)
     network, _ = captured(source, min(seq_len, source.max_length, profile.max_sequence))
     form = embedding or profile.embedding_forms[0]
-    return make_plan(network, profile, model=source.name, embedding=form)
+    return make_plan(network, profile, model=source.name, embedding=form, attention=attends)
 
 
 def _sentences(data: Data) -> list[str]:

@@ -11,6 +11,7 @@ from archnet.errors import ArchNetError, nearest
 
 PRESETS = ("fast", "balanced", "best")
 EMBEDDING_FORMS = ("gather", "one-hot", "host", "code")
+ATTENTION_FORMS = ("softmax", "table", "relu")
 KNOWN_BITS = ("w8a8", "w8a4", "w4a8", "w4a4", "w2a8", "w2a4", "w2a2")
 MAX_SEQUENCE = 1024
 """The integer softmax sums in int32, which is exact up to this sequence length."""
@@ -73,6 +74,7 @@ class ConvertSettings:
         seq_len: longest sequence in tokens, for training and of the exported network.
         seed: of all random numbers.
         embedding: the form that the word embedding takes, one of `EMBEDDING_FORMS`.
+        attention: the form that attention takes, one of `ATTENTION_FORMS`.
         target_sha256: of a profile of the user's own, whose name does not say what is in it; else empty.
 
     Raises:
@@ -86,6 +88,7 @@ class ConvertSettings:
     seed: int = 0
     embedding: str = "gather"
     target_sha256: str = ""
+    attention: str = ATTENTION_FORMS[0]
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -97,6 +100,11 @@ class ConvertSettings:
             raise ArchNetError(
                 f"--embedding {self.embedding!r} does not exist",
                 fix=f"choose another form; {nearest(self.embedding, EMBEDDING_FORMS)}",
+            )
+        if self.attention not in ATTENTION_FORMS:
+            raise ArchNetError(
+                f"--attention {self.attention!r} does not exist",
+                fix=f"choose another form; {nearest(self.attention, ATTENTION_FORMS)}",
             )
         if not 2 <= self.seq_len <= MAX_SEQUENCE:
             raise ArchNetError(
@@ -123,7 +131,7 @@ class ConvertSettings:
             ArchNetError: a field is missing, unknown or out of range.
         """
         names = {f.name for f in fields(cls)}
-        wrong = sorted((names ^ set(value)) - ({"target_sha256"} - set(value)))
+        wrong = sorted((names ^ set(value)) - ({"target_sha256", "attention"} - set(value)))
         if wrong:
             raise ArchNetError(
                 f"the recorded settings have missing or unknown fields: {', '.join(wrong)}",
@@ -137,6 +145,7 @@ class ConvertSettings:
             seed=int(value["seed"]),
             embedding=str(value["embedding"]),
             target_sha256=str(value.get("target_sha256", "")),
+            attention=str(value.get("attention", ATTENTION_FORMS[0])),
         )
 
     def differences(self, other: ConvertSettings) -> list[str]:

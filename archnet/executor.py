@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archnet.converters.softmax import relu_weights
 from archnet.network import Network, Site
 from archnet.operators import Op
 
@@ -116,12 +117,13 @@ def _attention(
     m: NetworkModule, s: Site, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None
 ) -> Tensor:
     scores = attention_scores(m, s, q, k)
+    heads = int(s.attributes["heads"])
+    if s.attributes.get("form") == "relu":
+        keep = None if mask is None else mask.bool()[:, None, None, :]
+        return merge_heads(relu_weights(scores.float(), keep).to(v.dtype) @ split_heads(v, heads))
     if mask is not None:
         scores = scores + (1.0 - mask[:, None, None, :].to(scores.dtype)) * MASKED
-    return merge_heads(
-        torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype)
-        @ split_heads(v, int(s.attributes["heads"]))
-    )
+    return merge_heads(torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype) @ split_heads(v, heads))
 
 
 def mean_pool(x: Tensor, mask: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from archnet.calibration.affine import (
 )
 from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
+from archnet.freeze_attention import relu_context
 from archnet.freeze_embedding import freeze_embedding
 from archnet.graph import (
     WIDEN_SHIFT,
@@ -267,6 +268,9 @@ def _attention(b: GraphBuilder, site: Site) -> None:
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedAttention)
     query, key, value = (_split(b, site, i, module.heads) for i in range(3))
+    if site.attributes.get("form") == "relu":
+        b.values[site.name] = _merge(b, site, relu_context(b, site, query, key, value), module.heads)
+        return
     bits = module.scores.bits
     scale_q, scale_k = (b.tensors[n].scale or 0.0 for n in (query, key))
     multiplier, scale = fit_output_scale(module.scores.scale, scale_q, scale_k)
@@ -280,7 +284,8 @@ def _attention(b: GraphBuilder, site: Site) -> None:
     table = b.constant(f"{site.name}.softmax_table", powers)
     share = float(np.float32(1.0 / module.levels))
     spec = TensorSpec(f"{site.name}/probabilities", square, "uint8", bits, share)
-    shares = b.add(Op.SOFTMAX, site, "probabilities", (scores, table), spec)
+    softmax = Op.TABLE_SOFTMAX if site.attributes.get("form") == "table" else Op.SOFTMAX
+    shares = b.add(softmax, site, "probabilities", (scores, table), spec)
     width = b.tensors[value].shape[-1]
     heads_shape: tuple[Dim, ...] = ("batch", module.heads, "sequence", width)
     multiplier, scale = fit_output_scale(b.scales[site.name], share, b.tensors[value].scale or 0.0)

@@ -168,6 +168,22 @@ def _matmul(c: NodeCheck) -> Shape:
     return (*a.shape[:-1], width)
 
 
+def _mean_matmul(c: NodeCheck) -> Shape:
+    a, b = c.tensor(0, "int8", "uint8"), c.tensor(1, "int8", "uint8")
+    c.output_is("int8", "uint8")
+    good = len(a.shape) == len(b.shape) == 4 and a.shape[-1] == b.shape[-2] and a.shape[:-2] == b.shape[:-2]
+    require(good, f"multiplies {a.shape} by {b.shape}")
+    multipliers = c.constant(2, "int32", (None,))
+    check_range(c.node.inputs[2], multipliers, (1, MAX_MULTIPLIER))
+    keys = c.extent(a.shape[-1])
+    require(len(multipliers) >= keys, f"has {len(multipliers)} multipliers for {keys} positions")
+    if len(c.node.inputs) > 3:
+        mask = c.tensor(3, "int64")
+        require(mask.shape == (a.shape[0], a.shape[-1]), f"masks {a.shape} by {mask.shape}")
+    c.accumulates(keys * _magnitude(a) * _magnitude(b))
+    return (*a.shape[:-1], b.shape[-1])
+
+
 def _embedding(c: NodeCheck) -> Shape:
     ids = c.tensor(0, "int64")
     table = c.constant(1, c.output.dtype, (None, None))
@@ -348,6 +364,8 @@ OPERATORS: Mapping[Op, tuple[int, Callable[[NodeCheck], Shape]]] = {
     Op.MATMUL: (2, _matmul),
     Op.MASK: (2, _mask),
     Op.SOFTMAX: (2, _softmax),
+    Op.TABLE_SOFTMAX: (2, _softmax),
+    Op.MEAN_MATMUL: (-3, _mean_matmul),
     Op.ADD: (2, _add),
     Op.REQUANTIZE: (1, _requantize),
     Op.LOOKUP: (2, _lookup),

@@ -21,6 +21,8 @@ class Op(StrEnum):
     ONE_HOT = "OneHot"
     MATMUL = "MatMul"
     SOFTMAX = "Softmax"
+    TABLE_SOFTMAX = "TableSoftmax"
+    MEAN_MATMUL = "MeanMatMul"
     MASK = "Minimum"
     ADD = "Add"
     MUL = "Mul"

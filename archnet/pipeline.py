@@ -115,7 +115,9 @@ def prepare(
     tell()
     teacher, blocks = captured(source, settings.seq_len)
     tell()
-    plan = make_plan(teacher, profile, model=source.name, embedding=settings.embedding)
+    plan = make_plan(
+        teacher, profile, model=source.name, embedding=settings.embedding, attention=settings.attention
+    )
     plan.require()
     tell()
     preset = PRESETS[settings.preset]
@@ -184,7 +186,9 @@ def _distil(job: Job, context: StageContext) -> Folded:
     """LayerNorm, GELU and the like go; the result has only what the target has."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = NetworkModule(job.teacher).eval().requires_grad_(False)
-    rewritten = rewrite(job.teacher, token_statistics(teacher, _calibration(job)))
+    rewritten = rewrite(
+        job.teacher, token_statistics(teacher, _calibration(job)), attention=job.settings.attention
+    )
     student = rewritten.module()
     for site in rewritten.network.sites:
         if site.op is Op.EMBEDDING:

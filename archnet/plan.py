@@ -12,6 +12,7 @@ from archnet.converters import converter_for
 from archnet.converters.activation import follows_linear
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
+from archnet.converters.softmax import position_bias
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -90,14 +91,17 @@ class Plan:
         return cls(value["model"], value["target"], tuple(Decision(**d) for d in value["decisions"]))
 
 
-def make_plan(network: Network, profile: Profile, *, model: str, embedding: str) -> Plan:
+def make_plan(
+    network: Network, profile: Profile, *, model: str, embedding: str, attention: str = "softmax"
+) -> Plan:
     """Decide for every site; nothing is trained and no weight is read.
 
     Args:
         network: captured, with blocks.
         embedding: form of the word embedding, one of the profile's.
+        attention: form of attention, one of the profile's.
     """
-    decisions = [_decide(site, network, profile, embedding) for site in network.sites]
+    decisions = [_decide(site, network, profile, embedding, attention) for site in network.sites]
     decisions += [
         Decision(
             f"output {name}", str(Op.NORMALIZE), "host", "part of the output's dequantization", "float32"
@@ -107,19 +111,19 @@ def make_plan(network: Network, profile: Profile, *, model: str, embedding: str)
     plan = Plan(model, profile.name, tuple(decisions))
     if plan.refusals:
         return plan
-    problem = _unfoldable(network)
+    problem = _unfoldable(network, attention)
     if problem is None:
         return plan
     return Plan(model, profile.name, (*decisions, Decision("norms", "BatchNorm", "refuse", "", problem)))
 
 
-def _decide(site: Site, network: Network, profile: Profile, embedding: str) -> Decision:
+def _decide(site: Site, network: Network, profile: Profile, embedding: str, attention: str) -> Decision:
     if site.op is Op.OTHER:
         return _refuse(site, str(site.attributes["reason"]))
     if site.op is Op.EMBEDDING:
         return _embedding(site, profile, embedding)
     if site.op is Op.ATTENTION:
-        return _attention(site, profile)
+        return _attention(site, network, profile, attention)
     converter = converter_for(site.op)
     if converter is not None:
         reason = converter.rejects(site, network) or _missing(profile, converter.needs)
@@ -148,9 +152,17 @@ def _embedding(site: Site, profile: Profile, form: str) -> Decision:
     return Decision(site.name, str(site.op), action, becomes, block=site.block)
 
 
-def _attention(site: Site, profile: Profile) -> Decision:
-    if "bias" in site.parameters:
-        return _refuse(site, "its scores have a learned position bias, which has no integer form yet")
+def _attention(site: Site, network: Network, profile: Profile, form: str) -> Decision:
+    if form not in profile.attention_forms:
+        return _refuse(site, f"{profile.name} has no attention form '{form}'")
+    converter = converter_for(site.op, form)
+    if converter is not None:
+        reason = converter.rejects(site, network) or _missing(profile, converter.needs)
+        if reason is not None:
+            return _refuse(site, reason)
+        return Decision(site.name, str(site.op), "replace", converter.becomes, block=site.block)
+    if (reason := position_bias(site)) is not None:
+        return _refuse(site, reason)
     masked = (Op.MASK,) if site.attributes["masked"] else ()
     reason = _missing(profile, (Op.MATMUL, Op.SOFTMAX, *masked))
     if reason is not None:
@@ -170,7 +182,7 @@ def _missing(profile: Profile, needs: Sequence[Op]) -> str | None:
     return "; ".join(reasons) or None
 
 
-def _unfoldable(network: Network) -> str | None:
+def _unfoldable(network: Network, attention: str) -> str | None:
     """Why the norms of this network cannot fold, found by folding it with made-up statistics."""
     meta = {key: torch.ones_like(value[..., :1].expand_as(value)) for key, value in network.tensors.items()}
     shape_only = Network(network.inputs, network.sites, meta, network.outputs, network.normalized)
@@ -180,7 +192,7 @@ def _unfoldable(network: Network) -> str | None:
         if site.op in (Op.LAYER_NORM, Op.RMS_NORM)
     }
     try:
-        student = rewrite(shape_only, statistics)
+        student = rewrite(shape_only, statistics, attention=attention)
         fold(materialize(student.network, student.modules, shape_only.tensors))
     except ArchNetError as error:
         return error.problem

@@ -253,6 +253,12 @@ def _override(network: Network, site: Site, bits: Bits) -> nn.Module | None:
         return QuantizedLinear(
             network.parameter(site, "weight"), network.parameter(site, "bias"), bits.weights
         )
+    if site.op is Op.ATTENTION and site.attributes.get("form") == "relu":
+        from archnet.quantized_attention import QuantizedReluAttention
+
+        return QuantizedReluAttention(
+            int(site.attributes["heads"]), float(site.attributes["scale"]), bits.activations
+        )
     if site.op is Op.ATTENTION:
         bias = network.parameter(site, "bias") if "bias" in site.parameters else None
         return QuantizedAttention(

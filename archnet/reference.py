@@ -138,6 +138,20 @@ def matmul(call: Call, a: Array, b: Array) -> Array:
     return call.clamp(requantize(integer_matmul(a, b), call.integer("multiplier")))
 
 
+def mean_matmul(
+    call: Call, a: Array, b: Array, multipliers: Array, attention_mask: Array | None = None
+) -> Array:
+    """clamp(requantize(sum_k seen[k] * a[..., k] * b[..., k, :], multipliers[n - 1])), n = max(1, sum(seen)).
+
+    a (B, H, M, K), b (B, H, K, N), multipliers (at least K,) int32, attention_mask int64 (B, K): `seen` is
+    where it is not 0, or everywhere without one. multipliers[n - 1] is about multipliers[0] / n.
+    """
+    seen = np.ones((a.shape[0], a.shape[-1]), bool) if attention_mask is None else attention_mask != 0
+    products = integer_matmul(np.where(seen[:, None, None, :], a, 0), b)
+    count = np.maximum(seen.sum(axis=-1), 1)
+    return call.clamp(requantize(products, multipliers[count - 1][:, None, None, None]))
+
+
 def mask(call: Call, x: Array, attention_mask: Array) -> Array:
     """min(x, limit), limit = greatest integer where the mask is not 0, least integer elsewhere.
 
@@ -226,6 +240,8 @@ OPERATORS: dict[Op, Callable[..., Array]] = {
     Op.MATMUL: matmul,
     Op.MASK: mask,
     Op.SOFTMAX: softmax,
+    Op.TABLE_SOFTMAX: softmax,
+    Op.MEAN_MATMUL: mean_matmul,
     Op.ADD: add,
     Op.REQUANTIZE: requantized,
     Op.LOOKUP: lookup,

@@ -56,12 +56,15 @@ def token_statistics(teacher: NetworkModule, batches: list[dict[str, Tensor]]) -
     }
 
 
-def rewrite(network: Network, statistics: Mapping[str, TokenStatistics]) -> Rewritten:
+def rewrite(
+    network: Network, statistics: Mapping[str, TokenStatistics], *, attention: str = "softmax"
+) -> Rewritten:
     """Replace every site that has a converter.
 
     Args:
         network: the teacher.
         statistics: of every norm, by site name.
+        attention: the form that attention is to take.
     """
     sites: list[Site] = []
     modules: dict[str, Homotopy] = {}
@@ -69,7 +72,7 @@ def rewrite(network: Network, statistics: Mapping[str, TokenStatistics]) -> Rewr
     for site in network.sites:
         if site.op is Op.ADD:
             site = replace(site, inputs=tuple(residual.get(name, name) for name in site.inputs))
-        converter = converter_for(site.op)
+        converter = converter_for(site.op, attention)
         if converter is None:
             sites.append(site)
             continue

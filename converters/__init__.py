@@ -9,6 +9,7 @@ from __future__ import annotations
 from archnet.converters.activation import ActivationConverter
 from archnet.converters.base import Converter
 from archnet.converters.layer_norm import NormConverter
+from archnet.converters.softmax import SoftmaxConverter
 from archnet.operators import Op
 
 CONVERTERS: tuple[Converter, ...] = (
@@ -17,9 +18,16 @@ CONVERTERS: tuple[Converter, ...] = (
     ActivationConverter(Op.GELU),
     ActivationConverter(Op.SILU),
     ActivationConverter(Op.TANH),
+    SoftmaxConverter("table"),
+    SoftmaxConverter("relu"),
 )
 
 
-def converter_for(op: Op) -> Converter | None:
-    """The converter of an operator, or None."""
-    return next((c for c in CONVERTERS if c.source is op), None)
+def converter_for(op: Op, attention: str = "softmax") -> Converter | None:
+    """The converter of an operator, or None.
+
+    Args:
+        attention: the form that attention is to take; "softmax" has no converter, because it is kept.
+    """
+    form = attention if op is Op.ATTENTION else ""
+    return next((c for c in CONVERTERS if c.source is op and c.form == form), None)

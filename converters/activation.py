@@ -54,6 +54,8 @@ class TanhToClip(Homotopy):
 class ActivationConverter:
     """GELU, SiLU -> ReLU and tanh -> hard tanh, each fused into the fully connected layer before it."""
 
+    form = ""
+
     def __init__(self, source: Op) -> None:
         self.source = source
         self.result = Op.CLIP if source is Op.TANH else Op.RELU

@@ -46,11 +46,13 @@ class Converter(Protocol):
 
     Attributes:
         source: the operator that it replaces.
+        form: for an operator that has several replacements, the name of this one; else empty.
         needs: operators of the integer network that the target must have.
         becomes: what the operator turns into, in words for the plan.
     """
 
     source: Op
+    form: str
     needs: tuple[Op, ...]
     becomes: str
 

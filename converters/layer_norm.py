@@ -84,6 +84,7 @@ class ResidualGain(Homotopy):
 class NormConverter:
     """LayerNorm or RMSNorm -> BatchNorm; see the module's text."""
 
+    form = ""
     needs: tuple[Op, ...] = (Op.BATCH_NORM,)
     becomes = "BatchNorm, folded into its neighbours"
 

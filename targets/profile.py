@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from archnet.config import EMBEDDING_FORMS, KNOWN_BITS, MAX_SEQUENCE, Bits
+from archnet.config import ATTENTION_FORMS, EMBEDDING_FORMS, KNOWN_BITS, MAX_SEQUENCE, Bits
 from archnet.errors import ArchNetError, nearest
 from archnet.operators import Op
 from archnet.targets.strict_table import StrictTable
@@ -31,6 +31,12 @@ _NEEDED_BY_FORM: Mapping[str, tuple[Op, ...]] = {
     "host": (),
 }
 
+_NEEDED_BY_ATTENTION: Mapping[str, tuple[Op, ...]] = {
+    "softmax": (Op.MATMUL, Op.SOFTMAX),
+    "table": (Op.MATMUL, Op.TABLE_SOFTMAX),
+    "relu": (Op.MATMUL, Op.MEAN_MATMUL),
+}
+
 _PROFILE_KEYS = (
     "schema",
     "name",
@@ -41,6 +47,7 @@ _PROFILE_KEYS = (
     "weight_bits",
     "activation_bits",
     "embedding_forms",
+    "attention_forms",
     "exports",
     "max_sequence",
     "probes",
@@ -93,6 +100,7 @@ class Profile:
         tool: the runtime or compiler that the target's artifact is made for.
         tool_version: its version when the profile was probed.
         operators: every operator of the integer network that may stay or appear.
+        attention_forms: forms of attention, the default first; a profile that names none has "softmax".
         absent: operators that were probed and found missing. Any operator that is neither here nor
             in `operators` is missing too; it has no recorded reason.
         weight_bits: widths of weights, the default first.
@@ -114,6 +122,7 @@ class Profile:
     exports: tuple[str, ...]
     max_sequence: int
     absent: Mapping[Op, OperatorAbsence] = field(default_factory=dict)
+    attention_forms: tuple[str, ...] = ATTENTION_FORMS[:1]
 
     def supports(self, op: Op, bits: Bits | None = None) -> bool:
         """Whether the target runs the operator (at these widths, where they are given)."""
@@ -158,6 +167,27 @@ class Profile:
             )
         return form
 
+    def choose_attention(self, form: str | None = None) -> str:
+        """This form of attention, or the target's default for None.
+
+        Raises:
+            ArchNetError: the target does not have it; the forms that it has are named.
+        """
+        if form is None:
+            return self.attention_forms[0]
+        if form not in self.attention_forms:
+            missing = [
+                reason
+                for op in _NEEDED_BY_ATTENTION.get(form, ())
+                if (reason := self.why_not(op)) is not None
+            ]
+            raise ArchNetError(
+                f"target {self.name!r} cannot run --attention {form!r}"
+                + (f": {'; '.join(missing)}" if missing else ""),
+                fix=f"choose another form; {nearest(form, self.attention_forms)}",
+            )
+        return form
+
     def own_sha256(self) -> str:
         """SHA-256 of a user's own profile; empty for one that comes with Arch-Net.
 
@@ -178,6 +208,7 @@ class Profile:
             "weight_bits": list(self.weight_bits),
             "activation_bits": list(self.activation_bits),
             "embedding_forms": list(self.embedding_forms),
+            "attention_forms": list(self.attention_forms),
             "exports": list(self.exports),
             "max_sequence": self.max_sequence,
             "operators": {
@@ -247,8 +278,15 @@ def read_profile(path: Path) -> Profile:
         exports=table.strings("exports", EXPORT_FORMATS),
         max_sequence=table.integer("max_sequence", 2, MAX_SEQUENCE),
         absent=_read_absences(table, probes),
+        attention_forms=(
+            table.strings("attention_forms", ATTENTION_FORMS)
+            if "attention_forms" in table
+            else ATTENTION_FORMS[:1]
+        ),
     )
     _check(profile, table.where)
+    if "attention_forms" in table:
+        _check_forms(profile, table.where, "attention", profile.attention_forms, _NEEDED_BY_ATTENTION)
     return profile
 
 
@@ -312,6 +350,19 @@ def _probe(entry: StrictTable, probes: Mapping[str, Probe]) -> Probe:
     return probes[name]
 
 
+def _check_forms(
+    profile: Profile, where: str, kind: str, forms: tuple[str, ...], needed: Mapping[str, tuple[Op, ...]]
+) -> None:
+    """Refuse a form whose operators the profile does not list."""
+    for form in forms:
+        missing = [str(op) for op in needed[form] if op not in profile.operators]
+        if missing:
+            raise ArchNetError(
+                f"{where}: {kind} form {form!r} needs {', '.join(missing)}, missing from [operators]",
+                fix=f"list the operator, or remove the form from {kind}_forms",
+            )
+
+
 def _check(profile: Profile, where: str) -> None:
     """Refuse a profile that contradicts itself."""
     both = sorted(str(op) for op in profile.operators if op in profile.absent)
@@ -319,13 +370,7 @@ def _check(profile: Profile, where: str) -> None:
         raise ArchNetError(
             f"{where}: {', '.join(both)} is both in [operators] and in [absent]", fix="remove one of the two"
         )
-    for form in profile.embedding_forms:
-        missing = [str(op) for op in _NEEDED_BY_FORM[form] if op not in profile.operators]
-        if missing:
-            raise ArchNetError(
-                f"{where}: embedding form {form!r} needs {', '.join(missing)}, missing from [operators]",
-                fix="list the operator, or remove the form from embedding_forms",
-            )
+    _check_forms(profile, where, "embedding", profile.embedding_forms, _NEEDED_BY_FORM)
     pairs = {f"w{w}a{a}" for w in profile.weight_bits for a in profile.activation_bits}
     allowed = pairs | {f"a{a}" for a in profile.activation_bits}
     for op, support in profile.operators.items():

@@ -8,6 +8,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from archnet.cli.app import app, examples
+from archnet.config import ATTENTION_FORMS
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -32,6 +33,14 @@ target_option = click.option(
     metavar="NAME",
     shell_complete=complete_targets,
     help="See `archnet targets`; or the path of a profile (.toml).",
+)
+
+
+attention_option = click.option(
+    "--attention",
+    metavar="|".join(ATTENTION_FORMS),
+    shell_complete=complete_from(ATTENTION_FORMS),
+    help="Form of attention.  [default: the target's]",
 )
 
 

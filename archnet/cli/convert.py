@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from archnet.cli.app import Session, app, examples, program, quiet_libraries, session, shown, terminal
-from archnet.cli.completions import complete_from, target_option
+from archnet.cli.completions import attention_option, complete_from, target_option
 from archnet.config import EMBEDDING_FORMS, PRESETS
 
 json_log_option = click.option(
@@ -93,6 +93,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
     shell_complete=complete_from(EMBEDDING_FORMS),
     help="Form of the word embedding.  [default: the target's]",
 )
+@attention_option
 @json_log_option
 @session
 def convert(
@@ -106,6 +107,7 @@ def convert(
     seq_len: int,
     seed: int,
     embedding: str | None,
+    attention: str | None,
     json_log: Path | None,
 ) -> None:
     """Convert MODEL for a target, without labels, and write a build folder.
@@ -121,8 +123,12 @@ def convert(
     # What can be refused at once is refused before torch loads.
     profile = load_profile(target)
     width = profile.choose_bits(Bits.parse(bits))
-    ConvertSettings(target, width, preset, seq_len, seed, embedding or profile.embedding_forms[0])
+    ConvertSettings(
+        target, width, preset, seq_len, seed, embedding or profile.embedding_forms[0],
+        attention=attention or profile.attention_forms[0],
+    )  # fmt: skip
     profile.choose_embedding(embedding)
+    profile.choose_attention(attention)
     state.folder = out
     quiet_libraries()
     with shown(f"archnet convert: {model} to {target} {width} in {out}", json_log) as events:
@@ -138,6 +144,7 @@ def convert(
             seq_len=seq_len,
             seed=seed,
             embedding=embedding,
+            attention=attention,
             events=events,
         )
     _tell_end(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from archnet.cli.app import app, examples, print_json, quiet_libraries, terminal
-from archnet.cli.completions import target_option
+from archnet.cli.completions import attention_option, target_option
 from archnet.errors import ArchNetError
 
 json_option = click.option(
@@ -32,24 +32,26 @@ def targets(as_json: bool) -> None:
     short_help="Show what becomes of each operator of a model.",
     epilog=examples(
         "archnet inspect ./all-MiniLM-L6-v2 --target archnet",
+        "archnet inspect ./bert --target archnet --attention relu",
         "archnet inspect model.py:make --target onnxruntime --json",
     ),
 )
 @click.argument("model")
 @target_option
+@attention_option
 @json_option
-def inspect(model: str, target: str, as_json: bool) -> None:
+def inspect(model: str, target: str, attention: str | None, as_json: bool) -> None:
     """Show every operator of MODEL and what becomes of it on a target; takes seconds, needs no data.
 
     Exits with 2 when something cannot be converted.
     """
     from archnet.targets.profile import load_profile
 
-    load_profile(target)  # a misspelt name is told before torch loads
+    load_profile(target).choose_attention(attention)  # a misspelt name is told before torch loads
     quiet_libraries()
     from archnet import api
 
-    plan = api.inspect(model, target)
+    plan = api.inspect(model, target, attention=attention)
     if as_json:
         print_json(plan.to_json())
     else:

@@ -38,12 +38,14 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def targets_table(profiles: Sequence[Profile]) -> Table:
-    """Every target: what it is, at which widths, with which forms of embedding, as which files."""
-    table = _table("target", "what it is", "bits", "embedding", "exports")
+    """Every target: what it is, at which widths, with which forms of embedding and attention, as what."""
+    table = _table("target", "what it is", "bits", "embedding", "attention", "exports")
     for profile in profiles:
         bits = ", ".join(f"w{w}a{a}" for w in profile.weight_bits for a in profile.activation_bits)
         forms = ", ".join(profile.embedding_forms)
-        table.add_row(Text(profile.name, "bold"), profile.title, bits, forms, ", ".join(profile.exports))
+        attention = ", ".join(profile.attention_forms)
+        exports = ", ".join(profile.exports)
+        table.add_row(Text(profile.name, "bold"), profile.title, bits, forms, attention, exports)
     return table
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from archnet.errors import ArchNetError
+from archnet.export.onnx_attention import lower_mean_matmul, lower_table_softmax
 from archnet.export.onnx_model import ELEMENT_TYPES
 from archnet.export.onnx_state import Layout, Lowering, StoredTensor
 from archnet.graph import WIDEN_SHIFT, GraphOutput, Node, TensorSpec
@@ -315,6 +316,8 @@ LOWERINGS: dict[Op, Callable[[Lowering, Node], None]] = {
     Op.MATMUL: _matmul,
     Op.MASK: _mask,
     Op.SOFTMAX: _softmax,
+    Op.TABLE_SOFTMAX: lower_table_softmax,
+    Op.MEAN_MATMUL: lower_mean_matmul,
     Op.ADD: _add,
     Op.REQUANTIZE: _requantize,
     Op.LOOKUP: _lookup,

@@ -176,7 +176,7 @@ def attention_operands(graph: QuantizedGraph) -> frozenset[str]:
     for node in graph.nodes:
         for name in made.intersection(node.inputs):
             readers[name].append(node.op)
-    attention = {Op.RESHAPE, Op.TRANSPOSE, Op.MATMUL, Op.MASK, Op.SOFTMAX}
+    attention = {Op.RESHAPE, Op.TRANSPOSE, Op.MATMUL, Op.MASK, Op.SOFTMAX, Op.TABLE_SOFTMAX}
     outputs = {output.tensor for output in graph.outputs}
     return frozenset(
         name

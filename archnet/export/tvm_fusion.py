@@ -88,7 +88,7 @@ class _Finder:
         context = self._only(back.inputs[0], Op.MATMUL) if back and _perm(back) == _HEADS_FIRST else None
         if back is None or context is None or context.attributes.get("transpose_b", False):
             return None
-        softmax = self._only(context.inputs[0], Op.SOFTMAX)
+        softmax = self._only(context.inputs[0], Op.SOFTMAX, Op.TABLE_SOFTMAX)
         value = self._heads(context.inputs[1], _HEADS_FIRST)
         if softmax is None or value is None:
             return None
@@ -129,10 +129,10 @@ class _Finder:
             return None
         return split, swap
 
-    def _only(self, name: str, op: Op) -> Node | None:
-        """The node that makes this tensor, if it is one of `op` and nothing else reads the tensor."""
+    def _only(self, name: str, *ops: Op) -> Node | None:
+        """The node that makes this tensor, if it is one of `ops` and nothing else reads the tensor."""
         node = self._makers.get(name)
-        return node if node is not None and node.op is op and self._uses[name] == 1 else None
+        return node if node is not None and node.op in ops and self._uses[name] == 1 else None
 
 
 def _perm(node: Node) -> object:

@@ -131,6 +131,34 @@ def _matmul(call: OperatorCall) -> None:
             store(call.result, convert(value, call.output.dtype), *batch, row, column)
 
 
+def _mean_matmul(call: OperatorCall) -> None:
+    a, b, multipliers, *masks = call.inputs
+    keys = call.builder.size(call.operands[0].shape[-1])
+    *lead, columns = call.sizes
+    with parallel(product(lead)) as flat:
+        *batch, row = unflatten(flat, lead)
+        state = local((2,), "int32")
+
+        def seen(k: Expr) -> Expr:
+            return convert(load(masks[0], batch[0], k) != i64(0), "int32") if masks else i32(1)
+
+        store(state, i32(0), 0)
+        with serial(keys) as k:
+            store(state, load(state, 0) + seen(k), 0)
+        count = convert(tirx.max(load(state, 0), i32(1)), "int64")
+        with serial(columns) as column:
+            store(state, i32(0), 1)
+            with serial(keys) as k:
+                term = convert(load(a, *batch, row, k), "int32") * convert(
+                    load(b, *batch, k, column), "int32"
+                )
+                store(state, load(state, 1) + term * seen(k), 1)
+            multiplier = load(multipliers, count - i64(1))
+            limit = tirx.truncdiv(i32(saturation_limit(1, call.output.range)), multiplier)
+            value = requantize(load(state, 1), multiplier, limit, call.output.range)
+            store(call.result, convert(value, call.output.dtype), *batch, row, column)
+
+
 def _mask(call: OperatorCall) -> None:
     x, mask = call.inputs
     low, high = call.output.range
@@ -289,6 +317,8 @@ OPERATORS: Mapping[Op, Callable[[OperatorCall], None]] = {
     Op.MATMUL: _matmul,
     Op.MASK: _mask,
     Op.SOFTMAX: _softmax,
+    Op.TABLE_SOFTMAX: _softmax,
+    Op.MEAN_MATMUL: _mean_matmul,
     Op.ADD: _add,
     Op.REQUANTIZE: _requantize,
     Op.LOOKUP: _lookup,

@@ -115,6 +115,7 @@ def reproduce(c: Contents) -> str:
         "--seq-len": s["seq_len"],
         "--seed": s["seed"],
         "--embedding": s["embedding"],
+        "--attention": s.get("attention", "softmax"),
         "--out": "DIR",
     }
     lines = [shlex.join(["archnet", "convert", model, "--data", "FILE_OR_DIR"])]
@@ -136,6 +137,7 @@ def facts(c: Contents) -> list[tuple[str, str]]:
         "seq_len": "Longest sequence",
         "seed": "Seed",
         "embedding": "Form of the embedding",
+        "attention": "Form of attention",
     }
     listed = [(named.get(k, k), str(v)) for k, v in c.settings.items()]
     if c.seconds:

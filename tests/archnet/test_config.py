@@ -46,6 +46,12 @@ def test_settings_survive_json() -> None:
     assert ConvertSettings.from_json(SETTINGS.to_json()) == SETTINGS
 
 
+def test_settings_from_before_attention_had_forms_kept_softmax() -> None:
+    value = SETTINGS.to_json()
+    del value["attention"]
+    assert ConvertSettings.from_json(value).attention == "softmax"
+
+
 def test_settings_of_another_version_are_refused() -> None:
     value = SETTINGS.to_json()
     value["optimizer"] = "sgd"
@@ -65,6 +71,7 @@ def test_every_difference_is_named() -> None:
     [
         ("preset", "balance", "--preset 'balance' does not exist"),
         ("embedding", "onehot", "--embedding 'onehot' does not exist"),
+        ("attention", "linear", "--attention 'linear' does not exist"),
         ("seq_len", 1, "--seq-len 1 is out of range"),
         ("seq_len", 1025, "--seq-len 1025 is out of range"),
         ("seed", -1, "--seed -1 is out of range"),

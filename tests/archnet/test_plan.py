@@ -142,6 +142,23 @@ def test_operator_that_the_target_lacks(profile: Profile) -> None:
     assert [d.reason for d in made.refusals] == ["the profile of archnet does not list Softmax"]
 
 
+def test_forms_of_attention(profile: Profile) -> None:
+    sites = network(Site("a", Op.ATTENTION, ("words",) * 3, {}, {**ATTENTION, "scale": 1.0}))
+    made = {
+        form: make_plan(sites, profile, model="tiny", embedding="one-hot", attention=form).decisions[1]
+        for form in ("softmax", "table", "relu")
+    }
+    assert {form: decision.action for form, decision in made.items()} == {
+        "softmax": "keep",
+        "table": "replace",
+        "relu": "replace",
+    }
+    assert made["relu"].becomes == "MatMul, ReLU, mean of values over valid keys"
+    softmax_only = replace(profile, attention_forms=("softmax",))
+    (refused,) = make_plan(sites, softmax_only, model="t", embedding="one-hot", attention="relu").refusals
+    assert refused.reason == "archnet has no attention form 'relu'"
+
+
 def test_all_refusals_are_told_at_once(profile: Profile) -> None:
     made = plan(network(Site("r", Op.RELU, ("words",)), Site("s", Op.SILU, ("r",))), profile)
     with pytest.raises(ArchNetError) as raised:

@@ -23,6 +23,7 @@ from archnet.graph import GraphOutput, QuantizedGraph
 from archnet.operators import Op
 from archnet.reference import execute
 from archnet.targets import list_profiles, load_profile
+from tests.attention_graphs import with_relu_attention, with_table_softmax
 from tests.graphs import tiny_encoder
 
 NEVER_A_NODE = {Op.BATCH_NORM, Op.RELU}
@@ -37,6 +38,8 @@ def networks() -> list[QuantizedGraph]:
     return [
         tiny_encoder(rng, pooled=False, concat=True, activation="gelu"),
         tiny_encoder(rng, pooled=True, embedding="one_hot", activation_bits=6),
+        with_table_softmax(tiny_encoder(rng)),
+        with_relu_attention(tiny_encoder(rng)),
     ]
 
 

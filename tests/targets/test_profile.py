@@ -17,6 +17,9 @@ from archnet.targets import Profile, list_profiles, load_profile
 
 W8A8 = Bits(8, 8)
 
+ATTENTION_FORMS = {Op.TABLE_SOFTMAX, Op.MEAN_MATMUL}
+"""What the other forms of attention need."""
+
 PAPER_OPERATORS = {Op.LINEAR, Op.BATCH_NORM, Op.CONCAT, Op.ADD, Op.MATMUL, Op.SOFTMAX, Op.RELU}
 """Arch-Net's Transformer family, as the issue and the paper name it."""
 
@@ -82,7 +85,7 @@ def test_built_in_profiles_are_the_three_of_this_version() -> None:
 
 
 def test_archnet_is_exactly_the_papers_family_and_data_movement() -> None:
-    assert set(load_profile("archnet").operators) == PAPER_OPERATORS | MOVEMENT_AND_EDGES
+    assert set(load_profile("archnet").operators) == PAPER_OPERATORS | MOVEMENT_AND_EDGES | ATTENTION_FORMS
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "tvm"])
@@ -104,6 +107,22 @@ def test_embedding_forms_and_their_default(name: str, forms: tuple[str, ...]) ->
     assert profile.embedding_forms == forms
     assert profile.choose_embedding() == forms[0]
     assert [profile.choose_embedding(form) for form in forms] == list(forms)
+
+
+def test_attention_forms_and_their_default(write: Callable[[str], str]) -> None:
+    for name in ("archnet", "onnxruntime", "tvm"):
+        profile = load_profile(name)
+        assert profile.attention_forms == ("softmax", "table", "relu")
+        assert profile.choose_attention() == "softmax"
+        assert profile.choose_attention("relu") == "relu"
+    bare = load_profile(write(MINIMAL))
+    assert bare.attention_forms == ("softmax",)
+    with pytest.raises(ArchNetError) as caught:
+        bare.choose_attention("relu")
+    assert caught.value.problem == (
+        "target 'my_chip' cannot run --attention 'relu': the profile of my_chip does not list MatMul; "
+        "the profile of my_chip does not list MeanMatMul"
+    )
 
 
 @pytest.mark.parametrize("profile", list_profiles(), ids=lambda p: p.name)

@@ -1,0 +1,69 @@
+"""ONNX nodes of attention's integer forms: exact at every optimisation level, nothing computed in float.
+
+The one float operation is a requantization: the product of an int32 accumulator and a multiplier / 2**16.
+It is exact wherever the result does not saturate, because that product has then at most 24 bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from archnet.export.onnx_model import ELEMENT_TYPES
+from archnet.export.onnx_state import Lowering
+from archnet.graph import MULTIPLIER_SHIFT, Node
+
+
+def lower_table_softmax(state: Lowering, node: Node) -> None:
+    """(Q * e + sum // 2) // sum with e = table[max(x) - x], in int32."""
+    x, table = node.inputs
+    make, key = state.onnx, node.output
+    spec = state.spec(key)
+    last = make.integers(-1)
+    wide = make.node("Cast", [state.integer(x, "logical")], f"{key}/wide", to=ELEMENT_TYPES["int32"])
+    top = make.node("ReduceMax", [wide, last], f"{key}/top", keepdims=1)
+    below = make.node("Sub", [top, wide], f"{key}/below")
+    values = make.constant(table, state.graph.constants[table])
+    weights = make.node("Gather", [values, below], f"{key}/weights", axis=0)
+    total = make.node("ReduceSum", [weights, last], f"{key}/total", keepdims=1)
+    half = make.node("Div", [total, make.constant("i32:2", np.int32(2))], f"{key}/half")
+    greatest = make.constant(f"i32:greatest:{spec.range[1]}", np.int32(spec.range[1]))
+    scaled = make.node("Mul", [weights, greatest], f"{key}/scaled")
+    numerator = make.node("Add", [scaled, half], f"{key}/numerator")
+    shares = make.node("Div", [numerator, total], f"{key}/int32")
+    state.define(key, make.node("Cast", [shares], key, to=ELEMENT_TYPES[spec.dtype]), "logical")
+
+
+def lower_mean_matmul(state: Lowering, node: Node) -> None:
+    """MatMulInteger of weights and values, those of padded keys 0, times the multiplier of their number."""
+    a, b, multipliers, *mask = node.inputs
+    make, key = state.onnx, node.output
+    spec = state.spec(key)
+    zero_a, zero_b = state.quantization(state.spec(a))[1], state.quantization(state.spec(b))[1]
+    values = state.integer(b, "logical")
+    factors = state.graph.constants[multipliers].astype(np.float32) / 2**MULTIPLIER_SHIFT
+    table = make.constant(f"{multipliers}/factors", factors.astype(np.float32))
+    if mask:
+        seen = make.node("Cast", [mask[0]], f"{key}/seen", to=TensorProto.BOOL)
+        column = make.node("Unsqueeze", [seen, make.integers(1, 3)], f"{key}/column")
+        values = make.node("Where", [column, values, zero_b], f"{key}/values")
+        ones = make.node("Cast", [seen], f"{key}/ones", to=TensorProto.INT64)
+        count = make.node("ReduceSum", [ones, make.integers(1)], f"{key}/count", keepdims=0)
+        count = make.node("Max", [count, make.integers(1)], f"{key}/positive")
+    else:
+        count = make.size("sequence", state.graph.inputs[0])
+    index = make.node("Sub", [count, make.integers(1)], f"{key}/index")
+    factor = make.node("Gather", [table, index], f"{key}/factor", axis=0)
+    factor = make.node("Unsqueeze", [factor, make.integers(1, 2, 3)], f"{key}/factor4")
+    sums = make.node("MatMulInteger", [state.integer(a, "logical"), values, zero_a, zero_b], f"{key}/sums")
+    real = make.node("Cast", [sums], f"{key}/float", to=TensorProto.FLOAT)
+    scaled = make.node("Mul", [real, factor], f"{key}/scaled")
+    _, zero = state.quantization(spec)
+    one = make.constant("scale:1", np.float32(1.0))
+    whole = make.node("QuantizeLinear", [scaled, one, zero], f"{key}/whole")
+    offset, dtype = state.zero_point(spec), state.stored_dtype(spec)
+    low, high = (
+        make.constant(f"{key}/{end}", np.array(limit + offset, dtype=dtype))
+        for end, limit in zip(("low", "high"), spec.range, strict=True)
+    )
+    state.define(key, make.node("Clip", [whole, low, high], key), "logical")

@@ -1,0 +1,36 @@
+"""Attention with ReLU weights on fake-quantized scores."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from archnet.calibration.lsq import ActivationQuantizer
+from archnet.calibration.observers import sample_of
+from archnet.converters.softmax import relu_weights
+from archnet.executor import merge_heads, split_heads
+from archnet.quantized_student import QuantizedAttention
+
+
+class QuantizedReluAttention(QuantizedAttention):
+    """Attention whose weights are max(scores, 0) / number of valid keys; the scores are fake-quantized.
+
+    Scores are unsigned integers in units of their scale: the quantizer is the ReLU. The number of keys is
+    divided out when values are summed, at the precision of an accumulator.
+    """
+
+    def __init__(self, heads: int, scale: float, bits: int) -> None:
+        super().__init__(heads, scale, bits, None)
+        self.scores = ActivationQuantizer(bits, signed=False)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(batch, sequence, features) each, mask int64 (batch, sequence) -> (batch, sequence, features)."""
+        scores = split_heads(query, self.heads) @ split_heads(key, self.heads).transpose(-1, -2)
+        scores = scores.float() * self.scale
+        keep = None if mask is None else mask.bool()[:, None, None, :]
+        if self.calibrating:
+            valid = scores if keep is None else scores[keep.expand_as(scores)]
+            self.sample.append(sample_of(valid.relu()))
+        else:
+            scores = self.scores(scores)
+        weights = relu_weights(scores, keep)
+        return merge_heads(weights.to(value.dtype) @ split_heads(value, self.heads))

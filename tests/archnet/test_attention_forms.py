@@ -1,0 +1,169 @@
+"""The other forms of attention: float formulas, integers, backends, and what is refused."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from archnet.agreement import IntegerComparison
+from archnet.backends.base import dequantize_output, feed
+from archnet.backends.onnxruntime import OnnxRuntimeBackend
+from archnet.backends.tvm import TvmBackend
+from archnet.calibration.equalization import equalize
+from archnet.config import Bits
+from archnet.converters.fold import Folded, fold
+from archnet.converters.homotopy import set_progress
+from archnet.executor import NetworkModule
+from archnet.export.onnx import build_onnx, emulated_places
+from archnet.export.tvm import compile_tvm
+from archnet.freeze import freeze
+from archnet.graph import Node, QuantizedGraph, TensorSpec
+from archnet.graph_check import validate_graph
+from archnet.network import Network
+from archnet.operators import Op
+from archnet.quantized_student import QuantizedStudent, channel_statistics
+from archnet.reference import execute, run_node
+from archnet.rewrite import materialize, rewrite, token_statistics
+from tests.attention_graphs import with_relu_attention, with_table_softmax
+from tests.graphs import random_inputs, tiny_encoder
+from tests.small_encoder import LENGTH, captured_encoder, padded_batch
+
+BATCHES = [padded_batch(seed) for seed in range(3)]
+
+
+def converted(form: str) -> tuple[Network, Folded]:
+    """An untrained student at progress 1, folded and equalized."""
+    teacher = captured_encoder(pooling="mean")
+    rewritten = rewrite(teacher, token_statistics(NetworkModule(teacher), BATCHES), attention=form)
+    student = rewritten.module()
+    set_progress(student, 1.0)
+    folded = fold(materialize(rewritten.network, rewritten.modules, student.tensors()))
+    statistics = channel_statistics(folded.network, BATCHES)
+    return teacher, equalize(folded, statistics, outputs=teacher.outputs.values())
+
+
+def frozen(form: str) -> tuple[QuantizedStudent, QuantizedGraph]:
+    """The student with quantizers, and its integer network."""
+    teacher, folded = converted(form)
+    student = QuantizedStudent(folded.network, Bits.parse("w8a8"))
+    with torch.no_grad():
+        student.calibrate(BATCHES)
+    outputs = {name: folded.values[site] for name, site in teacher.outputs.items()}
+    graph = freeze(student, outputs, name=form, max_sequence=LENGTH, embedding="gather")
+    validate_graph(graph)
+    return student, graph
+
+
+def integers(graph: QuantizedGraph, names: list[str] | None = None) -> dict[str, NDArray[Any]]:
+    inputs = {name: value.numpy() for name, value in padded_batch(7).items()}
+    return execute(graph, feed(graph, inputs), names)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_mean_matmul_is_the_mean_over_seen_keys(masked: bool) -> None:
+    rng = np.random.default_rng(3)
+    a = rng.integers(0, 256, (2, 2, 3, 4), dtype=np.uint8)
+    b = rng.integers(-128, 128, (2, 2, 4, 5), dtype=np.int8)
+    mask = np.array([[1, 0, 7, 0], [0, 0, 0, 0]])
+    multipliers = np.array([9000, 4500, 3001, 2250, 9], np.int32)
+    extra = (mask,) if masked else ()
+    node = Node(Op.MEAN_MATMUL, "n", tuple("abcd"[: 3 + len(extra)]), "y")
+    spec = TensorSpec("y", ("batch", 2, 3, 5), "int8", 8, 1.0)
+    y = run_node(node, (a, b, multipliers, *extra), spec, {"batch": 2, "sequence": 4})
+    for batch, head, row, column in np.ndindex(2, 2, 3, 5):
+        keys = [k for k in range(4) if not masked or mask[batch, k]]
+        total = sum(int(a[batch, head, row, k]) * int(b[batch, head, k, column]) for k in keys)
+        exact = round(Fraction(total * int(multipliers[max(len(keys), 1) - 1]), 2**16))
+        assert y[batch, head, row, column] == min(max(exact, -128), 127)
+
+
+@pytest.mark.parametrize("form", ["softmax", "table", "relu"])
+@torch.no_grad()
+def test_padding_changes_nothing(form: str) -> None:
+    _, folded = converted(form)
+    batch = padded_batch(7)
+    outputs = folded.network.outputs.values()
+    whole = NetworkModule(folded.network)(batch, keep=outputs)
+    length = int(batch["attention_mask"][1].sum())
+    alone = NetworkModule(folded.network)({k: v[1:2, :length] for k, v in batch.items()}, keep=outputs)
+    for name in outputs:
+        expected = whole[name][1:2, :length] if whole[name].dim() == 3 else whole[name][1:2]
+        torch.testing.assert_close(alone[name], expected, rtol=1e-4, atol=1e-4)
+
+
+def attention_inputs(student: QuantizedStudent, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor, str]:
+    (site,) = [s for s in student.network.sites if s.op is Op.ATTENTION]
+    with torch.no_grad():
+        values = student(batch)
+    return [values[name] for name in site.inputs[:3]], values[site.name], site.name
+
+
+def test_relu_attention_in_integers_is_the_formula_in_floats() -> None:
+    student, graph = frozen("relu")
+    batch = padded_batch(7)
+    (q, k, v), _, name = attention_inputs(student, batch)
+    split = [x.unflatten(-1, (2, -1)).transpose(1, 2).double() for x in (q, k, v)]
+    keep = batch["attention_mask"].bool()[:, None, None, :]
+    scores = (split[0] @ split[1].transpose(-1, -2)).relu() * keep
+    wanted = (scores @ split[2] / keep.sum(-1, keepdim=True)).transpose(1, 2).flatten(-2).numpy()
+    feeds: dict[str, NDArray[Any]] = {n: x.numpy() for n, x in batch.items()}
+    got = execute(graph, feed(graph, feeds), [name])[name] * graph.tensors[name].scale
+    valid = batch["attention_mask"].bool().numpy()
+    step = graph.tensors[name].scale
+    assert step is not None
+    difference = np.abs(got - wanted)[valid] / step
+    assert difference.mean() < 1.0
+    assert {node.op for node in graph.nodes}.isdisjoint({Op.SOFTMAX, Op.TABLE_SOFTMAX, Op.MASK})
+
+
+def test_table_form_has_the_integers_of_softmax() -> None:
+    soft, table = frozen("softmax")[1], frozen("table")[1]
+    assert [n.op for n in table.nodes if n.op is Op.TABLE_SOFTMAX]
+    assert not [n.op for n in table.nodes if n.op is Op.SOFTMAX]
+    assert emulated_places(soft)
+    assert {place.op for place in emulated_places(table)} == {Op.MASK}
+    wanted, got = integers(soft), integers(table)
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(got[name], value)
+
+
+GRAPHS = {
+    "table": lambda: with_table_softmax(tiny_encoder(np.random.default_rng(5), layers=2)),
+    "relu": lambda: with_relu_attention(tiny_encoder(np.random.default_rng(5), layers=2)),
+    "relu-unmasked": lambda: with_relu_attention(tiny_encoder(np.random.default_rng(5)), masked=False),
+}
+
+
+@pytest.mark.parametrize("form", GRAPHS)
+def test_onnxruntime_has_the_reference_integers(form: str) -> None:
+    graph = GRAPHS[form]()
+    validate_graph(graph)
+    compare(graph, OnnxRuntimeBackend(graph, build_onnx(graph), threads=1))
+
+
+@pytest.mark.parametrize("form", GRAPHS)
+def test_tvm_has_the_reference_integers(form: str, tmp_path: Path) -> None:
+    graph = GRAPHS[form]()
+    compile_tvm(graph, tmp_path)
+    compare(graph, TvmBackend(graph, tmp_path, threads=1))
+    inputs = random_inputs(np.random.default_rng(2), graph, batch=4, sequence=11)
+    found = TvmBackend(graph, tmp_path, threads=1).run(inputs)
+    for output in graph.outputs:
+        expected = dequantize_output(execute(graph, feed(graph, inputs))[output.tensor], output)
+        np.testing.assert_array_equal(found[output.name], expected)
+
+
+def compare(graph: QuantizedGraph, backend: Any) -> None:
+    """Every tensor that the backend shows is the reference's."""
+    comparison = IntegerComparison(graph, backend)
+    comparison.add(random_inputs(np.random.default_rng(1), graph))
+    agreement = comparison.agreement()
+    assert len(agreement) >= len(graph.nodes) // 2
+    assert [(a.tensor, a.max_lsb) for a in agreement if a.max_lsb] == []

@@ -1,0 +1,45 @@
+"""Random integer networks with the other forms of attention, made of `tests.graphs.tiny_encoder`'s."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archnet.graph import Node, QuantizedGraph, TensorSpec
+from archnet.operators import Op
+
+
+def with_table_softmax(graph: QuantizedGraph) -> QuantizedGraph:
+    """Every Softmax as TableSoftmax."""
+    nodes = [replace(n, op=Op.TABLE_SOFTMAX) if n.op is Op.SOFTMAX else n for n in graph.nodes]
+    return replace(graph, nodes=tuple(nodes))
+
+
+def with_relu_attention(graph: QuantizedGraph, *, masked: bool = True) -> QuantizedGraph:
+    """Scores without mask and softmax, unsigned, and their mean over the valid keys."""
+    tensors: dict[str, TensorSpec] = dict(graph.tensors)
+    constants: dict[str, NDArray[Any]] = dict(graph.constants)
+    nodes: list[Node] = []
+    made = {node.output: node for node in graph.nodes}
+    for node in graph.nodes:
+        if node.op in (Op.MASK, Op.SOFTMAX):
+            del tensors[node.output]
+            continue
+        before = made.get(node.inputs[0])
+        if node.op is Op.MATMUL and before is not None and before.op is Op.SOFTMAX:
+            scores = made[made[before.inputs[0]].inputs[0]].output
+            tensors[scores] = replace(tensors[scores], dtype="uint8")
+            sums = node.attributes["multiplier"]
+            assert isinstance(sums, int)
+            name = f"{node.name}.multipliers"
+            counts = np.arange(1, graph.max_sequence + 1)
+            constants[name] = np.clip(np.rint(6 * sums / counts), 1, 2**17).astype(np.int32)
+            inputs = (scores, node.inputs[1], name, *(("attention_mask",) if masked else ()))
+            node = replace(node, op=Op.MEAN_MATMUL, inputs=inputs, attributes={})
+        nodes.append(node)
+    used = {name for node in nodes for name in node.inputs} | {h.table for h in graph.host_tables}
+    constants = {name: value for name, value in constants.items() if name in used}
+    return replace(graph, nodes=tuple(nodes), tensors=tensors, constants=constants)

@@ -1,0 +1,69 @@
+"""The homotopy from softmax to ReLU weights, at both ends and between."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from archnet.converters.homotopy import set_progress
+from archnet.converters.softmax import SMALLEST_SUM, SoftmaxConverter, SoftmaxToReLU
+from archnet.network import Network, Site
+from archnet.operators import Op
+
+HEADS, SCALE = 2, 0.5
+
+
+def operands() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, keys, values (3, 5, 8) and a mask."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, 5, 8, generator=generator) for _ in range(3))
+    mask = (torch.arange(5)[None] < torch.tensor([5, 3, 1])[:, None]).long()
+    return q, k, v, mask
+
+
+def wanted(g: float, masked: bool) -> torch.Tensor:
+    """The module's formula, one query of one head at a time."""
+    q, k, v, mask = operands()
+    result = torch.zeros(3, 5, 8)
+    for batch in range(3):
+        count = int(mask[batch].sum()) if masked else 5
+        for head in range(HEADS):
+            part = slice(4 * head, 4 * head + 4)
+            for query in range(5):
+                s = SCALE * k[batch, :count, part] @ q[batch, query, part]
+                soft = s.exp() / s.exp().sum()
+                flat = s.clamp_min(0) / (count**g * (s.clamp_min(0).sum() + SMALLEST_SUM) ** (1 - g))
+                result[batch, query, part] = ((1 - g) * soft + g * flat) @ v[batch, :count, part]
+    return result
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("g", [0.0, 0.3, 1.0])
+def test_blend_is_the_formula(g: float, masked: bool) -> None:
+    q, k, v, mask = operands()
+    module = SoftmaxToReLU(HEADS, SCALE)
+    set_progress(module, g)
+    torch.testing.assert_close(module(q, k, v, *([mask] if masked else [])), wanted(g, masked))
+
+
+def test_gradients_are_finite_without_any_positive_score() -> None:
+    q, k, v, mask = operands()
+    query = (-k.sum(1, keepdim=True)).expand_as(q).clone().requires_grad_()
+    module = SoftmaxToReLU(HEADS, 100.0)
+    for g in (0.1, 0.9, 1.0):
+        set_progress(module, g)
+        (gradient,) = torch.autograd.grad(module(query, k, v, mask).square().sum(), query)
+        assert bool(torch.isfinite(gradient).all())
+
+
+def test_a_position_bias_is_refused() -> None:
+    attributes = {"heads": 2, "scale": 0.5, "masked": True}
+    site = Site("a", Op.ATTENTION, ("x", "x", "x"), {"bias": "b"}, attributes)
+    network = Network(("x",), (site,), {}, {"output": "a"})
+    reason = "its scores have a learned position bias, which has no integer form yet"
+    assert SoftmaxConverter("relu").rejects(site, network) == reason
+    plain = Site("a", Op.ATTENTION, ("x", "x", "x"), {}, attributes)
+    assert SoftmaxConverter("relu").rejects(plain, network) is None
+    for form in ("table", "relu"):
+        (new,) = SoftmaxConverter(form).build(plain, network, None).sites
+        assert new.attributes == {**attributes, "form": form}
