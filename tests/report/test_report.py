@@ -173,7 +173,8 @@ def test_the_command_and_versions_are_there(full: tuple[str, Page]) -> None:
     text = full[1].text
     assert (
         "archnet convert MODEL --data FILE_OR_DIR --target archnet --bits w8a8 \\ "
-        "--preset balanced --seq-len 128 --seed 0 --embedding one-hot --out DIR" in text
+        "--preset balanced --seq-len 128 --seed 0 --embedding one-hot \\ --attention softmax --out DIR"
+        in text
     )
     assert "torch 2.13.0" in text
     assert "ab" * 32 in text
