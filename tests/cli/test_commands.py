@@ -153,7 +153,7 @@ BAD = (
 
 
 def test_inspect_counts_operators(archnet: Archnet, replace_module: Replace) -> None:
-    replace_module("archnet.api", inspect=lambda model, target: FakePlan(GOOD))
+    replace_module("archnet.api", inspect=lambda model, target, attention: FakePlan(GOOD))
     result = archnet("inspect", "tiny", "--target", "archnet")
     assert result.exit_code == 0
     row = next(line for line in result.output.splitlines() if "LayerNorm" in line)
@@ -161,7 +161,7 @@ def test_inspect_counts_operators(archnet: Archnet, replace_module: Replace) -> 
 
 
 def test_inspect_lists_all_refusals_and_exits_with_2(archnet: Archnet, replace_module: Replace) -> None:
-    replace_module("archnet.api", inspect=lambda model, target: FakePlan(GOOD + BAD))
+    replace_module("archnet.api", inspect=lambda model, target, attention: FakePlan(GOOD + BAD))
     result = archnet("inspect", "tiny", "--target", "archnet")
     assert result.exit_code == 2
     assert "a.fft" in result.stdout
@@ -226,6 +226,8 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "32",
             "--seed",
             "3",
+            "--attention",
+            "relu",
             "--embedding",
             "host",
             "--json-log",
@@ -244,6 +246,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "seq_len": 32,
             "seed": 3,
             "embedding": "host",
+            "attention": "relu",
         }
     ]
     lines = result.output.splitlines()
@@ -266,6 +269,7 @@ def test_convert_leaves_the_embedding_to_the_target(
     replace_module("archnet.api", convert=fake_convert(build, calls))
     archnet("convert", "tiny", "--data", "x.txt", "--target", "archnet", "--out", str(build))
     assert calls[0]["embedding"] is None
+    assert calls[0]["attention"] is None
     assert (calls[0]["preset"], calls[0]["seq_len"], calls[0]["bits"]) == ("balanced", 128, "w8a8")
 
 
@@ -475,7 +479,7 @@ def test_completion_knows_commands_and_targets(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_an_error_of_ours_is_two_lines(archnet: Archnet, replace_module: Replace) -> None:
-    def inspect(model: str, target: str) -> None:
+    def inspect(model: str, target: str, attention: str | None) -> None:
         raise ArchNetError("tiny/config.json is no JSON", fix="download it again")
 
     replace_module("archnet.api", inspect=inspect)
@@ -496,7 +500,7 @@ def test_an_error_of_ours_is_two_lines(archnet: Archnet, replace_module: Replace
 def test_what_the_machine_lacks_is_bad_input(
     archnet: Archnet, replace_module: Replace, error: Exception, words: str
 ) -> None:
-    def inspect(model: str, target: str) -> None:
+    def inspect(model: str, target: str, attention: str | None) -> None:
         raise error
 
     replace_module("archnet.api", inspect=inspect)
