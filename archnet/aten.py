@@ -22,6 +22,7 @@ from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant
 from archnet.token_values import Curve, Known, Scores, Unknown, Value, node_kind, scalar_of
+from archnet.valid import MASKS
 
 PASS_THROUGH = frozenset(
     "alias clone contiguous detach dropout feature_dropout getitem to _to_copy type_as".split()
@@ -45,6 +46,8 @@ class Translator:
     named: dict[fx.Node, Value] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     normalized: set[str] = field(default_factory=set)
+    tables: dict[str, Tensor] = field(default_factory=dict)
+    """Of word embeddings that nothing has been done to yet, by site."""
 
     def __post_init__(self) -> None:
         nodes = [n for n in self.graph.graph.nodes if n.op == "call_function"]
@@ -182,10 +185,20 @@ class Translator:
         if node_kind(curve.node).rstrip("_") == "add" and len(operands) == 2 and not curve.node.kwargs:
             left, right = (self.value(a, "tokens", "row") for a in operands)
             return replace(left, site=self.add_site(curve.node, Op.ADD, (left.site, right.site)))
+        if factor is not None and curve.base.site in self.tables:
+            return self._scaled_words(curve, factor)
         if factor is not None:
             return replace(curve.base, gain=factor)
         reason = "an elementwise function that no converter knows"
         return self._refuse(curve.node, node_kind(curve.node), reason, [curve.base.site])
+
+    def _scaled_words(self, curve: Curve, factor: float) -> Value:
+        """A word embedding times a number: an embedding from a table of its own."""
+        parameters = {"table": self.tables[curve.base.site] * factor}
+        ids = next(site.inputs for site in self.sites if site.name == curve.base.site)
+        site = self.add_site(curve.node, Op.EMBEDDING, ids, parameters=parameters)
+        self.tables[site] = parameters["table"]
+        return replace(curve.base, site=site)
 
     def add_site(
         self,
@@ -248,11 +261,11 @@ class Translator:
         index = node.args[1]
         while isinstance(index, fx.Node) and node_kind(index) in PASS_THROUGH:
             index = index.args[0]
-        if isinstance(index, fx.Node) and index.op == "placeholder" and index.name == "input_ids":
-            table = self.tensor(node.args[0])
-            self.known[node] = Value(
-                self.add_site(node, Op.EMBEDDING, ("input_ids",), parameters={"table": table})
-            )
+        if isinstance(index, fx.Node) and index.op == "placeholder" and index.name in MASKS:
+            ids, table = str(index.name), self.tensor(node.args[0])
+            site = self.add_site(node, Op.EMBEDDING, (ids,), parameters={"table": table})
+            self.tables[site] = table
+            self.known[node] = Value(site, tokens=MASKS[ids])
 
     def side_table(self, node: fx.Node, width: int) -> Tensor:
         """A side value that is added to token features: constant, (sequence or 1, features)."""
@@ -354,7 +367,7 @@ def add(t: Translator, node: fx.Node) -> Known:
     x = t.value(left, "tokens", "row")
     if isinstance(right, fx.Node) and right in t.known:
         other = t.value(right, "tokens", "row")
-        if t.shape(left) != t.shape(right):
+        if t.shape(left) != t.shape(right) or x.tokens != other.tokens:
             raise Unknown("an Add that broadcasts")
         return replace(x, site=t.add_site(node, Op.ADD, (x.site, other.site)))
     if not isinstance(right, fx.Node):

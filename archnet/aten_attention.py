@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from archnet.aten_pooling import PRODUCT, averaged, masked, normalized
 from archnet.network import SiteAttribute
 from archnet.operators import Op
-from archnet.side_values import is_key_padding, side_constant, without_padding
+from archnet.side_values import side_constant, visibility_of, without_padding
 from archnet.token_values import Known, Scores, Unknown, Value, node_kind, scalar_of
 
 if TYPE_CHECKING:
@@ -114,50 +114,60 @@ def softmax(t: Translator, node: fx.Node) -> Known:
 def attention(t: Translator, node: fx.Node) -> Known:
     query, key, value = (t.value(a, "heads") for a in node.args[:3])
     args = dict(zip(("attn_mask", "dropout_p", "is_causal"), node.args[3:], strict=False)) | dict(node.kwargs)
-    if args.get("is_causal"):
-        raise Unknown("causal attention: decoders are not converted yet")
     width = t.shape(node)[-1]
     scale = scalar_of(args.get("scale")) or width**-0.5
     mask = args.get("attn_mask")
     addends = (mask,) if isinstance(mask, fx.Node) else ()
     scores = Scores(query, key, scale * query.gain * key.gain, addends, probabilities=True)
-    return _attend(t, node, scores, value)
+    return _attend(t, node, scores, value, causal=bool(args.get("is_causal")))
 
 
-def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value) -> Value:
-    """One attention site out of scores, their addends and the values."""
+def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causal: bool = False) -> Value:
+    """One attention site out of scores, their addends and the values.
+
+    Its inputs are query, key, value and, where padded keys are hidden, the mask of the keys' sequence.
+    """
     if not scores.probabilities:
         raise Unknown("a product of three activations without softmax")
     query, key = scores.query, scores.key
     if {query.heads, key.heads, value.heads} != {query.heads} or value.gain != 1.0:
         raise Unknown("grouped heads, or values that are scaled")
+    if key.tokens != value.tokens or (causal and key.tokens != query.tokens):
+        raise Unknown("its keys and values come from different sequences")
     masked = False
     bias: Tensor | None = None
     for addend in scores.addends:
-        addend_masks, addend_bias = _addend(t, addend)
-        masked |= addend_masks
+        seen, addend_bias = _addend(t, addend, query.tokens, key.tokens)
+        masked |= seen == "padding"
+        causal |= seen == "causal"
         if addend_bias is not None:
             bias = addend_bias if bias is None else bias + addend_bias
     parameters = {} if bias is None else {"bias": bias}
     attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scores.scale, "masked": masked}
-    inputs = (query.site, key.site, value.site, *(("attention_mask",) if masked else ()))
+    if causal:
+        attributes["causal"] = True
+    inputs = (query.site, key.site, value.site, *((key.tokens,) if masked else ()))
     site = t.add_site(node, Op.ATTENTION, inputs, parameters=parameters, attributes=attributes)
-    return Value(site, "heads", query.heads)
+    return Value(site, "heads", query.heads, tokens=query.tokens)
 
 
-def _addend(t: Translator, node: fx.Node) -> tuple[bool, Tensor | None]:
-    """What a tensor added to the scores is: (is it the padding of the keys, constant bias left over)."""
-    padded, probe = t.recorded[2][node], t.probes[2]
+def _addend(
+    t: Translator, node: fx.Node, query_tokens: str, key_tokens: str
+) -> tuple[str | None, Tensor | None]:
+    """What a tensor added to the scores is: ("padding" of the keys or "causal", constant bias left over)."""
+    padded = t.recorded[2][node]
+    queries, keys = (t.probes[2].values[name] for name in (query_tokens, key_tokens))
     full = side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=4)
     if full is None:
         raise Unknown("its attention mask depends on the tokens")
-    if padded.dim() == 4 and is_key_padding(padded, probe.attention_mask):
-        return True, None
+    seen = visibility_of(padded, queries, keys) if padded.dim() == 4 else None
+    if seen is not None:
+        return seen, None
     if full.dtype == torch.bool:
-        raise Unknown("its attention mask is not the padding of the keys (causal or windowed attention)")
+        raise Unknown("its attention mask is neither the padding of the keys nor causal (a window?)")
     if bool((full <= -1e3).any()):
-        raise Unknown("its attention mask hides keys that are not padding (causal or windowed attention)")
+        raise Unknown("its attention mask hides keys that are neither padding nor to come (a window?)")
     bias = full.reshape(-1, *full.shape[-2:]).float()
-    rest = without_padding(padded, probe.attention_mask) if padded.dim() == 4 else padded
+    rest = without_padding(padded, keys) if padded.dim() == 4 else padded
     masked = padded.dim() == 4 and not torch.equal(rest, padded)
-    return masked, bias if bool(bias.any()) else None
+    return "padding" if masked else None, bias if bool(bias.any()) else None

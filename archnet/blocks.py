@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from archnet.network import Network, Site
@@ -16,7 +16,8 @@ class Block:
     """A run of consecutive sites between two bottlenecks.
 
     Attributes:
-        name: "block 0", "block 1", ...; "head" and "tail" for what comes before and after.
+        name: "block 0", "block 1", ...; "head" and "tail" for what comes before and after; with
+            "encoder " or "decoder " in front where there are both.
         sites: names in execution order.
         output: the site whose value is all that the rest of the network sees of this block.
     """
@@ -26,18 +27,22 @@ class Block:
     output: str
 
 
-def bottlenecks(network: Network) -> list[int]:
-    """Indices of sites behind which their own value is the only live one (inputs apart)."""
+def bottlenecks(sites: Sequence[Site], outputs: Collection[str]) -> list[int]:
+    """Indices of sites behind which their own value is the only live one.
+
+    Args:
+        sites: in execution order; what they read that none of them makes is given.
+        outputs: sites whose values are wanted at the end.
+    """
     last_use: dict[str, int] = {}
-    for index, site in enumerate(network.sites):
+    for index, site in enumerate(sites):
         for source in site.inputs:
             last_use[source] = index
-    end = len(network.sites)
-    for name in network.outputs.values():
-        last_use[name] = max(last_use.get(name, -1), end)
+    for name in outputs:
+        last_use[name] = len(sites)
     live: set[str] = set()
     found = []
-    for index, site in enumerate(network.sites):
+    for index, site in enumerate(sites):
         if last_use.get(site.name, -1) > index:
             live.add(site.name)
         live -= {name for name in live if last_use[name] <= index}
@@ -75,25 +80,35 @@ def _best_run(segments: Sequence[Sequence[Site]]) -> tuple[int, int, int]:
 def find_blocks(network: Network) -> tuple[Block, ...]:
     """Split a network into head, repeated blocks and tail.
 
-    A network without repetition is one block.
+    A network without repetition is one block. An encoder-decoder is split twice, with the encoder's last
+    value as given for the decoder: "encoder block 0", "decoder block 0", ...
     """
-    cuts = bottlenecks(network)
-    starts = [0, *(cut + 1 for cut in cuts)]
-    segments = [network.sites[a:b] for a, b in zip(starts, [*starts[1:], len(network.sites)], strict=True)]
+    begin = next((i for i, s in enumerate(network.sites) if "decoder_input_ids" in s.inputs), None)
+    if begin is None:
+        return _split(network.sites, set(network.outputs.values()), "")
+    encoder, decoder = network.sites[:begin], network.sites[begin:]
+    handed = {name for site in decoder for name in site.inputs} & {site.name for site in encoder}
+    outputs = set(network.outputs.values())
+    return (*_split(encoder, handed | outputs, "encoder "), *_split(decoder, outputs, "decoder "))
+
+
+def _split(sites: Sequence[Site], outputs: Collection[str], side: str) -> tuple[Block, ...]:
+    starts = [0, *(cut + 1 for cut in bottlenecks(sites, outputs))]
+    segments = [sites[a:b] for a, b in zip(starts, [*starts[1:], len(sites)], strict=True)]
     segments = [segment for segment in segments if segment]
     start, period, count = _best_run(segments)
     if count == 0:
-        return (_block("block 0", network.sites),)
+        return (_block(f"{side}block 0", sites),)
     blocks = []
     head = [site for segment in segments[:start] for site in segment]
     if head:
-        blocks.append(_block("head", head))
+        blocks.append(_block(f"{side}head", head))
     for i in range(count):
         unit = segments[start + i * period : start + (i + 1) * period]
-        blocks.append(_block(f"block {i}", [site for segment in unit for site in segment]))
+        blocks.append(_block(f"{side}block {i}", [site for segment in unit for site in segment]))
     tail = [site for segment in segments[start + count * period :] for site in segment]
     if tail:
-        blocks.append(_block("tail", tail))
+        blocks.append(_block(f"{side}tail", tail))
     return tuple(blocks)
 
 

@@ -23,9 +23,12 @@ from archnet.executor import NetworkModule
 from archnet.network import Network, Site, detached
 from archnet.operators import Op
 from archnet.side_values import Probe, make_probes
+from archnet.simplify import with_biases
 from archnet.sources.source import named_outputs
+from archnet.valid import mask_of, row_masks, valid_rows
 
 INPUTS = ("input_ids", "attention_mask")
+TRANSLATION_INPUTS = (*INPUTS, "decoder_input_ids", "decoder_attention_mask")
 TOLERANCE = 2e-3
 """Largest relative error of the captured network against the original on padded input."""
 
@@ -65,16 +68,19 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def export_graph(module: nn.Module, vocabulary: int) -> tuple[fx.GraphModule, tuple[str, ...]]:
-    """torch.export of module(input_ids, attention_mask), both (batch, sequence) int64 with free sizes.
+def export_graph(
+    module: nn.Module, vocabulary: int, inputs: tuple[str, ...] = INPUTS
+) -> tuple[fx.GraphModule, tuple[str, ...]]:
+    """torch.export of a module called with these inputs, (batch, sequence) int64 each with free sizes.
 
     Returns:
         The graph and the names of its outputs in order.
     """
-    probe = make_probes(vocabulary, 24, padding=None)[0]
-    example = {"input_ids": probe.input_ids, "attention_mask": probe.attention_mask}
+    lengths = {name: 20 if name.startswith("decoder_") else 24 for name in inputs}
+    probe = make_probes(vocabulary, 24, padding=None, sides=_sides(inputs))[0]
+    example = {name: probe.values[name][:, :length].clone() for name, length in lengths.items()}
     free = torch.export.Dim.AUTO
-    shapes = {name: {0: free, 1: free} for name in INPUTS}
+    shapes = {name: {0: free, 1: free} for name in inputs}
     try:
         with _quiet(), torch.no_grad():
             result = module(**example)
@@ -84,13 +90,18 @@ def export_graph(module: nn.Module, vocabulary: int) -> tuple[fx.GraphModule, tu
         line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
         raise ArchNetError(
             f"the model cannot be captured by torch.export: {line.strip()[:300]}",
-            fix="make forward(input_ids, attention_mask) traceable (no data-dependent Python branches); "
+            fix=f"make forward({', '.join(inputs)}) traceable (no data-dependent Python branches); "
             "see docs/convert_your_model.md",
         ) from error
     names = _output_names(result)
     if not isinstance(graph, fx.GraphModule):
         raise TypeError("torch.export returned no GraphModule")
     return graph, names
+
+
+def _sides(inputs: tuple[str, ...]) -> tuple[str, ...]:
+    """Prefixes of the sequences that a model reads."""
+    return ("", "decoder_") if "decoder_input_ids" in inputs else ("",)
 
 
 def _output_names(result: object) -> tuple[str, ...]:
@@ -129,24 +140,26 @@ def capture(
     pooling: str | None = None,
     normalize: bool = False,
     padding_id: int | None = None,
+    inputs: tuple[str, ...] = INPUTS,
 ) -> Capture:
-    """Capture a text encoder as a Network and check it against the original.
+    """Capture a text encoder or an encoder-decoder as a Network and check it against the original.
 
     Args:
-        module: called as module(input_ids=..., attention_mask=...), int64 (batch, sequence).
+        module: called with `inputs` by name, int64 (batch, sequence) each.
         max_sequence: rows of the position tables that the network keeps.
         pooling: "mean" or "cls" adds the output "sentence_embedding".
         normalize: divide the sentence embedding by its L2 norm.
         padding_id: the token that stands for padding (some models derive positions from it).
+        inputs: INPUTS, or TRANSLATION_INPUTS of an encoder-decoder.
 
     Raises:
         ArchNetError: the model cannot be exported, or the captured network computes something else.
     """
     module.eval()
     vocabulary = vocabulary_of(module)
-    graph, names = export_graph(module, vocabulary)
-    probes = make_probes(vocabulary, max_sequence, padding=padding_id)
-    network = Translator(graph, INPUTS, names, probes).network()
+    graph, names = export_graph(module, vocabulary, inputs)
+    probes = make_probes(vocabulary, max_sequence, padding=padding_id, sides=_sides(inputs))
+    network = Translator(graph, inputs, names, probes).network()
     if not network.outputs:
         raise ArchNetError(
             "no output of the model depends on its tokens in a way that Arch-Net can follow",
@@ -154,7 +167,7 @@ def capture(
         )
     if pooling is not None:
         network = _pooled(network, pooling, normalize)
-    network = replace(network, tensors=detached(network.tensors)).pruned()
+    network = with_biases(replace(network, tensors=detached(network.tensors)).pruned())
     unknown = tuple(site for site in network.sites if site.op is Op.OTHER)
     error = float("nan") if unknown else _check(network, module, probes[2])
     return Capture(network, unknown, error)
@@ -175,16 +188,16 @@ def _pooled(network: Network, pooling: str, normalize: bool) -> Network:
 @torch.no_grad()
 def _check(network: Network, module: nn.Module, probe: Probe) -> float:
     """Largest relative error of the captured outputs at valid positions of a padded batch."""
-    inputs = {"input_ids": probe.input_ids, "attention_mask": probe.attention_mask}
-    got = NetworkModule(network)(inputs)
-    valid = probe.attention_mask.bool()
+    got = NetworkModule(network)(probe.values)
+    masks = row_masks(network)
     worst = 0.0
-    for name, wanted in named_outputs(module(**inputs)).items():
+    for name, wanted in named_outputs(module(**probe.values)).items():
         if name not in network.outputs:
             continue
         value = got[network.outputs[name]]
         if wanted.dim() == 3:
-            wanted, value = wanted[valid], value[valid]
+            mask = mask_of(probe.values, masks[network.outputs[name]])
+            wanted, value = valid_rows(wanted, mask), valid_rows(value, mask)
         if name in network.normalized:
             value = F.normalize(value, dim=-1)
         error = float((value - wanted).abs().max() / wanted.abs().max().clamp_min(1e-6))

@@ -89,7 +89,10 @@ def _key(name: str) -> str:
 
 
 def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tensor) -> Tensor:
-    """Scaled products of queries and keys plus the constant bias, (batch, heads, sequence, sequence)."""
+    """Scaled products of queries and keys plus the constant bias, (batch, heads, queries, keys).
+
+    In causal attention the keys behind a query's own place are hidden.
+    """
     heads = int(site.attributes["heads"])
     scores = (
         split_heads(query, heads)
@@ -99,7 +102,14 @@ def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tens
     if "bias" in site.parameters:
         length = scores.shape[-1]
         scores = scores + module.parameter(site, "bias")[:, :length, :length]
+    if site.attributes.get("causal", False):
+        scores = scores + later_keys(scores.shape[-1], scores.device) * MASKED
     return scores
+
+
+def later_keys(length: int, device: torch.device) -> Tensor:
+    """bool (length, length): which keys stand behind a query's own place."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

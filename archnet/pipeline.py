@@ -20,7 +20,7 @@ from archnet.blocks import Block, find_blocks, with_blocks
 from archnet.build import BuildDir, estimate_build_bytes
 from archnet.calibration.equalization import equalize
 from archnet.calibration.token_batches import TokenBatches
-from archnet.capture import capture
+from archnet.capture import INPUTS, TRANSLATION_INPUTS, capture
 from archnet.code_embedding import with_code_embedding
 from archnet.config import ConvertSettings
 from archnet.converters.fold import Affine, Folded, fold
@@ -82,7 +82,7 @@ def captured(source: Source, seq_len: int) -> tuple[Network, tuple[Block, ...]]:
     Raises:
         ArchNetError: the model reads something else than tokens, or cannot be captured.
     """
-    if source.kind != "text":
+    if source.kind == "image":
         raise ArchNetError(
             f"{source.name} reads {source.kind}s; this version converts text encoders",
             fix="give a model that takes input_ids and attention_mask",
@@ -94,6 +94,7 @@ def captured(source: Source, seq_len: int) -> tuple[Network, tuple[Block, ...]]:
         pooling=source.pooling,
         normalize=source.normalize,
         padding_id=padding if isinstance(padding, int) else None,
+        inputs=TRANSLATION_INPUTS if source.kind == "translation" else INPUTS,
     )
     blocks = find_blocks(found.network)
     return with_blocks(found.network, blocks), blocks
@@ -113,6 +114,11 @@ def prepare(
     """
     profile.choose_bits(settings.bits)
     tell()
+    if source.kind == "translation":
+        raise ArchNetError(
+            f"{source.name} is an encoder-decoder, which can be inspected but not converted yet",
+            fix="convert a text encoder",
+        )
     teacher, blocks = captured(source, settings.seq_len)
     tell()
     plan = make_plan(

@@ -155,6 +155,9 @@ def _embedding(site: Site, profile: Profile, form: str) -> Decision:
 def _attention(site: Site, network: Network, profile: Profile, form: str) -> Decision:
     if form not in profile.attention_forms:
         return _refuse(site, f"{profile.name} has no attention form '{form}'")
+    causal = bool(site.attributes.get("causal", False))
+    if causal and "decoder_input_ids" not in network.inputs:
+        return _refuse(site, "it is causal, which is known in the decoder of an encoder-decoder only")
     converter = converter_for(site.op, form)
     if converter is not None:
         reason = converter.rejects(site, network) or _missing(profile, converter.needs)
@@ -163,7 +166,7 @@ def _attention(site: Site, network: Network, profile: Profile, form: str) -> Dec
         return Decision(site.name, str(site.op), "replace", converter.becomes, block=site.block)
     if (reason := position_bias(site)) is not None:
         return _refuse(site, reason)
-    masked = (Op.MASK,) if site.attributes["masked"] else ()
+    masked = (Op.MASK,) if site.attributes["masked"] or causal else ()
     reason = _missing(profile, (Op.MATMUL, Op.SOFTMAX, *masked))
     if reason is not None:
         return _refuse(site, reason)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, fx
@@ -38,18 +39,37 @@ class _Recorder(fx.Interpreter):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One set of probe inputs, (batch, sequence) int64 each."""
+    """One set of probe inputs by name, (batch, sequence) int64 each."""
 
-    input_ids: Tensor
-    attention_mask: Tensor
+    values: Mapping[str, Tensor]
+
+    @property
+    def input_ids(self) -> Tensor:
+        """Token ids, of the source where there are two sequences."""
+        return self.values["input_ids"]
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """Their mask."""
+        return self.values["attention_mask"]
 
     def inputs(self, names: Sequence[str]) -> list[Tensor]:
-        values: Mapping[str, Tensor] = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
-        return [values[name] for name in names]
+        """The values of these inputs."""
+        return [self.values[name] for name in names]
 
 
-def make_probes(vocabulary: int, sequence: int, *, padding: int | None) -> tuple[Probe, Probe, Probe]:
-    """Two full probes of different tokens at `sequence`, and a short padded one (3, 8)."""
+PADDED_SEQUENCES = {"": 8, "decoder_": 6}
+"""Lengths of the short padded probe; they differ, so that source and target cannot be confused."""
+
+
+def make_probes(
+    vocabulary: int, sequence: int, *, padding: int | None, sides: Sequence[str] = ("",)
+) -> tuple[Probe, Probe, Probe]:
+    """Two full probes of different tokens at `sequence`, and a short padded one of 3 rows.
+
+    Args:
+        sides: prefixes of the inputs: "" and, for encoder-decoders, "decoder_".
+    """
     generator = torch.Generator().manual_seed(0)
     allowed = torch.tensor([i for i in range(vocabulary) if i != padding])
 
@@ -57,16 +77,26 @@ def make_probes(vocabulary: int, sequence: int, *, padding: int | None) -> tuple
         return allowed[torch.randint(len(allowed), (batch, length), generator=generator)]
 
     def full(batch: int) -> Probe:
-        ids = tokens(batch, sequence)
-        return Probe(ids, torch.ones_like(ids))
+        values: dict[str, Tensor] = {}
+        for side in sides:
+            ids = tokens(batch, sequence)
+            values |= {f"{side}input_ids": ids, f"{side}attention_mask": torch.ones_like(ids)}
+        return Probe(values)
 
-    padded = torch.ones(3, 8, dtype=torch.int64)
-    padded[1, 5:] = 0
-    padded[2, 2:] = 0
-    ids = tokens(3, 8)
-    if padding is not None:
-        ids[padded == 0] = padding
-    return full(2), full(2), Probe(ids, padded)
+    def padded() -> Probe:
+        values: dict[str, Tensor] = {}
+        for side in sides:
+            length = PADDED_SEQUENCES[side]
+            mask = torch.ones(3, length, dtype=torch.int64)
+            mask[1, length - 3 :] = 0
+            mask[2, 2:] = 0
+            ids = tokens(3, length)
+            if padding is not None:
+                ids[mask == 0] = padding
+            values |= {f"{side}input_ids": ids, f"{side}attention_mask": mask}
+        return Probe(values)
+
+    return full(2), full(2), padded()
 
 
 @torch.no_grad()
@@ -101,27 +131,38 @@ def constant_of(first: Tensor, second: Tensor) -> Tensor | None:
     return first[0] if first.dim() and first.shape[0] == 1 else first
 
 
-def is_key_padding(mask: Tensor, attention_mask: Tensor) -> bool:
-    """Whether a mask given to attention, (batch, 1 or heads, queries, keys), is the padding of the keys.
+def visibility_of(mask: Tensor, queries: Tensor, keys: Tensor) -> Literal["padding", "causal"] | None:
+    """What a mask given to attention, (batch, 1 or heads, queries, keys), lets a query see.
 
-    Only rows of valid queries count: what a padded token attends to reaches nobody.
+    Only rows of valid queries count: what a padded token attends to reaches nobody. Padding is on the
+    right, so that the keys up to a valid query's own place are never padding.
+
+    Args:
+        queries: mask of the sequence that asks, (batch, queries).
+        keys: mask of the sequence that is asked, (batch, keys).
+
+    Returns:
+        "padding": all keys that are no padding; "causal": keys up to its own place; None: something else.
     """
     keep = mask if mask.dtype == torch.bool else mask > NEGLIGIBLE
     if mask.dtype != torch.bool and not torch.all((mask == 0) | (mask <= NEGLIGIBLE)):
-        return False
-    batch, keys = attention_mask.shape
+        return None
+    size = (queries.shape[1], keys.shape[1])
     try:
-        keep = keep.expand(batch, keep.shape[1], keys, keys)
+        keep = keep.expand(queries.shape[0], keep.shape[1], *size)
     except RuntimeError:
-        return False
-    wanted = attention_mask.bool()[:, None, None, :].expand_as(keep)
-    valid = attention_mask.bool()[:, None, :, None].expand_as(keep)
-    return bool(torch.equal(keep & valid, wanted & valid))
+        return None
+    valid = queries.bool()[:, None, :, None].expand_as(keep)
+    padding = keys.bool()[:, None, None, :].expand_as(keep)
+    if torch.equal(keep & valid, padding & valid):
+        return "padding"
+    causal = torch.ones(size, dtype=torch.bool).tril().expand_as(keep)
+    return "causal" if size[0] == size[1] and torch.equal(keep & valid, causal & valid) else None
 
 
-def without_padding(mask: Tensor, attention_mask: Tensor) -> Tensor:
+def without_padding(mask: Tensor, keys: Tensor) -> Tensor:
     """An additive mask with the entries of padded keys set to 0 (what is left is a bias)."""
-    padded = ~attention_mask.bool()[:, None, None, :]
+    padded = ~keys.bool()[:, None, None, :]
     return torch.where(padded.expand_as(mask), torch.zeros((), dtype=mask.dtype), mask)
 
 

@@ -15,12 +15,14 @@ class Value:
     "heads" (batch, heads, sequence, width); "heads_t" (batch, heads, width, sequence);
     "row" (batch, features). On the way to a pooled output: "masked", tokens with 0 in place of padding;
     "sum", their sum over the sequence; "norm", the L2 norm of a row; "normalized", a row divided by it.
+    tokens: the mask of the sequence that it runs over, the source's or the target's.
     """
 
     site: str
     layout: str = "tokens"
     heads: int = 1
     gain: float = 1.0
+    tokens: str = "attention_mask"
 
 
 @dataclass(frozen=True, slots=True)

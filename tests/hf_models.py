@@ -256,3 +256,81 @@ def add_sentence_transformer(
     config.update({f"pooling_mode_{suffix}": mode == pooling for mode, suffix in keys.items()})
     (folder / "1_Pooling").mkdir(exist_ok=True)
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(config, indent=1))
+
+
+# Translation models --------------------------------------------------------------------------------
+
+END, PAD = 2, 1
+"""Token ids of `make_translation_tokenizer`: </s> and <pad>, which also starts a translation."""
+
+
+def make_translation_tokenizer() -> Tokenizer:
+    """The byte-level tokenizer of `make_bpe_tokenizer` that ends sentences with </s>, as Marian's do."""
+    tokenizer = make_bpe_tokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", END)])
+    return tokenizer
+
+
+def make_translation_model(
+    family: str = "marian",
+    *,
+    seed: int = 0,
+    layers: int = 2,
+    hidden: int = HIDDEN,
+    end_bias: float = 0.0,
+    **overrides: Any,
+) -> nn.Module:
+    """A tiny encoder-decoder with a shared embedding in eval mode, float32.
+
+    Args:
+        family: "marian" (post-LayerNorm, sinusoidal positions), "bart" (learned ones, LayerNorm behind the
+            embedding), "mbart" or "pegasus" (pre-LayerNorm).
+        end_bias: added to the logit of </s>, so that random translations end.
+    """
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    settings: dict[str, Any] = {
+        "vocab_size": make_translation_tokenizer().get_vocab_size(),
+        "d_model": hidden,
+        **{f"{side}_layers": layers for side in ("encoder", "decoder")},
+        **{f"{side}_attention_heads": HEADS for side in ("encoder", "decoder")},
+        **{f"{side}_ffn_dim": 2 * hidden for side in ("encoder", "decoder")},
+        "activation_function": "relu",
+        "max_position_embeddings": MAX_POSITIONS,
+        "scale_embedding": True,
+        "pad_token_id": PAD,
+        "eos_token_id": END,
+        "bos_token_id": 0,
+        "decoder_start_token_id": PAD,
+        "forced_eos_token_id": None,
+    }
+    config = AutoConfig.for_model(family, **(settings | overrides))
+    torch_state = torch.get_rng_state()
+    try:
+        torch.manual_seed(seed)
+        model: Any = AutoModelForSeq2SeqLM.from_config(config, attn_implementation="sdpa")
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "embed_positions" not in name:
+                    centre = 1.0 if parameter.dim() == 1 and name.endswith("weight") else 0.0
+                    parameter.copy_(centre + 0.2 * torch.randn_like(parameter))
+            model.final_logits_bias[0, END] = end_bias
+    finally:
+        torch.set_rng_state(torch_state)
+    model.generation_config.bad_words_ids = [[PAD]]
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def make_translation_folder(folder: Path, family: str = "marian", **settings: Any) -> Path:
+    """Write the folder of a tiny encoder-decoder (see `make_translation_model`) and return it."""
+    from transformers.utils import logging as transformers_logging
+
+    folder.mkdir(parents=True, exist_ok=True)
+    transformers_logging.disable_progress_bar()
+    model: Any = make_translation_model(family, **settings)
+    model.save_pretrained(folder)
+    make_translation_tokenizer().save(str(folder / "tokenizer.json"))
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    record = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_POSITIONS, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(record, indent=1))
+    return folder

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from archnet.errors import ArchNetError
+from archnet.generation import GenerationSettings
 from archnet.sources.jsonfile import read_json_object
 from archnet.sources.pretrained import load_pretrained
 from archnet.sources.sentence_transformer import Chain, read_chain
@@ -20,6 +21,7 @@ from archnet.sources.source import (
     probe_outputs,
 )
 from archnet.sources.tokenizer import load_tokenizer, lower_cased, tokenizer_max_length
+from archnet.sources.translation import TranslationModel, generation_settings
 from archnet.sources.weights import PICKLE_SUFFIXES, find_weights, hash_files
 
 _GENERIC_NAMES = ("model", "models", "checkpoint", "0_Transformer")
@@ -44,8 +46,13 @@ def open_folder(folder: Path, *, name: str | None = None, tokenizer_required: bo
     module, notes = load_pretrained(encoder, config)
     check_finite(module, str(encoder))
     kind = input_kind(module, str(encoder))
-    found = load_tokenizer(encoder) if kind == "text" else None
-    if found is None and kind == "text" and tokenizer_required:
+    generation: GenerationSettings | None = None
+    more: tuple[str, ...] = ()
+    if kind == "translation":
+        generation, more = generation_settings(module, str(encoder))
+        module = TranslationModel(module)
+    found = load_tokenizer(encoder) if kind != "image" else None
+    if found is None and kind != "image" and tokenizer_required:
         raise ArchNetError(
             f"{encoder} has no tokenizer.json",
             fix="save it beside the weights: AutoTokenizer.from_pretrained(name).save_pretrained(folder)",
@@ -65,7 +72,8 @@ def open_folder(folder: Path, *, name: str | None = None, tokenizer_required: bo
         sha256=hash_files(files),
         kind=kind,
         config=module_config(module),
-        notes=(*notes, *(chain.notes if chain else ())),
+        notes=(*notes, *more, *(chain.notes if chain else ())),
+        generation=generation,
     )
 
 
@@ -121,16 +129,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
             fix="convert the original float model",
         )
     architectures = [str(a) for a in config.get("architectures") or []]
-    if config.get("is_encoder_decoder"):
-        raise ArchNetError(
-            f"{file} is an encoder-decoder ({', '.join(architectures) or config.get('model_type')}); "
-            "this version converts encoders",
-            fix="choose an encoder such as BERT, or wait for the version that converts translation models",
-        )
     if any(a.endswith(_DECODER_ENDS) for a in architectures):
         raise ArchNetError(
-            f"{file} is a text generator ({', '.join(architectures)}); this version converts encoders",
-            fix="choose an encoder such as BERT, RoBERTa or a sentence-transformers model",
+            f"{file} is a text generator ({', '.join(architectures)}); this version converts encoders and "
+            "encoder-decoders",
+            fix="choose an encoder such as BERT, or a translation model such as Marian",
         )
     return config
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from archnet.errors import ArchNetError
+from archnet.generation import GenerationSettings
 from archnet.sources.factory import call_factory
 from archnet.sources.folder import module_config, module_max_length, open_folder
 from archnet.sources.hub import download, looks_like_hub_name
@@ -26,6 +27,7 @@ from archnet.sources.source import (
     probe_outputs,
 )
 from archnet.sources.tokenizer import as_tokenizer, load_tokenizer
+from archnet.sources.translation import TranslationModel, generation_settings
 from archnet.sources.weights import CONVERT_HINT, PICKLE_SUFFIXES
 
 FORMS = "a model folder, a hub name (owner/name) or path/to/file.py:factory"
@@ -156,9 +158,14 @@ def _open_module(module: nn.Module, name: str, tokenizer: object | None) -> Sour
         )
     check_finite(module, name)
     kind = input_kind(module, name)
+    generation: GenerationSettings | None = None
+    notes: tuple[str, ...] = ()
+    if kind == "translation":
+        generation, notes = generation_settings(module, name)
+        module = TranslationModel(module)
     found = as_tokenizer(tokenizer) if tokenizer is not None else None
     if found is None:
-        origin = getattr(getattr(module, "config", None), "_name_or_path", None) if kind == "text" else None
+        origin = getattr(getattr(module, "config", None), "_name_or_path", None) if kind != "image" else None
         found = load_tokenizer(Path(origin)) if origin and Path(origin).is_dir() else None
     return Source(
         name=name,
@@ -172,6 +179,8 @@ def _open_module(module: nn.Module, name: str, tokenizer: object | None) -> Sour
         sha256=hash_tensors(module),
         kind=kind,
         config=module_config(module),
+        notes=notes,
+        generation=generation,
     )
 
 

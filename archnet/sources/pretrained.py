@@ -72,6 +72,8 @@ def _from_pretrained(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, d
         for end, auto in _TASK_HEADS.items()
         if str(a).endswith(end)
     ]
+    if config.get("is_encoder_decoder"):
+        ends = ["AutoModelForSeq2SeqLM"]
     auto_class = getattr(transformers, ends[0] if ends else "AutoModel")
     try:
         with quiet_transformers():

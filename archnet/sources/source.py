@@ -15,8 +15,9 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from archnet.errors import ArchNetError
+from archnet.generation import GenerationSettings
 
-Kind = Literal["text", "image"]
+Kind = Literal["text", "image", "translation"]
 Pooling = Literal["mean", "cls"]
 
 DEFAULT_MAX_LENGTH = 512
@@ -29,7 +30,8 @@ class Source:
     Attributes:
         name: a short name for reports.
         module: eval mode, float32, on the CPU; called as `module(input_ids=..., attention_mask=...)`
-            (text: int64, both (batch, sequence)) or `module(pixel_values=...)` (image: float32).
+            (text: int64, both (batch, sequence)), with `decoder_input_ids` and `decoder_attention_mask` too
+            (translation) or `module(pixel_values=...)` (image: float32).
         output_names: names of the float tensors that the module returns, in its order; a bare tensor is
             "output", the members of a tuple "output_0", "output_1", ...
         tokenizer: without padding and truncation; None for images and for modules that came without.
@@ -39,9 +41,10 @@ class Source:
         max_length: tokens, special ones included, that the model was made for.
         sha256: of the weight file as it is on disk (several files: of their digests; a live module: of its
             tensors).
-        kind: "text" or "image".
+        kind: "text", "image" or "translation" (an encoder-decoder).
         config: the transformers configuration as plain data; empty for other modules.
         notes: what was left out or changed while opening, for the plan and the report.
+        generation: how an encoder-decoder searches; None for other models.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Source:
     kind: Kind
     config: dict[str, Any]
     notes: tuple[str, ...] = ()
+    generation: GenerationSettings | None = None
 
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer; ArchNetError when the model came without one."""
@@ -85,6 +89,8 @@ def input_kind(module: nn.Module, name: str) -> Kind:
     if main == "pixel_values" or (main is None and "pixel_values" in parameters):
         return "image"
     if main == "input_ids" or (main is None and ("input_ids" in parameters or takes_any)):
+        if "attention_mask" in parameters and "decoder_input_ids" in parameters:
+            return "translation"
         if takes_any or "attention_mask" in parameters:
             return "text"
         raise ArchNetError(
@@ -102,9 +108,10 @@ def example_inputs(
     module: nn.Module, kind: Kind, *, batch: int = 1, sequence: int = 8
 ) -> dict[str, torch.Tensor]:
     """Valid arguments for a call: ids of 0 with a full mask, or black images of the configured size."""
-    if kind == "text":
+    if kind != "image":
         ids = torch.zeros((batch, sequence), dtype=torch.int64)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return inputs if kind == "text" else inputs | {f"decoder_{k}": v for k, v in inputs.items()}
     config = getattr(module, "config", None)
     size = getattr(config, "image_size", 224)
     height, width = (size, size) if isinstance(size, int) else tuple(size)
@@ -132,10 +139,11 @@ def probe_outputs(module: nn.Module, kind: Kind, name: str) -> tuple[str, ...]:
         with torch.no_grad():
             outputs = named_outputs(module(**inputs))
     except Exception as error:  # whatever a model's own code raises is the user's to see, in one line
+        call = ", ".join(f"{name}=..." for name in inputs)
         raise ArchNetError(
             f"{name} could not be called with {' and '.join(inputs)}: {one_line(error)}",
-            fix="make module(input_ids=..., attention_mask=...) work on int64 tensors of (batch, sequence)"
-            if kind == "text"
+            fix=f"make module({call}) work on int64 tensors of (batch, sequence)"
+            if kind != "image"
             else "make module(pixel_values=...) work on a float32 tensor of (batch, channels, height, width)",
         ) from error
     if not outputs:

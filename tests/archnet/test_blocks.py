@@ -28,7 +28,7 @@ def layered(layers: int, *, tail: bool) -> Network:
 
 def test_bottlenecks_are_where_one_value_is_left() -> None:
     network = layered(1, tail=False)
-    names = [network.sites[i].name for i in bottlenecks(network)]
+    names = [network.sites[i].name for i in bottlenecks(network.sites, network.outputs.values())]
     assert names == ["words", "norm", "0.add", "0.norm"]
 
 
@@ -53,7 +53,7 @@ def test_network_without_repetition_is_one_block() -> None:
 def test_an_output_inside_keeps_its_value_alive() -> None:
     network = layered(1, tail=False)
     both = Network(network.inputs, network.sites, {}, {"output": "0.norm", "early": "norm"})
-    assert [both.sites[i].name for i in bottlenecks(both)] == ["words", "norm"]
+    assert [both.sites[i].name for i in bottlenecks(both.sites, both.outputs.values())] == ["words", "norm"]
 
 
 def test_sites_learn_their_block() -> None:
@@ -61,3 +61,34 @@ def test_sites_learn_their_block() -> None:
     named = with_blocks(network, find_blocks(network))
     assert named.site("1.up").block == "block 1"
     assert named.site("words").block == "head"
+
+
+def decoder_layers(count: int) -> list[Site]:
+    """Layers that read the encoder's last value "0.norm" as well as their own stream."""
+    sites = [Site("targets", Op.EMBEDDING, ("decoder_input_ids",))]
+    last = "targets"
+    for i in range(count):
+        sites += [
+            Site(f"d{i}.key", Op.LINEAR, ("0.norm",)),
+            Site(f"d{i}.attention", Op.ATTENTION, (last, f"d{i}.key", f"d{i}.key")),
+            Site(f"d{i}.add", Op.ADD, (last, f"d{i}.attention")),
+            Site(f"d{i}.norm", Op.LAYER_NORM, (f"d{i}.add",)),
+        ]
+        last = f"d{i}.norm"
+    return [*sites, Site("logits", Op.LINEAR, (last,))]
+
+
+def test_encoder_and_decoder_have_blocks_of_their_own() -> None:
+    encoder = layered(1, tail=False)
+    sites = (*encoder.sites, *decoder_layers(2))
+    inputs = (*encoder.inputs, "decoder_input_ids", "decoder_attention_mask")
+    network = Network(inputs, sites, {}, {"logits": "logits"})
+    blocks = find_blocks(network)
+    assert [(b.name, b.output) for b in blocks] == [
+        ("encoder block 0", "0.norm"),
+        ("decoder head", "targets"),
+        ("decoder block 0", "d0.norm"),
+        ("decoder block 1", "d1.norm"),
+        ("decoder tail", "logits"),
+    ]
+    assert [name for block in blocks for name in block.sites] == [site.name for site in sites]

@@ -155,16 +155,15 @@ def test_other_sums_over_tokens_are_refused() -> None:
     ]
 
 
-def test_causal_attention_is_refused() -> None:
+def test_causal_attention_is_recognised_by_its_flag() -> None:
     def attend(x: Tensor) -> Tensor:
         heads = x.unflatten(-1, (2, -1)).transpose(1, 2)
         return F.scaled_dot_product_attention(heads, heads, heads, is_causal=True).transpose(1, 2).flatten(2)
 
     found = capture(Elementwise(attend), max_sequence=8)
-    assert reasons(found)[0] == (
-        "aten.scaled_dot_product_attention",
-        "causal attention: decoders are not converted yet",
-    )
+    assert found.unknown == ()
+    (site,) = (site for site in found.network.sites if site.op is Op.ATTENTION)
+    assert site.attributes["causal"] is True
 
 
 def test_model_that_cannot_be_exported_is_one_error() -> None:

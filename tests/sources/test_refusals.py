@@ -90,7 +90,6 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         pytest.param(
             set_config(quantization_config={"quant_method": "gptq"}), "gptq", "float", id="quantized"
         ),
-        pytest.param(set_config(is_encoder_decoder=True), "encoder-decoder", "encoder", id="enc-dec"),
         pytest.param(
             set_config(architectures=["GPT2LMHeadModel"]), "text generator", "encoder", id="decoder"
         ),

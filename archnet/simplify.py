@@ -1,0 +1,37 @@
+"""What a captured network says in two sites and means as one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from archnet.network import Network, Site
+from archnet.operators import Op
+
+
+def with_biases(network: Network) -> Network:
+    """Constants added to a fully connected layer (the bias of an output vocabulary) go into its bias.
+
+    Only where the constant is the same at every position and nothing else reads the layer.
+    """
+    readers = network.consumers()
+    tensors, sites = dict(network.tensors), {site.name: site for site in network.sites}
+    merged: dict[str, str] = {}
+    for site in network.sites:
+        source = sites.get(site.inputs[0]) if site.inputs else None
+        if site.op is not Op.ADD or len(site.inputs) != 1 or source is None or source.op is not Op.LINEAR:
+            continue
+        table = network.parameter(site, "table")
+        alone = len(readers[source.name]) == 1 and source.name not in network.outputs.values()
+        if alone and bool((table == table[:1]).all()):
+            tensors[source.parameters["bias"]] = tensors[source.parameters["bias"]] + table[0]
+            merged[site.name] = source.name
+
+    def renamed(site: Site) -> Site:
+        return replace(site, inputs=tuple(merged.get(name, name) for name in site.inputs))
+
+    return replace(
+        network,
+        sites=tuple(renamed(site) for site in network.sites if site.name not in merged),
+        tensors=tensors,
+        outputs={name: merged.get(site, site) for name, site in network.outputs.items()},
+    ).pruned()

@@ -1,0 +1,115 @@
+"""Encoder-decoders: one call for teacher-forced training, and the settings of their search."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from archnet.errors import ArchNetError
+from archnet.generation import GenerationSettings
+
+NOT_FOLLOWED = {
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
+    "do_sample": False,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_bos_token_id": None,
+    "sequence_bias": None,
+    "exponential_decay_length_penalty": None,
+}
+"""Settings of transformers' generate that are left out, with the values at which they do nothing."""
+
+
+class TranslationModel(nn.Module):
+    """An encoder-decoder called with both sides' tokens; gives {"logits": (batch, tokens, vocabulary)}."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.config = getattr(model, "config", None)
+        takes = inspect.signature(model.forward).parameters
+        self.extra: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
+
+    def get_input_embeddings(self) -> nn.Module | None:
+        """The table of the source's words, where the model names it."""
+        named = getattr(self.model, "get_input_embeddings", None)
+        table = named() if callable(named) else None
+        return table if isinstance(table, nn.Module) else None
+
+    def set_attn_implementation(self, name: str) -> None:
+        """Pass the request on to the model."""
+        change = getattr(self.model, "set_attn_implementation", None)
+        if callable(change):
+            change(name)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        decoder_input_ids: Tensor,
+        decoder_attention_mask: Tensor,
+    ) -> dict[str, Tensor]:
+        """All int64: (batch, source tokens) twice, (batch, target tokens) twice."""
+        result = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            **self.extra,
+        )
+        logits = result["logits"] if isinstance(result, Mapping) else result
+        if isinstance(logits, (tuple, list)):
+            logits = logits[0]
+        return {"logits": logits}
+
+
+def generation_settings(module: nn.Module, name: str) -> tuple[GenerationSettings, tuple[str, ...]]:
+    """How the model searches, from its generation_config, and what of that is not followed.
+
+    Raises:
+        ArchNetError: the model does not say with which token a translation starts or ends.
+    """
+    model = module.model if isinstance(module, TranslationModel) else module
+    given = getattr(model, "generation_config", None) or getattr(model, "config", None)
+    known: dict[str, Any] = given.to_dict() if given is not None else {}
+    config = getattr(model, "config", None)
+    for key in ("decoder_start_token_id", "eos_token_id", "pad_token_id"):
+        if known.get(key) is None:
+            known[key] = getattr(config, key, None)
+    if known["decoder_start_token_id"] is None or known["eos_token_id"] is None:
+        raise ArchNetError(
+            f"{name} does not say with which token a translation starts and ends",
+            fix="set decoder_start_token_id and eos_token_id in its generation_config.json",
+        )
+    words = known.get("bad_words_ids") or []
+    left = [k for k, v in NOT_FOLLOWED.items() if known.get(k) is not None and known[k] != v]
+    if any(len(word) != 1 for word in words):
+        left.append("bad_words_ids of several tokens")
+    notes = (f"generate does not follow {', '.join(left)} of the model's settings",) if left else ()
+    ends = known["eos_token_id"]
+    return (
+        GenerationSettings(
+            start=int(known["decoder_start_token_id"]),
+            ends=tuple(ends) if isinstance(ends, list) else (int(ends),),
+            pad=int(known["pad_token_id"] if known["pad_token_id"] is not None else 0),
+            forbidden=tuple(int(word[0]) for word in words if len(word) == 1),
+            forced_end=known.get("forced_eos_token_id"),
+            renormalize=bool(known.get("renormalize_logits")),
+            num_beams=int(known.get("num_beams") or 1),
+            length_penalty=float(1.0 if known.get("length_penalty") is None else known["length_penalty"]),
+            early_stopping=bool(known.get("early_stopping")),
+        ),
+        notes,
+    )
