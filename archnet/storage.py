@@ -1,8 +1,8 @@
 """A QuantizedGraph on disk: graph.json (structure) and graph.safetensors (constants).
 
 graph.json holds {"format", "version", "sha256", "constants_sha256", "graph"}: the first checksum is of
-the canonical JSON text of "graph", the second of the bytes of graph.safetensors. Nothing is executed
-when a graph is read.
+the canonical JSON text of "graph", the second of the bytes of graph.safetensors. Constants of 4 bits and
+fewer are packed (archnet/calibration/packing.py). Nothing is executed when a graph is read.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from archnet.atomic import write_bytes
+from archnet.calibration.packing import pack, unpack
 from archnet.errors import ArchNetError
 from archnet.graph import AttributeValue, GraphOutput, HostTable, Node, QuantizedGraph, TensorSpec
 from archnet.graph_check import validate_graph
 from archnet.operators import Op
+from archnet.packed_constants import packed_constants
 
 FORMAT = "archnet-graph"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 has no packed constants."""
+
 GRAPH_FILE = "graph.json"
 CONSTANTS_FILE = "graph.safetensors"
 
@@ -43,14 +48,18 @@ def save_graph(graph: QuantizedGraph, folder: Path) -> None:
         ArchNetError: the graph is not valid, or the disk refuses; files already there stay whole.
     """
     validate_graph(graph)
-    arrays = {name: np.ascontiguousarray(value) for name, value in graph.constants.items()}
+    packed = packed_constants(graph)
+    arrays: dict[str, NDArray[Any]] = {
+        name: pack(value, packed[name]) if name in packed else np.ascontiguousarray(value)
+        for name, value in graph.constants.items()
+    }
     for output in graph.outputs:
         key = output.name + _SCALE_SUFFIX
         if key in arrays:
             raise ArchNetError(f"{graph.name}: {key} names a constant and an output's scale", fix=_AGAIN)
         arrays[key] = np.ascontiguousarray(output.scale)
     constants = safetensors.numpy.save(arrays)
-    structure = _encode(graph)
+    structure = _encode(graph, packed)
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -103,9 +112,10 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ArchNetError(f"{path} is truncated or damaged: {error}", fix=_AGAIN) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT or "graph" not in document:
         raise ArchNetError(f"{path} is not an Arch-Net graph", fix=_AGAIN)
-    if document.get("version") != VERSION:
+    if document.get("version") not in READABLE:
+        versions = " and ".join(map(str, READABLE))
         raise ArchNetError(
-            f"{path} has format version {document.get('version')!r}; this archnet reads version {VERSION}",
+            f"{path} has format version {document.get('version')!r}; this archnet reads versions {versions}",
             fix=f"{_AGAIN} with this version of archnet",
         )
     return document
@@ -115,7 +125,7 @@ def _canonical(structure: object) -> bytes:
     return json.dumps(structure, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _encode(graph: QuantizedGraph) -> dict[str, Any]:
+def _encode(graph: QuantizedGraph, packed: Mapping[str, int]) -> dict[str, Any]:
     return {
         "name": graph.name,
         "max_sequence": graph.max_sequence,
@@ -144,6 +154,7 @@ def _encode(graph: QuantizedGraph) -> dict[str, Any]:
         ],
         "constants": {
             name: {"dtype": str(value.dtype), "shape": list(value.shape)}
+            | ({"bits": packed[name]} if name in packed else {})
             for name, value in graph.constants.items()
         },
     }
@@ -165,10 +176,7 @@ def _decode(structure: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
         for s in structure["tensors"]
     ]
     tensors = {spec.name: spec for spec in specs}
-    for name, entry in structure["constants"].items():
-        found = (str(arrays[name].dtype), list(arrays[name].shape))
-        if found != (entry["dtype"], entry["shape"]):
-            raise ValueError(f"constant {name} is {found}, not {entry}")
+    constants = {name: _constant(name, arrays[name], e) for name, e in structure["constants"].items()}
     return QuantizedGraph(
         name=structure["name"],
         inputs=tuple(tensors[name] for name in structure["inputs"]),
@@ -188,10 +196,19 @@ def _decode(structure: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
             for n in structure["nodes"]
         ),
         tensors=tensors,
-        constants={name: arrays[name] for name in structure["constants"]},
+        constants=constants,
         max_sequence=structure["max_sequence"],
         host_tables=tuple(HostTable(h["source"], h["target"], h["table"]) for h in structure["host_tables"]),
     )
+
+
+def _constant(name: str, array: NDArray[Any], entry: Mapping[str, Any]) -> NDArray[Any]:
+    if "bits" in entry:
+        array = unpack(array, entry["bits"], entry["shape"], signed=entry["dtype"] == "int8")
+    found = (str(array.dtype), list(array.shape))
+    if found != (entry["dtype"], entry["shape"]):
+        raise ValueError(f"constant {name} is {found}, not {entry}")
+    return array
 
 
 def _attribute(value: Any) -> AttributeValue:

@@ -19,6 +19,7 @@ import onnxsim
 from archnet.atomic import write_bytes
 from archnet.errors import ArchNetError
 from archnet.export.onnx_operators import lower_input, lower_node, lower_output
+from archnet.export.onnx_packing import pack_initializers
 from archnet.export.onnx_state import (
     ActivationType,
     LinearForm,
@@ -28,6 +29,7 @@ from archnet.export.onnx_state import (
 )
 from archnet.graph import QuantizedGraph
 from archnet.operators import Op
+from archnet.packed_constants import packed_constants
 
 DEPLOYED_LEVEL = "ORT_ENABLE_ALL"
 """The optimisation level that the file is meant for: at it every operator but Softmax runs in integers."""
@@ -38,6 +40,7 @@ METADATA_LEVEL = "archnet.onnxruntime.graph_optimization_level"
 METADATA_TENSORS = "archnet.tensors"
 METADATA_EMULATED = "archnet.emulated"
 METADATA_FORMAT = "archnet.format"
+METADATA_PACKED = "archnet.packed"
 FORMAT_VERSION = "1"
 
 
@@ -82,12 +85,16 @@ def build_onnx(
         activations: how signed activations are stored; uint8 with zero point 128 is the same arithmetic
             as int8 with zero point 0. On x86, ONNX Runtime is fast with uint8 and turns int8 into it
             where a tensor has one reader; OpenVINO is fast when the operands of attention's products are
-            int8. "mixed" is right for both. "int8" is for Arm and for other compilers.
+            int8. "mixed" is right for both, and means "uint8" where constants are packed: from opset 21
+            on ONNX Runtime (1.31) refuses int8 activations behind a Transpose or Reshape. "int8" is for
+            Arm and for other compilers; its constants stay int8 for that reason.
 
     Raises:
         ArchNetError: an operator has no ONNX form.
     """
-    state = Lowering(graph, linear, activations, attention_operands(graph))
+    widths = packed_constants(graph) if activations != "int8" else {}
+    stored_as: ActivationType = "uint8" if widths else activations
+    state = Lowering(graph, linear, stored_as, attention_operands(graph), widths=widths)
     for spec in graph.inputs:
         lower_input(state, spec)
     for node in graph.nodes:
@@ -95,12 +102,14 @@ def build_onnx(
     for output in graph.outputs:
         lower_output(state, output)
     model = _simplified(state.onnx.build(graph.name, {}))
+    packed = pack_initializers(model, state.packed)
     values = {name for node in model.graph.node for name in node.output} | {i.name for i in model.graph.input}
     stored = {k: dataclasses.asdict(v) for k, v in state.stored.items() if v.value in values}
     metadata = {
         METADATA_FORMAT: FORMAT_VERSION,
         METADATA_LEVEL: DEPLOYED_LEVEL,
         METADATA_TENSORS: json.dumps(stored),
+        METADATA_PACKED: json.dumps({name: f"INT{width}" for name, width in packed.items()}),
         METADATA_EMULATED: json.dumps([dataclasses.asdict(p) for p in emulated_places(graph)]),
     }
     onnx.helper.set_model_props(model, metadata)

@@ -46,7 +46,10 @@ def _stored_table(state: Lowering, node: Node, constant: str) -> str:
     """A constant table of activations, with the zero point of the node's output."""
     spec = state.spec(node.output)
     table = state.graph.constants[constant].astype(np.int16) + state.zero_point(spec)
-    return state.onnx.constant(f"{constant}/stored", table.astype(state.stored_dtype(spec)))
+    name = state.onnx.constant(f"{constant}/stored", table.astype(state.stored_dtype(spec)))
+    if constant in state.widths and spec.dtype == "int8":
+        state.packed[name] = state.widths[constant]
+    return name
 
 
 def _integers(state: Lowering, constant: str) -> NDArray[np.int32]:
@@ -90,6 +93,8 @@ def _linear(state: Lowering, node: Node) -> None:
     scale = state.onnx.constant(f"{key}/weight_scale", scales)
     zeros = state.onnx.constant(f"zeros:int8:{width}", np.zeros(width, np.int8))
     values = state.onnx.constant(f"{key}/weight", np.ascontiguousarray(stored))
+    if weight in state.widths:
+        state.packed[values] = state.widths[weight]
     axis = 1 if as_gemm else 0
     w = state.onnx.node("DequantizeLinear", [values, scale, zeros], f"{key}/weight/real", axis=axis)
     bias_scale = state.onnx.constant(

@@ -61,6 +61,10 @@ class Lowering:
     stored: dict[str, StoredTensor] = field(default_factory=dict)
     transposed: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     """Output of a Transpose -> (the tensor that it reads, perm), to merge a second Transpose with it."""
+    widths: dict[str, int] = field(default_factory=dict)
+    """The graph's constants that are to be packed -> 2 or 4 bits."""
+    packed: dict[str, int] = field(default_factory=dict)
+    """The same for the ONNX constants that were made of them."""
 
     def spec(self, name: str) -> TensorSpec:
         return self.graph.tensors[name]

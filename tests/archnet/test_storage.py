@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archnet.errors import ArchNetError
 from archnet.graph import QuantizedGraph
+from archnet.operators import Op
 from archnet.storage import CONSTANTS_FILE, GRAPH_FILE, _canonical, load_graph, save_graph
 from tests.graphs import Embedding, tiny_encoder
 
@@ -45,13 +47,19 @@ def folder(tmp_path: Path) -> Path:
     st.sampled_from(["gather", "one_hot", "host", "code"]),
     st.integers(0, 2),
     st.booleans(),
+    st.sampled_from([2, 3, 4, 8]),
 )
 def test_a_graph_comes_back_as_it_was(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, embedding: Embedding, layers: int, pooled: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: int,
+    embedding: Embedding,
+    layers: int,
+    pooled: bool,
+    bits: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("graph")
     rng = np.random.default_rng(seed)
-    graph = tiny_encoder(rng, embedding=embedding, layers=layers, pooled=pooled)
+    graph = tiny_encoder(rng, embedding=embedding, layers=layers, pooled=pooled, weight_bits=bits)
     save_graph(graph, folder)
     assert_same(load_graph(folder), graph)
 
@@ -130,10 +138,43 @@ def test_another_file_is_refused(folder: Path, text: str) -> None:
 
 def test_another_version_is_refused(folder: Path) -> None:
     document = json.loads((folder / GRAPH_FILE).read_text())
-    document["version"] = 2
+    document["version"] = 3
     (folder / GRAPH_FILE).write_text(json.dumps(document))
-    with pytest.raises(ArchNetError, match="has format version 2; this archnet reads version 1"):
+    with pytest.raises(ArchNetError, match="has format version 3; this archnet reads versions 1 and 2"):
         load_graph(folder)
+
+
+def test_a_graph_of_the_version_before_is_read(folder: Path) -> None:
+    document = json.loads((folder / GRAPH_FILE).read_text())
+    document["version"] = 1
+    (folder / GRAPH_FILE).write_text(json.dumps(document))
+    assert_same(load_graph(folder), tiny_encoder(np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(("bits", "share"), [(8, 1.0), (4, 0.5), (3, 0.5), (2, 0.25)])
+def test_few_bits_take_few_bytes(tmp_path: Path, bits: int, share: float) -> None:
+    rng = np.random.default_rng(0)
+    graph = tiny_encoder(rng, embedding="one_hot", hidden=64, vocab=300, weight_bits=bits)
+    save_graph(graph, tmp_path)
+    weights = [n.inputs[1] for n in graph.nodes if n.op is Op.LINEAR]
+    arrays = safetensors.numpy.load((tmp_path / CONSTANTS_FILE).read_bytes())
+    assert sum(arrays[w].nbytes for w in weights) == share * sum(graph.constants[w].size for w in weights)
+    entry = json.loads((tmp_path / GRAPH_FILE).read_text())["graph"]["constants"][weights[0]]
+    assert entry.get("bits", 8) == round(8 * share)
+
+
+def test_packed_bytes_that_are_too_few_are_refused(tmp_path: Path) -> None:
+    graph = tiny_encoder(np.random.default_rng(0), weight_bits=4)
+    save_graph(graph, tmp_path)
+    arrays = safetensors.numpy.load((tmp_path / CONSTANTS_FILE).read_bytes())
+    arrays["layer0.up.weight"] = arrays["layer0.up.weight"][1:]
+    content = safetensors.numpy.save(arrays)
+    (tmp_path / CONSTANTS_FILE).write_bytes(content)
+    document = json.loads((tmp_path / GRAPH_FILE).read_text())
+    document["constants_sha256"] = hashlib.sha256(content).hexdigest()
+    (tmp_path / GRAPH_FILE).write_text(json.dumps(document))
+    with pytest.raises(ArchNetError, match="511 values of uint8 are not 1024 integers of 4 bits"):
+        load_graph(tmp_path)
 
 
 def test_an_edited_structure_is_refused(folder: Path) -> None:
