@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@settings(max_examples=12)
+@settings(max_examples=12, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(["gather", "one_hot", "host", "code"]),
@@ -101,7 +101,7 @@ def test_a_truncated_file_is_refused(folder: Path, file: str, share: float) -> N
 
 
 @pytest.mark.parametrize("file", [GRAPH_FILE, CONSTANTS_FILE])
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_changed_byte_is_refused_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, file: str, data: st.DataObject
