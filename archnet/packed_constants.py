@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from archnet.calibration.packing import packed_width
+from archnet.calibration.packing import Packing, find_packing, packed_width
 from archnet.graph import Node, QuantizedGraph
 from archnet.operators import Op
 
 _TABLES = {Op.EMBEDDING: 1, Op.SLICE: 0}
 """Operators whose constant holds rows of their output -> its place among their inputs."""
 
+_HOST_TABLE_BITS = 4
 
-def packed_constants(graph: QuantizedGraph) -> dict[str, int]:
-    """Name -> 2 or 4, the bits of each element, for every constant that is packed.
 
-    Weights have the width that their node names, tables that of the activation that they are rows of.
-    A constant with several readers has the width of the widest.
+def packed_constants(graph: QuantizedGraph) -> dict[str, Packing]:
+    """How each constant is packed that says to have at most 4 bits, by name.
+
+    Weights and tables have the width that their node names, else tables that of the activation that they
+    are rows of. Tables of the host are packed where their integers allow it.
     """
     bits: dict[str, int] = {}
-
-    def read(name: str, width: int) -> None:
-        bits[name] = max(bits.get(name, 0), width)
-
     for node in graph.nodes:
         for place, name in enumerate(node.inputs):
-            read(name, _bits(graph, node, place))
-    inputs = {spec.name: spec for spec in graph.inputs}
+            bits[name] = max(bits.get(name, 0), _bits(graph, node, place))
     for host in graph.host_tables:
-        read(host.table, inputs[host.target].bits)
-    packed = {name: packed_width(width) for name, width in bits.items() if name in graph.constants}
-    return {
-        name: width
-        for name, width in packed.items()
-        if width is not None and graph.constants[name].dtype.itemsize == 1
-    }
+        bits.setdefault(host.table, _HOST_TABLE_BITS)
+    found: dict[str, Packing] = {}
+    for name, value in graph.constants.items():
+        width = packed_width(bits.get(name, 8))
+        packing = find_packing(value, width) if width and value.dtype.itemsize == 1 else None
+        if packing is not None:
+            found[name] = packing
+    return found
 
 
 def _bits(graph: QuantizedGraph, node: Node, place: int) -> int:

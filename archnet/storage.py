@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from archnet.atomic import write_bytes
-from archnet.calibration.packing import pack, unpack
+from archnet.calibration.packing import Packing, pack, unpack
 from archnet.errors import ArchNetError
 from archnet.graph import AttributeValue, GraphOutput, HostTable, Node, QuantizedGraph, TensorSpec
 from archnet.graph_check import validate_graph
@@ -50,7 +50,11 @@ def save_graph(graph: QuantizedGraph, folder: Path) -> None:
     validate_graph(graph)
     packed = packed_constants(graph)
     arrays: dict[str, NDArray[Any]] = {
-        name: pack(value, packed[name]) if name in packed else np.ascontiguousarray(value)
+        name: (
+            pack(packed[name].codes(value), packed[name].width)
+            if name in packed
+            else np.ascontiguousarray(value)
+        )
         for name, value in graph.constants.items()
     }
     for output in graph.outputs:
@@ -125,7 +129,7 @@ def _canonical(structure: object) -> bytes:
     return json.dumps(structure, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _encode(graph: QuantizedGraph, packed: Mapping[str, int]) -> dict[str, Any]:
+def _encode(graph: QuantizedGraph, packed: Mapping[str, Packing]) -> dict[str, Any]:
     return {
         "name": graph.name,
         "max_sequence": graph.max_sequence,
@@ -154,10 +158,14 @@ def _encode(graph: QuantizedGraph, packed: Mapping[str, int]) -> dict[str, Any]:
         ],
         "constants": {
             name: {"dtype": str(value.dtype), "shape": list(value.shape)}
-            | ({"bits": packed[name]} if name in packed else {})
+            | (_encode_packing(packed[name]) if name in packed else {})
             for name, value in graph.constants.items()
         },
     }
+
+
+def _encode_packing(packing: Packing) -> dict[str, int]:
+    return {"bits": packing.width, "step": packing.step, "offset": packing.offset}
 
 
 def _encode_spec(spec: TensorSpec) -> dict[str, Any]:
@@ -204,7 +212,8 @@ def _decode(structure: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
 
 def _constant(name: str, array: NDArray[Any], entry: Mapping[str, Any]) -> NDArray[Any]:
     if "bits" in entry:
-        array = unpack(array, entry["bits"], entry["shape"], signed=entry["dtype"] == "int8")
+        packing = Packing(entry["bits"], entry["step"], entry["offset"])
+        array = packing.values(unpack(array, packing.width, entry["shape"]), entry["dtype"])
     found = (str(array.dtype), list(array.shape))
     if found != (entry["dtype"], entry["shape"]):
         raise ValueError(f"constant {name} is {found}, not {entry}")

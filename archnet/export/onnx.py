@@ -92,9 +92,9 @@ def build_onnx(
     Raises:
         ArchNetError: an operator has no ONNX form.
     """
-    widths = packed_constants(graph) if activations != "int8" else {}
-    stored_as: ActivationType = "uint8" if widths else activations
-    state = Lowering(graph, linear, stored_as, attention_operands(graph), widths=widths)
+    packings = packed_constants(graph) if activations != "int8" else {}
+    stored_as: ActivationType = "uint8" if packings else activations
+    state = Lowering(graph, linear, stored_as, attention_operands(graph), packings=packings)
     for spec in graph.inputs:
         lower_input(state, spec)
     for node in graph.nodes:

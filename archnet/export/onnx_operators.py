@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -47,8 +48,9 @@ def _stored_table(state: Lowering, node: Node, constant: str) -> str:
     spec = state.spec(node.output)
     table = state.graph.constants[constant].astype(np.int16) + state.zero_point(spec)
     name = state.onnx.constant(f"{constant}/stored", table.astype(state.stored_dtype(spec)))
-    if constant in state.widths and spec.dtype == "int8":
-        state.packed[name] = state.widths[constant]
+    if constant in state.packings:
+        packing = state.packings[constant]
+        state.packed[name] = replace(packing, offset=packing.offset + state.zero_point(spec))
     return name
 
 
@@ -93,8 +95,8 @@ def _linear(state: Lowering, node: Node) -> None:
     scale = state.onnx.constant(f"{key}/weight_scale", scales)
     zeros = state.onnx.constant(f"zeros:int8:{width}", np.zeros(width, np.int8))
     values = state.onnx.constant(f"{key}/weight", np.ascontiguousarray(stored))
-    if weight in state.widths:
-        state.packed[values] = state.widths[weight]
+    if weight in state.packings:
+        state.packed[values] = state.packings[weight]
     axis = 1 if as_gemm else 0
     w = state.onnx.node("DequantizeLinear", [values, scale, zeros], f"{key}/weight/real", axis=axis)
     bias_scale = state.onnx.constant(

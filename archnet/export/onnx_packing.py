@@ -1,8 +1,9 @@
 """INT4 and INT2 initializers in an exported ONNX file.
 
-What is packed passes a Cast to int8 on its way to its DequantizeLinear. ONNX Runtime (1.31) folds the Cast
-when it opens the file and then runs the same integer kernels as with int8 initializers. Without it, it
-leaves a layer with INT4 weights in float, and refuses INT2 ones: its QLinearConv and QGemm take bytes only.
+What is packed passes a Cast to bytes, and where its codes are not its values a Mul and an Add, on its way to
+its DequantizeLinear. ONNX Runtime (1.31) folds these when it opens the file and then runs the same integer
+kernels as with int8 initializers. Read directly, INT4 weights leave their layer in float and INT2 ones are
+refused: its QLinearConv and QGemm take bytes only.
 """
 
 from __future__ import annotations
@@ -14,39 +15,40 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from archnet.calibration.packing import Packing
+
 OPSETS = {4: (21, 10), 2: (25, 12)}
 """Width -> the first opset, with its IR version, whose Cast and DequantizeLinear take such tensors."""
 
 _TYPES = {4: ml_dtypes.int4, 2: ml_dtypes.int2}
+_BYTES = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8}
 
 
-def pack_initializers(model: onnx.ModelProto, widths: Mapping[str, int]) -> dict[str, int]:
+def pack_initializers(model: onnx.ModelProto, packings: Mapping[str, Packing]) -> dict[str, int]:
     """Store initializers in fewer bits, in place.
 
     Args:
-        model: initializers of int8, or of uint8 with zero point 128.
-        widths: name -> 2 or 4. Names that the model does not have are passed over.
+        model: with initializers of int8 or uint8.
+        packings: of initializers by name. Names that the model does not have are passed over.
 
     Returns:
         The names that were packed, with their width.
     """
-    casts: list[onnx.NodeProto] = []
+    nodes: list[onnx.NodeProto] = []
+    numbers: dict[str, onnx.TensorProto] = {}
     packed: dict[str, int] = {}
     for tensor in model.graph.initializer:
-        if tensor.name not in widths:
+        if tensor.name not in packings:
             continue
-        name, width = tensor.name, widths[tensor.name]
+        name, packing = tensor.name, packings[tensor.name]
         values = numpy_helper.to_array(tensor)
-        zero_point = 128 if values.dtype == np.uint8 else 0
-        integers = (values.astype(np.int16) - zero_point).astype(_TYPES[width])
-        source = f"{name}/int{width}"
-        tensor.CopyFrom(numpy_helper.from_array(integers, source))
-        casts += _casts(source, name, zero_point)
-        packed[name] = width
+        source = f"{name}/int{packing.width}"
+        tensor.CopyFrom(numpy_helper.from_array(packing.codes(values).astype(_TYPES[packing.width]), source))
+        nodes += _unpacking(source, name, packing, tensor_type=_BYTES[str(values.dtype)], numbers=numbers)
+        packed[name] = packing.width
     if packed:
-        if any(node.op_type == "Add" for node in casts):
-            model.graph.initializer.append(numpy_helper.from_array(np.array(128, np.int32), "packed/128"))
-        nodes = [*casts, *model.graph.node]
+        model.graph.initializer.extend(numbers.values())
+        nodes += model.graph.node
         del model.graph.node[:]
         model.graph.node.extend(nodes)
         opset, ir_version = OPSETS[min(packed.values())]
@@ -56,13 +58,21 @@ def pack_initializers(model: onnx.ModelProto, widths: Mapping[str, int]) -> dict
     return packed
 
 
-def _casts(source: str, name: str, zero_point: int) -> list[onnx.NodeProto]:
-    """`source` as bytes: int8, or uint8 with the zero point added."""
-    if not zero_point:
-        return [helper.make_node("Cast", [source], [name], name=f"{name}/Cast", to=TensorProto.INT8)]
-    wide, moved = f"{name}/wide", f"{name}/moved"
-    return [
-        helper.make_node("Cast", [source], [wide], name=f"{wide}/Cast", to=TensorProto.INT32),
-        helper.make_node("Add", [wide, "packed/128"], [moved], name=f"{moved}/Add"),
-        helper.make_node("Cast", [moved], [name], name=f"{name}/Cast", to=TensorProto.UINT8),
-    ]
+def _unpacking(
+    source: str, name: str, packing: Packing, *, tensor_type: int, numbers: dict[str, onnx.TensorProto]
+) -> list[onnx.NodeProto]:
+    """The nodes that make bytes of the codes, and the numbers that they need."""
+    if (packing.step, packing.offset) == (1, 0):
+        return [helper.make_node("Cast", [source], [name], name=f"{name}/Cast", to=tensor_type)]
+    value = f"{name}/wide"
+    nodes = [helper.make_node("Cast", [source], [value], name=f"{value}/Cast", to=TensorProto.INT32)]
+    for op, number, neutral in (("Mul", packing.step, 1), ("Add", packing.offset, 0)):
+        if number == neutral:
+            continue
+        constant = f"packing:{number}"
+        numbers[constant] = numpy_helper.from_array(np.array(number, np.int32), constant)
+        result = f"{name}/{op}"
+        nodes.append(helper.make_node(op, [value, constant], [result], name=f"{result}/{op}"))
+        value = result
+    nodes.append(helper.make_node("Cast", [value], [name], name=f"{name}/Cast", to=tensor_type))
+    return nodes

@@ -21,6 +21,7 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 
+from archnet.calibration.packing import Packing
 from archnet.errors import ArchNetError
 from archnet.export.onnx_model import OnnxBuilder
 from archnet.graph import Dim, QuantizedGraph, TensorSpec
@@ -61,9 +62,9 @@ class Lowering:
     stored: dict[str, StoredTensor] = field(default_factory=dict)
     transposed: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     """Output of a Transpose -> (the tensor that it reads, perm), to merge a second Transpose with it."""
-    widths: dict[str, int] = field(default_factory=dict)
-    """The graph's constants that are to be packed -> 2 or 4 bits."""
-    packed: dict[str, int] = field(default_factory=dict)
+    packings: dict[str, Packing] = field(default_factory=dict)
+    """The graph's constants that are to be packed."""
+    packed: dict[str, Packing] = field(default_factory=dict)
     """The same for the ONNX constants that were made of them."""
 
     def spec(self, name: str) -> TensorSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,24 +72,42 @@ def test_every_weight_is_packed_and_listed(bits: int, tmp_path: Path) -> None:
     assert optimized_census(model, tmp_path)["QLinearConv"] == len(layers)
 
 
+def test_two_bits_as_odd_numbers_are_packed(tmp_path: Path) -> None:
+    """-3, -1, 1, 3: four values around 0, which INT2 holds as 2 * code + 1."""
+    graph = network(2)
+    layers = [node for node in graph.nodes if node.op is Op.LINEAR]
+    odd = {node.inputs[1]: graph.constants[node.inputs[1]] * np.int8(2) + np.int8(1) for node in layers}
+    graph = replace(graph, constants={**graph.constants, **odd})
+    model = build_onnx(graph)
+    assert sum(t.data_type == TensorProto.INT2 for t in model.graph.initializer) == len(layers)
+    backend = OnnxRuntimeBackend(graph, model, threads=1)
+    found = differences(graph, backend, random_inputs(np.random.default_rng(1), graph))
+    assert found[Op.LINEAR][:2] == (0, 0)
+    assert optimized_census(model, tmp_path)["QLinearConv"] == len(layers)
+
+
+@pytest.mark.parametrize("step", [1, 16])
 @pytest.mark.parametrize("bits", [4, 2])
-def test_tables_of_narrow_activations_are_packed_too(bits: int) -> None:
+def test_tables_of_few_bits_are_packed_too(bits: int, step: int) -> None:
+    """Rows of narrow integers, or multiples of a step in rows of 8 bits."""
     rng = np.random.default_rng(bits)
+    row_bits = bits if step == 1 else 8
+    widths = {} if step == 1 else {"weight_bits": bits, "step": step}
     shape = ("batch", "sequence", 6)
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     specs = [
         TensorSpec("ids", ("batch", "sequence"), "int64", 64),
-        TensorSpec("rows", shape, "int8", bits, 0.5),
+        TensorSpec("rows", shape, "int8", row_bits, 0.5),
         TensorSpec("places", ("sequence", 6), "int8", bits, 0.5),
         TensorSpec("sum", shape, "int8", 8, 0.5),
     ]
     nodes = (
-        Node(Op.EMBEDDING, "rows", ("ids", "table"), "rows"),
+        Node(Op.EMBEDDING, "rows", ("ids", "table"), "rows", widths),
         Node(Op.SLICE, "places", ("positions",), "places"),
         Node(Op.ADD, "sum", ("rows", "places"), "sum", {"multiplier_a": 65535, "multiplier_b": 65535}),
     )
     constants: dict[str, NDArray[Any]] = {
-        "table": rng.integers(low, high + 1, (20, 6), dtype=np.int8),
+        "table": rng.integers(low, high + 1, (20, 6), dtype=np.int8) * np.int8(step),
         "positions": rng.integers(low, high + 1, (8, 6), dtype=np.int8),
     }
     graph = QuantizedGraph(
