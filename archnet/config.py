@@ -12,7 +12,7 @@ from archnet.errors import ArchNetError, nearest
 PRESETS = ("fast", "balanced", "best")
 EMBEDDING_FORMS = ("gather", "one-hot", "host", "code")
 ATTENTION_FORMS = ("softmax", "table", "relu")
-KNOWN_BITS = ("w8a8", "w8a4", "w4a8", "w4a4", "w2a8", "w2a4", "w2a2")
+KNOWN_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (8, 6, 4))
 MAX_SEQUENCE = 1024
 """The integer softmax sums in int32, which is exact up to this sequence length."""
 

@@ -180,5 +180,6 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.ATTENTION: _attention,
     Op.MEAN_POOL: lambda m, s, x, mask: mean_pool(x, mask),
     Op.SELECT: lambda m, s, x: x[:, int(s.attributes["index"])],
+    Op.REQUANTIZE: lambda m, s, x: x,
     Op.OTHER: _other,
 }

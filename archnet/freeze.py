@@ -21,6 +21,8 @@ from archnet.calibration.affine import (
     fit_weight_scale,
     quantize_affine,
 )
+from archnet.calibration.observers import round_weights
+from archnet.calibration.widths import STORED_BITS
 from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
 from archnet.freeze_attention import relu_context
@@ -37,7 +39,13 @@ from archnet.graph import (
 )
 from archnet.network import Network, Site
 from archnet.operators import Op
-from archnet.quantized_student import QuantizedAttention, QuantizedLinear, QuantizedStudent, QuantizedTableAdd
+from archnet.quantized_student import (
+    LARGEST_FACTOR,
+    QuantizedAttention,
+    QuantizedLinear,
+    QuantizedStudent,
+    QuantizedTableAdd,
+)
 
 TOKENS: tuple[Dim, ...] = ("batch", "sequence")
 SOFTMAX_TABLE_SHIFT = 20
@@ -126,6 +134,7 @@ def freeze(
         max_sequence: longest sequence, rows of the position tables.
         embedding: "gather", "one-hot", "host" or "code".
     """
+    student.raise_fine_steps()
     network = student.network
     builder = GraphBuilder(network, student, max_sequence)
     builder.scales = fitted_scales(student)
@@ -159,7 +168,8 @@ def fitted_scales(student: QuantizedStudent) -> dict[str, float]:
     for site in student.network.sites:
         observer = student.observer(site.name)
         if observer is not None:
-            scales[site.name] = float(np.float32(observer.scale))
+            table_bits = student.widths.weights[site.name] if site.op is Op.EMBEDDING else STORED_BITS
+            scales[site.name] = float(np.float32(observer.scale / 2 ** (STORED_BITS - table_bits)))
     pinned: set[str] = set()
     for site in reversed(student.network.sites):
         if site.op is not Op.ADD:
@@ -210,9 +220,13 @@ def emit_linear(
     assert scale_x is not None
     assert out.scale is not None
     least = 1.5 / 2**16 * out.scale / scale_x  # a channel of zeros still needs a multiplier of at least 1
-    multiplier, scale = fit_weight_scale(np.maximum(weight_scale, least), scale_x, out.scale)
-    high = 2 ** (bits - 1) - 1
-    integers = np.clip(np.rint(weight / scale[:, None]), -high, high).astype(np.int8)
+    most = LARGEST_FACTOR * out.scale / scale_x
+    wished = np.clip(weight_scale, least, most).astype(np.float32)
+    multiplier, scale = fit_weight_scale(wished, scale_x, out.scale)
+    # What training saw are the rounded weights; where the scale moved, those are rounded to it.
+    trained = round_weights(torch.from_numpy(weight / wished[:, None]), bits)
+    moved = torch.from_numpy(wished / scale)[:, None]
+    integers = round_weights(trained * moved, bits).numpy().astype(np.int8)
     offsets = np.rint(bias.astype(np.float64) / (float(scale_x) * scale.astype(np.float64)))
     limit = 2**30
     inputs = (
@@ -231,6 +245,16 @@ def _fused(b: GraphBuilder, site: Site) -> None:
         raise AssertionError(
             f"{site.name}: the plan lets {site.op} stand behind a fully connected layer only"
         )
+
+
+def _requantize(b: GraphBuilder, site: Site) -> None:
+    source, observer = b.spec(site.inputs[0]), b.student.observer(site.name)
+    assert observer is not None
+    assert source.scale is not None
+    multiplier, scale = fit_output_scale(b.scales[site.name], source.scale)
+    dtype = "int8" if observer.signed else "uint8"
+    spec = TensorSpec(site.name, source.shape, dtype, observer.bits, scale)
+    b.values[site.name] = b.add(Op.REQUANTIZE, site, "", (source.name,), spec, multiplier=multiplier)
 
 
 def _add(b: GraphBuilder, site: Site) -> None:
@@ -273,7 +297,8 @@ def _attention(b: GraphBuilder, site: Site) -> None:
         return
     bits = module.scores.bits
     scale_q, scale_k = (b.tensors[n].scale or 0.0 for n in (query, key))
-    multiplier, scale = fit_output_scale(module.scores.scale, scale_q, scale_k)
+    wished = max(module.scores.scale, scale_q * scale_k / LARGEST_FACTOR)
+    multiplier, scale = fit_output_scale(wished, scale_q, scale_k)
     square: tuple[Dim, ...] = ("batch", module.heads, "sequence", "sequence")
     spec = TensorSpec(f"{site.name}/scores", square, "int8", bits, scale)
     scores = b.add(Op.MATMUL, site, "scores", (query, key), spec, transpose_b=True, multiplier=multiplier)
@@ -283,12 +308,14 @@ def _attention(b: GraphBuilder, site: Site) -> None:
     powers = np.rint(2.0**SOFTMAX_TABLE_SHIFT * np.exp(-np.arange(256) * scale)).astype(np.int32)
     table = b.constant(f"{site.name}.softmax_table", powers)
     share = float(np.float32(1.0 / module.levels))
-    spec = TensorSpec(f"{site.name}/probabilities", square, "uint8", bits, share)
+    spec = TensorSpec(f"{site.name}/probabilities", square, "uint8", module.share_bits, share)
     softmax = Op.TABLE_SOFTMAX if site.attributes.get("form") == "table" else Op.SOFTMAX
     shares = b.add(softmax, site, "probabilities", (scores, table), spec)
     width = b.tensors[value].shape[-1]
     heads_shape: tuple[Dim, ...] = ("batch", module.heads, "sequence", width)
-    multiplier, scale = fit_output_scale(b.scales[site.name], share, b.tensors[value].scale or 0.0)
+    scale_v = b.tensors[value].scale or 0.0
+    wished = max(b.scales[site.name], share * scale_v / LARGEST_FACTOR)
+    multiplier, scale = fit_output_scale(wished, share, scale_v)
     observer = b.student.observer(site.name)
     assert observer is not None
     spec = TensorSpec(f"{site.name}/heads", heads_shape, "int8", observer.bits, scale)
@@ -368,4 +395,5 @@ _FREEZERS = {
     Op.SELECT: _select,
     Op.MEAN_POOL: _mean_pool,
     Op.CLIP: _fused,
+    Op.REQUANTIZE: _requantize,
 }

@@ -134,6 +134,17 @@ class NodeCheck:
         return dim
 
 
+def _check_weights(c: NodeCheck, weight: NDArray[np.generic], bits: int) -> None:
+    """Weights and tables hold what so many bits can say: whole multiples of a step, or 2 bits' odd ones."""
+    name, step = c.node.inputs[1], c.integer("step", 1, 2 ** (8 - bits)) if "step" in c.node.attributes else 1
+    if bits == 2:
+        check_range(name, weight, (-3, 3))
+        require(bool((weight.astype(np.int64) % 2 == 1).all()), f"{name} holds even integers in 2 bits")
+        return
+    check_range(name, weight, (-(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step))
+    require(bool((weight.astype(np.int64) % step == 0).all()), f"{name} holds no multiples of {step}")
+
+
 def _linear(c: NodeCheck) -> Shape:
     x = c.tensor(0, "int8", "uint8")
     width = x.shape[-1]
@@ -145,7 +156,7 @@ def _linear(c: NodeCheck) -> Shape:
     weight_scale = c.constant(4, "float32", (rows,))
     c.output_is("int8", "uint8")
     bits = c.integer("weight_bits", 1, 8)
-    check_range(c.node.inputs[1], weight, (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
+    _check_weights(c, weight, bits)
     check_range(c.node.inputs[3], multiplier, (1, MAX_MULTIPLIER))
     magnitudes = np.abs(weight.astype(np.int64)).sum(axis=1) * _magnitude(x)
     c.accumulates(int((magnitudes + np.abs(bias.astype(np.int64))).max()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from archnet.calibration.equalization import ChannelStatistics
 from archnet.calibration.lsq import ActivationQuantizer, WeightQuantizer
 from archnet.calibration.observers import sample_of
+from archnet.calibration.widths import STORED_BITS, Widths, assign, narrowed
 from archnet.config import Bits
 from archnet.executor import MASKED, NetworkModule, merge_heads, split_heads
 from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.valid import mask_of, row_masks, valid_rows
+
+LARGEST_FACTOR = 1.7
+"""Of a requantization, before scales are moved to exact ones; an exact one is below 2."""
 
 MASK_DISTANCE = 10.0
 """Scores span at least this many nats below 0, so that a padded key keeps at most e**-10 of the weight."""
@@ -39,13 +43,17 @@ class QuantizedAttention(nn.Module):
 
     Queries arrive scaled. Scores are integers in units of their scale; a padded key's score is the
     least integer; probabilities are unsigned with scale 1 / (2**bits - 1).
+
+    Args:
+        bits: of the scores, and of the probabilities.
     """
 
-    def __init__(self, heads: int, scale: float, bits: int, bias: Tensor | None) -> None:
+    def __init__(self, heads: int, scale: float, bits: tuple[int, int], bias: Tensor | None) -> None:
         super().__init__()
         self.heads, self.scale = heads, scale
-        self.scores = ActivationQuantizer(bits, signed=True, least=MASK_DISTANCE / 2 ** (bits - 1))
-        self.levels = 2**bits - 1
+        scores, self.share_bits = bits
+        self.scores = ActivationQuantizer(scores, signed=True, least=MASK_DISTANCE / 2 ** (scores - 1))
+        self.levels = 2**self.share_bits - 1
         self.bias = None if bias is None else nn.Parameter(bias.clone())
         self.calibrating = False
         self.sample: list[Tensor] = []
@@ -119,20 +127,25 @@ class QuantizedStudent(NetworkModule):
 
     Args:
         network: folded (no BatchNorm).
-        bits: widths of weights and activations.
+        bits: widths of weights and of what they are multiplied with.
+        layers: other widths of single sites.
     """
 
-    def __init__(self, network: Network, bits: Bits) -> None:
+    def __init__(self, network: Network, bits: Bits, layers: Mapping[str, Bits] | None = None) -> None:
+        network = narrowed(network, bits, layers)
+        self.widths = assign(network, bits, layers)
         overrides: dict[str, nn.Module] = {}
         observe: dict[str, nn.Module] = {}
         readers = network.consumers()
+        unsigned = {site.name for site in network.sites if site.op is Op.RELU}
         for site in network.sites:
-            module = _override(network, site, bits)
+            module = _override(network, site, self.widths)
             if module is not None:
                 overrides[site.name] = module
             fused = site.op is Op.LINEAR and [r.op for r in readers[site.name]] in ([Op.RELU], [Op.CLIP])
             if not fused and site.op not in (Op.MEAN_POOL, Op.SELECT):
-                observe[site.name] = _observer(site, bits)
+                bits_of = self.widths.weights if _is_table(site) else self.widths.results
+                observe[site.name] = _observer(site, bits_of[site.name], unsigned)
         super().__init__(network, overrides, observe)
         for site in network.sites:
             for key in site.parameters.values():
@@ -175,6 +188,27 @@ class QuantizedStudent(NetworkModule):
             attention.calibrating = False
             attention.scores.calibrate(torch.cat(attention.sample))
             attention.sample = []
+
+    @torch.no_grad()
+    def raise_fine_steps(self) -> None:
+        """Raise the steps of results that are finer than what their products can tell apart.
+
+        Few bits make the steps of an accumulator large, and a requantization's factor stays below 2.
+        """
+        readers = self.network.consumers()
+        for site in self.network.sites:
+            if site.op is Op.LINEAR:
+                module = self.override(site.name)
+                assert isinstance(module, QuantizedLinear)
+                result = self.observer(site.name) or self.observer(readers[site.name][0].name)
+                assert result is not None
+                step = self._scale_of(site.inputs[0]) * float(module.quantizer.scale.max())
+                result.step.clamp_min_(min(step / LARGEST_FACTOR, result.most))
+
+    def _scale_of(self, name: str) -> float:
+        """The scale of a site's result, which some operators take from what they read."""
+        observer = self.observer(name)
+        return self._scale_of(self.network.site(name).inputs[0]) if observer is None else observer.scale
 
     @torch.no_grad()
     def correct_biases(self, batch: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -242,31 +276,35 @@ def _corrector(wanted: Tensor, mask: Tensor | None) -> Callable[[nn.Module, obje
     return correct
 
 
-def _observer(site: Site, bits: Bits) -> ActivationQuantizer:
+def _is_table(site: Site) -> bool:
+    """Whether the result's integers are a table's own."""
+    return site.op is Op.EMBEDDING and "table" in site.parameters
+
+
+def _observer(site: Site, bits: int, unsigned: Collection[str]) -> ActivationQuantizer:
     """A hard tanh is what saturation computes, so its integers must not reach beyond 1."""
-    most = 1.0 / (2 ** (bits.activations - 1) - 1) if site.op is Op.CLIP else float("inf")
-    return ActivationQuantizer(bits.activations, signed=site.op is not Op.RELU, most=most)
+    most = 1.0 / (2 ** (bits - 1) - 1) if site.op is Op.CLIP else float("inf")
+    source = site.inputs[0] if site.op is Op.REQUANTIZE else site.name
+    return ActivationQuantizer(bits, signed=source not in unsigned, most=most)
 
 
-def _override(network: Network, site: Site, bits: Bits) -> nn.Module | None:
+def _override(network: Network, site: Site, widths: Widths) -> nn.Module | None:
     if site.op is Op.LINEAR:
-        return QuantizedLinear(
-            network.parameter(site, "weight"), network.parameter(site, "bias"), bits.weights
-        )
+        weight, bias = network.parameter(site, "weight"), network.parameter(site, "bias")
+        return QuantizedLinear(weight, bias, widths.weights[site.name])
     if site.op is Op.ATTENTION and site.attributes.get("form") == "relu":
         from archnet.quantized_attention import QuantizedReluAttention
 
         return QuantizedReluAttention(
-            int(site.attributes["heads"]), float(site.attributes["scale"]), bits.activations
+            int(site.attributes["heads"]), float(site.attributes["scale"]), widths.shares[site.name]
         )
     if site.op is Op.ATTENTION:
-        bias = network.parameter(site, "bias") if "bias" in site.parameters else None
-        return QuantizedAttention(
-            int(site.attributes["heads"]), float(site.attributes["scale"]), bits.activations, bias
-        )
+        table = network.parameter(site, "bias") if "bias" in site.parameters else None
+        bits = (widths.scores[site.name], widths.shares[site.name])
+        return QuantizedAttention(int(site.attributes["heads"]), float(site.attributes["scale"]), bits, table)
     if site.op is Op.ADD and len(site.inputs) == 1:
-        return QuantizedTableAdd(network.parameter(site, "table"), bits.activations)
+        return QuantizedTableAdd(network.parameter(site, "table"), STORED_BITS)
     if site.op is Op.EMBEDDING and "codes" in site.parameters:
         codes, books = network.parameter(site, "codes"), network.parameter(site, "books")
-        return QuantizedCodes(codes.long(), books, bits.weights)
+        return QuantizedCodes(codes.long(), books, widths.weights[site.name])
     return None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from archnet.calibration.observers import best_scale, best_scales
+from archnet.calibration.observers import best_scale, best_scales, round_weights, weight_limit
 
 SAMPLED = 16
 """The gradient of an activation's step is taken from every 16th token: it is a mean over millions."""
@@ -47,9 +47,10 @@ class _WeightStep(torch.autograd.Function):
     """Per-channel (axis 0) symmetric fake quantization of a matrix."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, step: Tensor, high: int) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, step: Tensor, bits: int) -> Tensor:
+        high = weight_limit(bits)
         scaled = weight / step[:, None]
-        rounded = scaled.round().clamp_(-high, high)
+        rounded = round_weights(scaled, bits)
         ctx.save_for_backward(scaled, rounded)
         ctx.high = high
         return rounded * step[:, None]
@@ -99,12 +100,15 @@ class ActivationQuantizer(nn.Module):
 
 
 class WeightQuantizer(nn.Module):
-    """Fake quantization of a (channels, inputs) matrix with a learned step a channel."""
+    """Fake quantization of a (channels, inputs) matrix with a learned step a channel.
+
+    The integers are those of `round_weights`: with 2 bits the odd ones from -3 to 3.
+    """
 
     def __init__(self, weight: Tensor, bits: int) -> None:
         super().__init__()
-        self.bits, self.high = bits, 2 ** (bits - 1) - 1
-        self.step = nn.Parameter(best_scales(weight.detach(), self.high))
+        self.bits = bits
+        self.step = nn.Parameter(best_scales(weight.detach(), bits))
 
     @property
     def scale(self) -> Tensor:
@@ -113,5 +117,5 @@ class WeightQuantizer(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """(channels, inputs) float32 -> the same."""
-        y: Tensor = _WeightStep.apply(weight, self.step.abs().clamp_min(1e-8), self.high)  # type: ignore[no-untyped-call]
+        y: Tensor = _WeightStep.apply(weight, self.step.abs().clamp_min(1e-8), self.bits)  # type: ignore[no-untyped-call]
         return y

@@ -50,10 +50,10 @@ def prepared(model: str) -> tuple[Network, Folded]:
     return teacher, equalize(folded, statistics, outputs=teacher.outputs.values())
 
 
-def quantized(model: str, form: str) -> tuple[QuantizedStudent, QuantizedGraph, Folded]:
+def quantized(model: str, form: str, bits: str = "w8a8") -> tuple[QuantizedStudent, QuantizedGraph, Folded]:
     teacher, folded = prepared(model)
     network = with_code_embedding(folded.network, seed=0) if form == "code" else folded.network
-    student = QuantizedStudent(network, Bits.parse("w8a8"))
+    student = QuantizedStudent(network, Bits.parse(bits))
     with torch.no_grad():
         student.calibrate([padded_batch(seed) for seed in range(3)])
     outputs = {name: folded.values[site] for name, site in teacher.outputs.items()}
@@ -66,10 +66,11 @@ def integers(graph: QuantizedGraph, names: list[str] | None = None) -> dict[str,
     return execute(graph, feed(graph, inputs), names)
 
 
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w4a4", "w2a6", "w3a4"])
 @pytest.mark.parametrize("model", MODELS)
-def test_every_site_agrees_with_the_student_on_its_integers(model: str) -> None:
+def test_every_site_agrees_with_the_student_on_its_integers(model: str, bits: str) -> None:
     """Site by site on the student's own integers, so that nothing adds up along the network."""
-    student, graph, _ = quantized(model, "gather")
+    student, graph, _ = quantized(model, "gather", bits)
     validate_graph(graph)
     batch = padded_batch(7)
     with torch.no_grad():
@@ -84,8 +85,8 @@ def test_every_site_agrees_with_the_student_on_its_integers(model: str) -> None:
         difference = np.abs(got.astype(np.float64) - wanted)
         if difference.ndim == 3:
             difference = difference[batch["attention_mask"].bool().numpy()]
-        # Weights are rounded anew at scales that moved a little; attention rounds three times.
-        assert difference.max() <= (3.01 if site.op is Op.ATTENTION else 2.01), site.name
+        # Scales moved a little from the student's; attention rounds three times.
+        assert difference.max() <= (3.05 if site.op is Op.ATTENTION else 2.01), site.name
         assert difference.mean() <= 0.35, site.name
         compared += 1
     assert compared >= 10

@@ -1,0 +1,180 @@
+"""How many bits every tensor of the integer network has, and why some have more than was asked for.
+
+Weights of every fully connected layer and convolution have the asked width, and so have the tensors
+that a chip multiplies: inputs of those layers, queries, keys, values and probabilities. What is only
+added or looked up stays wider, and each such place is listed with its reason. A tensor that is both
+added and multiplied exists twice, stored and narrow, and a Requantize makes one from the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from archnet.config import Bits
+from archnet.network import Network, Site
+from archnet.operators import Op
+
+STORED_BITS = 8
+"""Width of tensors that are added, pooled or looked up: no chip gains from fewer."""
+
+LEAST_TABLE_BITS = 4
+"""An embedding's rows are never retrained, so they are not narrowed below this."""
+
+WEIGHTED = (Op.LINEAR, Op.CONV)
+"""Operators that multiply activations by weights."""
+
+PASSING = (Op.SELECT, Op.MEAN_POOL)
+"""Operators whose result is in the integers of what they read."""
+
+FUSED = ([Op.RELU], [Op.CLIP])
+"""What a weighted operator computes in its own saturation, when nothing else reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wider:
+    """One kind of tensor with more bits than was asked for: how many of them, and why."""
+
+    what: str
+    bits: int
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """The widths of one network.
+
+    Attributes:
+        weights: bits of the weights (or tables) of a site.
+        results: bits of a site's result.
+        scores: bits of an attention's scores before the softmax.
+        shares: bits of an attention's probabilities.
+        wider: what has more bits than was asked for.
+    """
+
+    weights: Mapping[str, int]
+    results: Mapping[str, int]
+    scores: Mapping[str, int]
+    shares: Mapping[str, int]
+    wider: tuple[Wider, ...]
+
+
+def narrowed(network: Network, bits: Bits, layers: Mapping[str, Bits] | None = None) -> Network:
+    """The network with a Requantize before every product whose operand is stored wider.
+
+    Args:
+        network: folded.
+        bits: of everything that `layers` does not name.
+        layers: widths of single sites (fully connected layers, convolutions, attention).
+    """
+    layers = layers or {}
+    stored = _results(network, bits, layers)
+    sites: list[Site] = []
+    made: set[str] = set()
+    for site in network.sites:
+        inputs = list(site.inputs)
+        wanted = layers.get(site.name, bits).activations
+        for index in _product_operands(site):
+            name = inputs[index]
+            if wanted >= stored.get(name, 0):
+                continue
+            narrow = f"{name}/a{wanted}"
+            if narrow not in made:
+                made.add(narrow)
+                block = next(s.block for s in network.sites if s.name == name)
+                sites.append(Site(narrow, Op.REQUANTIZE, (name,), attributes={"bits": wanted}, block=block))
+            inputs[index] = narrow
+        sites.append(replace(site, inputs=tuple(inputs)))
+    return replace(network, sites=tuple(sites))
+
+
+def assign(network: Network, bits: Bits, layers: Mapping[str, Bits] | None = None) -> Widths:
+    """The widths of a network that `narrowed` returned for the same arguments."""
+    layers = layers or {}
+    weights: dict[str, int] = {}
+    shares: dict[str, int] = {}
+    scores: dict[str, int] = {}
+    for site in network.sites:
+        own = layers.get(site.name, bits)
+        if site.op in WEIGHTED or "books" in site.parameters:
+            weights[site.name] = own.weights
+        elif site.op is Op.EMBEDDING:
+            weights[site.name] = max(own.weights, LEAST_TABLE_BITS)
+        elif site.op is Op.ATTENTION:
+            shares[site.name], scores[site.name] = own.activations, STORED_BITS
+    results = _results(network, bits, layers)
+    return Widths(weights, results, scores, shares, _wider(network, bits, weights, results, scores))
+
+
+def _product_operands(site: Site) -> tuple[int, ...]:
+    """Which of a site's inputs it multiplies."""
+    if site.op in WEIGHTED:
+        return (0,)
+    return (0, 1, 2) if site.op is Op.ATTENTION else ()
+
+
+def _results(network: Network, bits: Bits, layers: Mapping[str, Bits]) -> dict[str, int]:
+    """Bits of every site's result: those that its products want, if it has no other reader."""
+    readers = network.consumers()
+    outputs = set(network.outputs.values())
+    results: dict[str, int] = {}
+    for site in network.sites:
+        if site.op is Op.REQUANTIZE:
+            results[site.name] = int(site.attributes["bits"])
+        elif site.op in PASSING:
+            results[site.name] = results.get(site.inputs[0], STORED_BITS)
+        else:
+            results[site.name] = _wanted(site, readers, outputs, bits, layers)
+    return results
+
+
+def _wanted(
+    site: Site,
+    readers: Mapping[str, list[Site]],
+    outputs: set[str],
+    bits: Bits,
+    layers: Mapping[str, Bits],
+) -> int:
+    following = readers[site.name]
+    if site.op in WEIGHTED and [r.op for r in following] in FUSED:
+        following = readers[following[0].name]
+    if site.name in outputs or not following:
+        return STORED_BITS
+    widths = []
+    for reader in following:
+        operands = {reader.inputs[i] for i in _product_operands(reader)}
+        if not operands:
+            return STORED_BITS
+        widths.append(layers.get(reader.name, bits).activations)
+    return max(widths)
+
+
+def _wider(
+    network: Network,
+    bits: Bits,
+    weights: Mapping[str, int],
+    results: Mapping[str, int],
+    scores: Mapping[str, int],
+) -> tuple[Wider, ...]:
+    """What has more bits than was asked for, by kind."""
+    found: list[Wider] = []
+
+    def note(what: str, width: int, names: list[str], reason: str) -> None:
+        if names:
+            found.append(Wider(what, width, len(names), reason))
+
+    if bits.activations < STORED_BITS:
+        ops = {site.name: site.op for site in network.sites}
+        kept = [n for n, width in results.items() if width > bits.activations and ops[n] not in PASSING]
+        sums = [n for n in kept if ops[n] is Op.ADD]
+        rest = [n for n in kept if n not in sums and ops[n] is not Op.EMBEDDING]
+        note("residual stream", STORED_BITS, sums, "errors of every layer add up in it; it is only added")
+        note("layers that only feed an Add or an output", STORED_BITS, rest, "their result is not multiplied")
+        note("attention scores", STORED_BITS, list(scores), "the softmax reads them, no product does")
+    tables = [n for n, width in weights.items() if width > bits.weights]
+    note("embedding tables", LEAST_TABLE_BITS, tables, "their rows are looked up and not retrained")
+    positions = [s.name for s in network.sites if s.op is Op.ADD and len(s.inputs) == 1]
+    if bits.weights < STORED_BITS:
+        note("position tables", STORED_BITS, positions, "constants that are only added to the stream")
+    return tuple(found)
