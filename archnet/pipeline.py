@@ -235,6 +235,7 @@ def _quantize(job: Job, folded: Folded, context: StageContext) -> QuantizedGraph
     student = QuantizedStudent(network, job.settings.bits)
     calibration = _calibration(job)
     student.calibrate(calibration)
+    student.raise_fine_steps()
     linear = {site.name for site in network.sites if site.op is Op.LINEAR}
     with torch.no_grad():
         wanted = NetworkModule(folded.network)(calibration[0], keep=linear)

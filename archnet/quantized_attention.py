@@ -19,7 +19,7 @@ class QuantizedReluAttention(QuantizedAttention):
     """
 
     def __init__(self, heads: int, scale: float, bits: int) -> None:
-        super().__init__(heads, scale, bits, None)
+        super().__init__(heads, scale, (bits, bits), None)
         self.scores = ActivationQuantizer(bits, signed=False)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

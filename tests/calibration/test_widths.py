@@ -1,0 +1,84 @@
+"""Which tensors get how many bits, and what is listed as wider."""
+
+from __future__ import annotations
+
+import torch
+
+from archnet.calibration.observers import best_scales, round_weights
+from archnet.calibration.widths import assign, narrowed
+from archnet.config import Bits
+from archnet.network import Network, Site
+from archnet.operators import Op
+
+
+def block() -> Network:
+    """Embedding, attention and feed-forward with a residual stream, and a layer on the first token."""
+    sites = (
+        Site("e", Op.EMBEDDING, ("input_ids",), {"table": "t"}),
+        Site("p", Op.ADD, ("e",), {"table": "t"}),
+        Site("q", Op.LINEAR, ("p",)),
+        Site("a", Op.ATTENTION, ("q", "q", "q", "attention_mask")),
+        Site("o", Op.LINEAR, ("a",)),
+        Site("s", Op.ADD, ("p", "o")),
+        Site("up", Op.LINEAR, ("s",)),
+        Site("relu", Op.RELU, ("up",)),
+        Site("down", Op.LINEAR, ("relu",)),
+        Site("r", Op.ADD, ("s", "down")),
+        Site("first", Op.SELECT, ("r",)),
+        Site("head", Op.LINEAR, ("first",)),
+    )
+    tensors = {"t": torch.zeros(3, 4)}
+    return Network(("input_ids", "attention_mask"), sites, tensors, {"logits": "head"})
+
+
+def test_eight_bits_change_nothing() -> None:
+    bits = Bits(8, 8)
+    network = block()
+    assert narrowed(network, bits).sites == network.sites
+    widths = assign(network, bits)
+    assert set(widths.results.values()) == {8}
+    assert widths.wider == ()
+
+
+def test_products_are_narrow_and_sums_are_not() -> None:
+    bits = Bits(2, 4)
+    network = narrowed(block(), bits)
+    names = [site.name for site in network.sites]
+    assert [n for n in names if n.endswith("/a4")] == ["p/a4", "s/a4", "first/a4"]
+    assert network.site("q").inputs == ("p/a4",)
+    assert network.site("s").inputs == ("p", "o")
+    widths = assign(network, bits)
+    narrow = {"q", "a", "relu", "up", "p/a4", "s/a4", "first/a4"}
+    assert {n for n, width in widths.results.items() if width == 4} == narrow
+    assert widths.weights == {"e": 4, "q": 2, "o": 2, "up": 2, "down": 2, "head": 2}
+    assert widths.shares == {"a": 4}
+    assert widths.scores == {"a": 8}
+    assert [(w.what, w.bits, w.count) for w in widths.wider] == [
+        ("residual stream", 8, 3),
+        ("layers that only feed an Add or an output", 8, 3),
+        ("attention scores", 8, 1),
+        ("embedding tables", 4, 1),
+        ("position tables", 8, 1),
+    ]
+    assert all(w.reason for w in widths.wider)
+
+
+def test_single_layers_may_differ() -> None:
+    layers = {"down": Bits(8, 8), "q": Bits(4, 8)}
+    network = narrowed(block(), Bits(4, 4), layers)
+    widths = assign(network, Bits(4, 4), layers)
+    assert widths.results["relu"] == 8
+    assert widths.weights["down"] == 8
+    assert network.site("q").inputs == ("p",)
+    assert network.site("up").inputs == ("s/a4",)
+
+
+def test_two_bits_are_four_odd_integers() -> None:
+    scaled = torch.tensor([[-9.0, -2.1, -1.9, -0.1, 0.1, 1.9, 2.1, 9.0]])
+    assert round_weights(scaled, 2).tolist() == [[-3, -3, -1, -1, 1, 1, 3, 3]]
+    assert round_weights(scaled, 3).tolist() == [[-3, -2, -2, 0, 0, 2, 2, 3]]
+    weight = torch.randn(50, 256, generator=torch.Generator().manual_seed(0))
+    for bits, worst in ((2, 0.13), (3, 0.06), (4, 0.02)):
+        scale = best_scales(weight, bits)[:, None]
+        error = (round_weights(weight / scale, bits) * scale - weight).square().mean()
+        assert float(error / weight.var()) < worst, bits
