@@ -26,7 +26,7 @@ def test_other_bits_are_refused_with_what_there_is(text: str) -> None:
     with pytest.raises(ArchNetError) as caught:
         Bits.parse(text)
     assert caught.value.problem == f"--bits {text!r} is no bit width that Arch-Net knows"
-    assert "known: w2a2, " in caught.value.fix
+    assert "known: w2a4, " in caught.value.fix
 
 
 def test_the_nearest_bits_are_suggested() -> None:
