@@ -1,0 +1,1 @@
+"""benchmarks/: what a user runs to compare, tested on tiny models."""
