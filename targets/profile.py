@@ -22,7 +22,7 @@ from archnet.targets.strict_table import StrictTable
 
 SCHEMA = 1
 EXPORT_FORMATS = ("onnx", "tvm")
-WIDTHS = (8, 4, 2)
+WIDTHS = (8, 6, 4, 3, 2)
 
 _NEEDED_BY_FORM: Mapping[str, tuple[Op, ...]] = {
     "gather": (Op.EMBEDDING,),

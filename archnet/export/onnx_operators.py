@@ -171,7 +171,7 @@ def _softmax(state: Lowering, node: Node) -> None:
     if (x, "logical", "integer") in state.values:
         spec = state.spec(x)
         high = np.float32(spec.range[1]) * np.float32(cast(float, spec.scale))
-        limit = state.onnx.constant(f"{node.output}/high", high)
+        limit = state.onnx.constant(f"{node.output}/scores/high", high)
         scores = state.onnx.node("Min", [scores, limit], f"{node.output}/scores")
     y = state.onnx.node("Softmax", [scores], f"{node.output}/exact", axis=-1)
     state.quantize(node.output, y, "logical")

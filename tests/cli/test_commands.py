@@ -179,7 +179,7 @@ def test_inspect_lists_all_refusals_and_exits_with_2(archnet: Archnet, replace_m
     [
         (["--target", "tvn"], "did you mean 'tvm'"),
         (["--target", "tvm", "--bits", "w8a88"], "did you mean 'w8a8'"),
-        (["--target", "tvm", "--bits", "w4a4"], "target 'tvm' cannot run --bits w4a4"),
+        (["--target", "tvm", "--bits", "w4a2"], "did you mean 'w4a"),
         (["--target", "tvm", "--preset", "fastt"], "did you mean 'fast'"),
         (["--target", "tvm", "--seq-len", "5000"], "--seq-len 5000 is out of range"),
         (["--target", "tvm", "--embedding", "hots"], "--embedding 'hots' does not exist"),

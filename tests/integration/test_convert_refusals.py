@@ -145,7 +145,7 @@ def test_data(
         ("target", "arcnet", "--target 'arcnet' does not exist", "did you mean 'archnet'"),
         ("target", "nowhere.toml", "nowhere.toml", ""),
         ("bits", "w8a9", "--bits 'w8a9' is no bit width", "did you mean 'w8a8'"),
-        ("bits", "w2a2", "target 'archnet' cannot run --bits w2a2", "w8a8"),
+        ("bits", "w2a2", "--bits 'w2a2' is no bit width", "did you mean 'w2a"),
         ("preset", "quick", "--preset 'quick' does not exist", "known: balanced, best, fast"),
         ("embedding", "onehot", "--embedding 'onehot' does not exist", "did you mean 'one-hot'"),
         ("embedding", "gather", "target 'archnet' cannot run --embedding 'gather'", "one-hot"),

@@ -7,6 +7,7 @@ target's runtime. Softmax on ONNX Runtime is computed in float and may differ by
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from archnet.backends.onnxruntime import OnnxRuntimeBackend
 from archnet.backends.tvm import TvmBackend
+from archnet.config import Bits
 from archnet.export.onnx import build_onnx
 from archnet.export.tvm import compile_tvm
 from archnet.graph import GraphOutput, QuantizedGraph
@@ -32,20 +34,22 @@ NEVER_A_NODE = {Op.BATCH_NORM, Op.RELU}
 BATCH, SEQUENCE = 2, 5
 
 
-def networks() -> list[QuantizedGraph]:
+def networks(bits: Bits) -> list[QuantizedGraph]:
     """Random encoders in which every operator of the integer network occurs."""
     rng = np.random.default_rng(7)
+    make = partial(tiny_encoder, rng, weight_bits=bits.weights, activation_bits=bits.activations)
     return [
-        tiny_encoder(rng, pooled=False, concat=True, activation="gelu"),
-        tiny_encoder(rng, pooled=True, embedding="one_hot", activation_bits=6),
-        with_table_softmax(tiny_encoder(rng)),
-        with_relu_attention(tiny_encoder(rng)),
+        make(pooled=False, concat=True, activation="gelu"),
+        make(embedding="one_hot"),
+        with_table_softmax(make()),
+        with_relu_attention(make()),
     ]
 
 
-def alone(op: Op) -> QuantizedGraph:
-    """A network of the first node of this operator in `networks`, its input tensors as inputs."""
-    graph, node = next((g, n) for g in networks() for n in g.nodes if n.op is op)
+def alone(op: Op, bits: Bits) -> QuantizedGraph:
+    """A network of one node of this operator in `networks`, its input tensors as inputs."""
+    present = networks(Bits(8, 6)) if op is Op.REQUANTIZE and bits.activations == 8 else networks(bits)
+    graph, node = next((g, n) for g in present for n in g.nodes if n.op is op)
     inputs = [graph.tensors[name] for name in node.inputs if name in graph.tensors]
     if not any("sequence" in spec.shape for spec in inputs) and op is not Op.SELECT:
         inputs.append(graph.tensors["attention_mask"])  # binds "sequence"
@@ -72,20 +76,39 @@ def random_feeds(graph: QuantizedGraph) -> dict[str, NDArray[Any]]:
     return feeds
 
 
-def node_operators(target: str) -> list[Op]:
-    """The operators of a profile that occur as nodes."""
-    return [op for op in load_profile(target).operators if op not in NEVER_A_NODE]
+def probed(target: str) -> list[tuple[Op, Bits]]:
+    """The operators of a profile that occur as nodes, with each of their widths."""
+    operators = load_profile(target).operators.items()
+    return [
+        (op, Bits.parse(text if text.startswith("w") else f"w8{text}"))
+        for op, support in operators
+        for text in support.bits
+        if op not in NEVER_A_NODE
+    ]
+
+
+def name_of(value: object) -> str:
+    return str(value)
 
 
 def test_every_operator_of_a_profile_can_be_probed() -> None:
-    present = {node.op for graph in networks() for node in graph.nodes}
+    present = {
+        node.op for bits in (Bits(8, 8), Bits(8, 6)) for graph in networks(bits) for node in graph.nodes
+    }
     listed = {op for profile in list_profiles() for op in profile.operators}
     assert listed - NEVER_A_NODE == present
 
 
-@pytest.mark.parametrize("op", node_operators("onnxruntime"), ids=str)
-def test_onnxruntime_gives_the_reference_integers(op: Op) -> None:
-    graph = alone(op)
+@pytest.mark.parametrize("target", [profile.name for profile in list_profiles()])
+def test_the_widths_of_a_profile_are_those_of_its_operators(target: str) -> None:
+    profile = load_profile(target)
+    pairs = {f"w{w}a{a}" for w in profile.weight_bits for a in profile.activation_bits}
+    assert set(profile.operators[Op.LINEAR].bits) == pairs
+
+
+@pytest.mark.parametrize(("op", "bits"), probed("onnxruntime"), ids=name_of)
+def test_onnxruntime_gives_the_reference_integers(op: Op, bits: Bits) -> None:
+    graph = alone(op, bits)
     feeds = random_feeds(graph)
     model = build_onnx(graph)
     onnx.checker.check_model(model, full_check=True)
@@ -96,9 +119,10 @@ def test_onnxruntime_gives_the_reference_integers(op: Op) -> None:
     assert difference.max() <= (1 if op is Op.SOFTMAX else 0)
 
 
-@pytest.mark.parametrize("op", node_operators("tvm"), ids=str)
+@pytest.mark.parametrize("op", sorted({op for op, _ in probed("tvm")}), ids=name_of)
 def test_tvm_gives_the_reference_integers(op: Op, tmp_path: Path) -> None:
-    graph = alone(op)
+    """At the narrowest widths; tests/export/test_tvm.py runs whole networks at the others."""
+    graph = alone(op, min(bits for other, bits in probed("tvm") if other is op))
     feeds = random_feeds(graph)
     compile_tvm(graph, tmp_path)
     found = TvmBackend(graph, tmp_path, threads=1).run(feeds)["y"]

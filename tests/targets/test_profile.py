@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from archnet.config import Bits
+from archnet.config import KNOWN_BITS, Bits
 from archnet.errors import ArchNetError
 from archnet.operators import Op
 from archnet.targets import Profile, list_profiles, load_profile
@@ -146,21 +146,26 @@ def test_norms_and_smooth_activations_are_missing_with_a_reason(profile: Profile
         assert not profile.supports(op)
 
 
+@pytest.mark.parametrize("text", KNOWN_BITS)
 @pytest.mark.parametrize("profile", list_profiles(), ids=lambda p: p.name)
-def test_w8a8_is_the_only_width_of_this_version(profile: Profile) -> None:
-    assert profile.choose_bits(W8A8) == W8A8
+def test_every_known_width_is_run_and_w8a8_is_the_default(profile: Profile, text: str) -> None:
+    bits = Bits.parse(text)
+    assert profile.choose_bits(bits) == bits
+    assert (profile.weight_bits[0], profile.activation_bits[0]) == (8, 8)
+    for op in (Op.LINEAR, Op.MATMUL, Op.SOFTMAX, Op.REQUANTIZE, Op.RESHAPE, Op.TRANSPOSE, Op.RELU):
+        assert profile.supports(op, bits)
     assert all(profile.supports(op, W8A8) for op in profile.operators)
-    with pytest.raises(ArchNetError, match=r"cannot run --bits w4a8") as caught:
+
+
+def test_reasons_say_which_width_or_that_nothing_is_known(write: Callable[[str], str]) -> None:
+    profile = load_profile(write(MINIMAL))
+    assert profile.why_not(Op.LINEAR, W8A8) is None
+    assert profile.why_not(Op.LINEAR, Bits(4, 8)) == "my_chip runs FullyConnected at w8a8, not at w4a8"
+    assert profile.why_not(Op.ADD, Bits(8, 4)) == "my_chip runs Add at a8, not at w8a4"
+    assert profile.why_not(Op.CONV) == "the profile of my_chip does not list Conv"
+    with pytest.raises(ArchNetError, match=r"target 'my_chip' cannot run --bits w4a8") as caught:
         profile.choose_bits(Bits(4, 8))
     assert "w8a8" in caught.value.fix
-
-
-def test_reasons_say_which_width_or_that_nothing_is_known() -> None:
-    profile = load_profile("archnet")
-    assert profile.why_not(Op.LINEAR, W8A8) is None
-    assert profile.why_not(Op.LINEAR, Bits(4, 8)) == "archnet runs FullyConnected at w8a8, not at w4a8"
-    assert profile.why_not(Op.ADD, Bits(8, 4)) == "archnet runs Add at a8, not at w8a4"
-    assert profile.why_not(Op.CONV) == "the profile of archnet does not list Conv"
 
 
 def test_an_operator_without_weights_ignores_their_width() -> None:
@@ -185,7 +190,7 @@ def test_json_carries_every_entry() -> None:
         value = json.loads(json.dumps(profile.to_json()))
         assert set(value["operators"]) == {str(op) for op in profile.operators}
         assert set(value["absent"]) == {str(op) for op in profile.absent}
-        assert value["operators"]["FullyConnected"]["bits"] == ["w8a8"]
+        assert value["operators"]["FullyConnected"]["bits"] == list(KNOWN_BITS)
         assert value["operators"]["FullyConnected"]["tool_version"]
 
 
@@ -220,9 +225,9 @@ REFUSALS = [
     Refusal("unknown key", "title =", "titel =", r"unknown key 'titel'", "did you mean 'title'"),
     Refusal("missing key", 'title = "My chip"\n', "", r"title is missing", "a string"),
     Refusal("other schema", "schema = 1", "schema = 2", r"schema is 2", "from 1 to 1"),
-    Refusal("width", "weight_bits = [8]", "weight_bits = [7]", r"weight_bits is \[7\]", "8, 4, 2"),
-    Refusal("width true", "weight_bits = [8]", "weight_bits = [true]", r"weight_bits is", "8, 4, 2"),
-    Refusal("no widths", "weight_bits = [8]", "weight_bits = []", r"weight_bits is \[\]", "8, 4, 2"),
+    Refusal("width", "weight_bits = [8]", "weight_bits = [7]", r"weight_bits is \[7\]", "8, 6, 4, 3, 2"),
+    Refusal("width true", "weight_bits = [8]", "weight_bits = [true]", r"weight_bits is", "8, 6, 4, 3, 2"),
+    Refusal("no widths", "weight_bits = [8]", "weight_bits = []", r"weight_bits is \[\]", "8, 6, 4, 3, 2"),
     Refusal("name", '"my_chip"', '"My chip!"', r"name is 'My chip!'", "small letters"),
     Refusal("taken name", '"my_chip"', '"archnet"', r"'archnet' belongs to a profile", "of its own"),
     Refusal("form", '["host"]', '["hots"]', r"embedding_forms has 'hots'", "did you mean 'host'"),
