@@ -11,7 +11,7 @@ from archnet.errors import ArchNetError, nearest
 
 PRESETS = ("fast", "balanced", "best")
 EMBEDDING_FORMS = ("gather", "one-hot", "host", "code")
-ATTENTION_FORMS = ("softmax", "table", "relu")
+ATTENTION_FORMS = ("softmax", "table", "relu", "mixing")
 KNOWN_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (8, 6, 4))
 MAX_SEQUENCE = 1024
 """The integer softmax sums in int32, which is exact up to this sequence length."""

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archnet.converters.attention import mix_tokens
 from archnet.converters.softmax import relu_weights
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -178,6 +179,10 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.SIGMOID: lambda m, s, x: torch.sigmoid(x),
     Op.CLIP: lambda m, s, x: x.clamp(-1.0, 1.0),
     Op.ATTENTION: _attention,
+    Op.TOKEN_MIX: lambda m, s, x, mask=None: mix_tokens(
+        x, m.parameter(s, "weight"), m.parameter(s, "bias"), mask
+    ),
+    Op.CONCAT: lambda m, s, *parts: torch.cat(parts, -1),
     Op.MEAN_POOL: lambda m, s, x, mask: mean_pool(x, mask),
     Op.SELECT: lambda m, s, x: x[:, int(s.attributes["index"])],
     Op.REQUANTIZE: lambda m, s, x: x,

@@ -27,6 +27,7 @@ from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
 from archnet.freeze_attention import relu_context
 from archnet.freeze_embedding import freeze_embedding
+from archnet.freeze_mixing import concatenated, freeze_concat, freeze_token_mix
 from archnet.graph import (
     WIDEN_SHIFT,
     AttributeValue,
@@ -197,7 +198,8 @@ def _linear(b: GraphBuilder, site: Site) -> None:
     assert isinstance(module, QuantizedLinear)
     source = b.spec(site.inputs[0])
     weight, bias = numpy_of(module.weight), numpy_of(module.bias)
-    out = b.activation(result, "", (*source.shape[:-1], weight.shape[0]))
+    shape = (*source.shape[:-1], weight.shape[0])
+    out = concatenated(b, site, shape) or b.activation(result, "", shape)
     assert source.scale is not None
     assert out.scale is not None
     b.values[site.name] = b.values[result] = emit_linear(
@@ -392,6 +394,8 @@ _FREEZERS = {
     Op.RELU: _fused,
     Op.ADD: _add,
     Op.ATTENTION: _attention,
+    Op.TOKEN_MIX: freeze_token_mix,
+    Op.CONCAT: freeze_concat,
     Op.SELECT: _select,
     Op.MEAN_POOL: _mean_pool,
     Op.CLIP: _fused,

@@ -25,11 +25,13 @@ def relu_context(b: GraphBuilder, site: Site, query: str, key: str, value: str) 
         (batch, heads, sequence, width). The means of n keys have the multiplier of their sum over n.
     """
     from archnet.quantized_attention import QuantizedReluAttention
+    from archnet.quantized_student import LARGEST_FACTOR
 
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedReluAttention)
     scale_q, scale_k, scale_v = (b.tensors[name].scale or 0.0 for name in (query, key, value))
-    multiplier, scale = fit_output_scale(module.scores.scale, scale_q, scale_k)
+    wished = max(module.scores.scale, scale_q * scale_k / LARGEST_FACTOR)
+    multiplier, scale = fit_output_scale(wished, scale_q, scale_k)
     square: tuple[Dim, ...] = ("batch", module.heads, "sequence", "sequence")
     spec = TensorSpec(f"{site.name}/scores", square, "uint8", module.scores.bits, scale)
     scores = b.add(Op.MATMUL, site, "scores", (query, key), spec, transpose_b=True, multiplier=multiplier)

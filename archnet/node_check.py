@@ -195,6 +195,28 @@ def _mean_matmul(c: NodeCheck) -> Shape:
     return (*a.shape[:-1], b.shape[-1])
 
 
+def _zero_pad(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8", "uint8")
+    c.output_like(x)
+    positions = c.output.shape[1] if len(c.output.shape) == 3 else None
+    good = len(x.shape) == 3 and isinstance(positions, int) and positions >= c.extent(x.shape[1])
+    require(good, f"makes {c.output.shape} of {x.shape}")
+    assert isinstance(positions, int)
+    if len(c.node.inputs) > 1:
+        mask = c.tensor(1, "int64")
+        require(mask.shape == x.shape[:2], f"masks {x.shape} by {mask.shape}")
+    return (x.shape[0], positions, x.shape[2])
+
+
+def _crop(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8", "uint8")
+    c.output_like(x)
+    size = x.shape[1] if len(x.shape) == 3 else None
+    good = isinstance(size, int) and size >= c.graph.max_sequence
+    require(good, f"crops {x.shape} to {c.graph.max_sequence} positions")
+    return (x.shape[0], "sequence", x.shape[2])
+
+
 def _embedding(c: NodeCheck) -> Shape:
     ids = c.tensor(0, "int64")
     table = c.constant(1, c.output.dtype, (None, None))
@@ -377,6 +399,8 @@ OPERATORS: Mapping[Op, tuple[int, Callable[[NodeCheck], Shape]]] = {
     Op.SOFTMAX: (2, _softmax),
     Op.TABLE_SOFTMAX: (2, _softmax),
     Op.MEAN_MATMUL: (-3, _mean_matmul),
+    Op.ZERO_PAD: (-1, _zero_pad),
+    Op.CROP: (1, _crop),
     Op.ADD: (2, _add),
     Op.REQUANTIZE: (1, _requantize),
     Op.LOOKUP: (2, _lookup),

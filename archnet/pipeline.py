@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from archnet import atomic
+from archnet.attention_statistics import attention_statistics
 from archnet.blocks import Block, find_blocks, with_blocks
 from archnet.build import BuildDir, estimate_build_bytes
 from archnet.calibration.equalization import equalize
@@ -23,6 +24,7 @@ from archnet.calibration.token_batches import TokenBatches
 from archnet.capture import INPUTS, TRANSLATION_INPUTS, capture
 from archnet.code_embedding import with_code_embedding
 from archnet.config import ConvertSettings
+from archnet.converters.base import Statistics
 from archnet.converters.fold import Affine, Folded, fold
 from archnet.converters.homotopy import set_progress
 from archnet.distill import objective_for, train
@@ -192,9 +194,10 @@ def _distil(job: Job, context: StageContext) -> Folded:
     """LayerNorm, GELU and the like go; the result has only what the target has."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = NetworkModule(job.teacher).eval().requires_grad_(False)
-    rewritten = rewrite(
-        job.teacher, token_statistics(teacher, _calibration(job)), attention=job.settings.attention
-    )
+    statistics: dict[str, Statistics] = {**token_statistics(teacher, _calibration(job))}
+    if job.settings.attention == "mixing":
+        statistics |= attention_statistics(teacher, _calibration(job), job.settings.seq_len)
+    rewritten = rewrite(job.teacher, statistics, attention=job.settings.attention)
     student = rewritten.module()
     for site in rewritten.network.sites:
         if site.op is Op.EMBEDDING:
@@ -211,8 +214,8 @@ def _distil(job: Job, context: StageContext) -> Folded:
         on_step=lambda progress: set_progress(student, progress),
     )
     folded = fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
-    statistics = channel_statistics(folded.network, _calibration(job))
-    return equalize(folded, statistics, outputs=job.teacher.outputs.values())
+    channels = channel_statistics(folded.network, _calibration(job))
+    return equalize(folded, channels, outputs=job.teacher.outputs.values())
 
 
 def _itself(network: Network) -> Mapping[str, Affine]:

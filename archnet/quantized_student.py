@@ -16,6 +16,7 @@ from archnet.config import Bits
 from archnet.executor import MASKED, NetworkModule, merge_heads, split_heads
 from archnet.network import Network, Site
 from archnet.operators import Op
+from archnet.quantized_mixing import QuantizedTokenMix
 from archnet.valid import mask_of, row_masks, valid_rows
 
 LARGEST_FACTOR = 1.7
@@ -143,6 +144,7 @@ class QuantizedStudent(NetworkModule):
             if module is not None:
                 overrides[site.name] = module
             fused = site.op is Op.LINEAR and [r.op for r in readers[site.name]] in ([Op.RELU], [Op.CLIP])
+            fused |= [r.op for r in readers[site.name]] == [Op.CONCAT]
             if not fused and site.op not in (Op.MEAN_POOL, Op.SELECT):
                 bits_of = self.widths.weights if _is_table(site) else self.widths.results
                 observe[site.name] = _observer(site, bits_of[site.name], unsigned)
@@ -197,9 +199,9 @@ class QuantizedStudent(NetworkModule):
         """
         readers = self.network.consumers()
         for site in self.network.sites:
-            if site.op is Op.LINEAR:
+            if site.op in (Op.LINEAR, Op.TOKEN_MIX):
                 module = self.override(site.name)
-                assert isinstance(module, QuantizedLinear)
+                assert isinstance(module, (QuantizedLinear, QuantizedTokenMix))
                 result = self.observer(site.name) or self.observer(readers[site.name][0].name)
                 assert result is not None
                 step = self._scale_of(site.inputs[0]) * float(module.quantizer.scale.max())
@@ -302,6 +304,10 @@ def _override(network: Network, site: Site, widths: Widths) -> nn.Module | None:
         table = network.parameter(site, "bias") if "bias" in site.parameters else None
         bits = (widths.scores[site.name], widths.shares[site.name])
         return QuantizedAttention(int(site.attributes["heads"]), float(site.attributes["scale"]), bits, table)
+    if site.op is Op.TOKEN_MIX:
+        return QuantizedTokenMix(
+            network.parameter(site, "weight"), network.parameter(site, "bias"), widths.weights[site.name]
+        )
     if site.op is Op.ADD and len(site.inputs) == 1:
         return QuantizedTableAdd(network.parameter(site, "table"), STORED_BITS)
     if site.op is Op.EMBEDDING and "codes" in site.parameters:

@@ -152,6 +152,19 @@ def mean_matmul(
     return call.clamp(requantize(products, multipliers[count - 1][:, None, None, None]))
 
 
+def zero_pad(call: Call, x: Array, attention_mask: Array | None = None) -> Array:
+    """x where the token is there and its mask is not 0, 0 elsewhere: (B, S, C) -> (B, P, C), P >= S."""
+    positions = call.size(call.output.shape[1])
+    kept = x if attention_mask is None else np.where((attention_mask != 0)[:, :, None], x, 0)
+    missing = positions - x.shape[1]
+    return np.asarray(np.pad(kept, ((0, 0), (0, missing), (0, 0))), dtype=call.output.dtype)
+
+
+def crop(call: Call, x: Array) -> Array:
+    """The first `sequence` positions: (B, P, C) -> (B, S, C)."""
+    return x[:, : call.size(call.output.shape[1])]
+
+
 def mask(call: Call, x: Array, attention_mask: Array) -> Array:
     """min(x, limit), limit = greatest integer where the mask is not 0, least integer elsewhere.
 
@@ -242,6 +255,8 @@ OPERATORS: dict[Op, Callable[..., Array]] = {
     Op.SOFTMAX: softmax,
     Op.TABLE_SOFTMAX: softmax,
     Op.MEAN_MATMUL: mean_matmul,
+    Op.ZERO_PAD: zero_pad,
+    Op.CROP: crop,
     Op.ADD: add,
     Op.REQUANTIZE: requantized,
     Op.LOOKUP: lookup,

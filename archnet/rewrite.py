@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from archnet.converters import converter_for
-from archnet.converters.base import TokenStatistics
+from archnet.converters.base import Statistics, TokenStatistics
 from archnet.converters.homotopy import Homotopy
 from archnet.executor import NetworkModule
 from archnet.network import Network, Site
@@ -57,13 +57,13 @@ def token_statistics(teacher: NetworkModule, batches: list[dict[str, Tensor]]) -
 
 
 def rewrite(
-    network: Network, statistics: Mapping[str, TokenStatistics], *, attention: str = "softmax"
+    network: Network, statistics: Mapping[str, Statistics], *, attention: str = "softmax"
 ) -> Rewritten:
     """Replace every site that has a converter.
 
     Args:
         network: the teacher.
-        statistics: of every norm, by site name.
+        statistics: of every norm, and of every attention that becomes mixing, by site name.
         attention: the form that attention is to take.
     """
     sites: list[Site] = []
@@ -89,12 +89,18 @@ def materialize(network: Network, modules: Mapping[str, Homotopy], tensors: Mapp
 
     Args:
         network: the student's.
-        modules: trained; those with an `affine` become BatchNorm sites.
+        modules: trained; those with an `affine` become BatchNorm sites, those with an `expand` several.
         tensors: the student's trained tensors, as the network names them.
     """
     sites: list[Site] = []
     values = dict(tensors)
     for site in network.sites:
+        expand = getattr(modules.get(site.name), "expand", None)
+        if expand is not None:
+            expansion = expand(site)
+            sites.extend(expansion.sites)
+            values |= expansion.tensors
+            continue
         affine = getattr(modules.get(site.name), "affine", None)
         if affine is not None:
             keys = {"weight": f"{site.name}.gain", "bias": f"{site.name}.shift"}

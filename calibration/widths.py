@@ -21,7 +21,7 @@ STORED_BITS = 8
 LEAST_TABLE_BITS = 4
 """An embedding's rows are never retrained, so they are not narrowed below this."""
 
-WEIGHTED = (Op.LINEAR, Op.CONV)
+WEIGHTED = (Op.LINEAR, Op.CONV, Op.TOKEN_MIX)
 """Operators that multiply activations by weights."""
 
 PASSING = (Op.SELECT, Op.MEAN_POOL)
@@ -138,6 +138,8 @@ def _wanted(
 ) -> int:
     following = readers[site.name]
     if site.op in WEIGHTED and [r.op for r in following] in FUSED:
+        following = readers[following[0].name]
+    if [r.op for r in following] == [Op.CONCAT]:
         following = readers[following[0].name]
     if site.name in outputs or not following:
         return STORED_BITS

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from archnet.converters.activation import ActivationConverter
+from archnet.converters.attention import MixingConverter
 from archnet.converters.base import Converter
 from archnet.converters.layer_norm import NormConverter
 from archnet.converters.softmax import SoftmaxConverter
@@ -20,6 +21,7 @@ CONVERTERS: tuple[Converter, ...] = (
     ActivationConverter(Op.TANH),
     SoftmaxConverter("table"),
     SoftmaxConverter("relu"),
+    MixingConverter(),
 )
 
 

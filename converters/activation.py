@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from archnet.converters.base import Replacement, TokenStatistics
+from archnet.converters.base import Replacement, Statistics
 from archnet.converters.homotopy import Homotopy
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -70,7 +70,7 @@ class ActivationConverter:
         """The activation must follow a fully connected layer that nothing else reads."""
         return follows_linear(site, network)
 
-    def build(self, site: Site, network: Network, statistics: TokenStatistics | None) -> Replacement:
+    def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
         """The blend at the activation's own site."""
         approximate = str(site.attributes.get("approximate", "none"))
         slope = float(site.attributes.get("slope", 1.0))

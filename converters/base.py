@@ -27,6 +27,33 @@ class TokenStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionStatistics:
+    """What calibration data showed of an attention.
+
+    Attributes:
+        weights: (heads, positions, positions) mean weight of each key position for each query position.
+    """
+
+    weights: Tensor
+
+
+Statistics = TokenStatistics | AttentionStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """What a trained module leaves that is more than one site.
+
+    Attributes:
+        sites: in order; the last has the name of the site that the module stood for.
+        tensors: their parameters.
+    """
+
+    sites: tuple[Site, ...]
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
 class Replacement:
     """What stands for a site in the student.
 
@@ -59,5 +86,5 @@ class Converter(Protocol):
     def rejects(self, site: Site, network: Network) -> str | None:
         """Why this site cannot be replaced, or None."""
 
-    def build(self, site: Site, network: Network, statistics: TokenStatistics | None) -> Replacement:
-        """The replacement; `statistics` are given for norms."""
+    def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
+        """The replacement; `statistics` are given for norms, and for attention that becomes mixing."""

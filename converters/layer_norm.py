@@ -21,7 +21,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from archnet.converters.base import Replacement, TokenStatistics
+from archnet.converters.base import Replacement, Statistics, TokenStatistics
 from archnet.converters.homotopy import Homotopy
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -95,9 +95,9 @@ class NormConverter:
         """A norm can be replaced wherever its parameters are constants, which capture made sure of."""
         return None
 
-    def build(self, site: Site, network: Network, statistics: TokenStatistics | None) -> Replacement:
+    def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
         """Normalisation, the affine for layers that read it, and the one for residual Adds."""
-        assert statistics is not None
+        assert isinstance(statistics, TokenStatistics)
         weight, bias = network.parameter(site, "weight"), network.parameter(site, "bias")
         centred = self.source is Op.LAYER_NORM
         mean = statistics.mean if centred else torch.zeros_like(statistics.mean)

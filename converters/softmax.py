@@ -22,7 +22,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from archnet.converters.base import Replacement, TokenStatistics
+from archnet.converters.base import Replacement, Statistics
 from archnet.converters.homotopy import Homotopy
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -61,16 +61,39 @@ class SoftmaxToReLU(Homotopy):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, sequence, features) each, mask int64 (batch, sequence) -> (batch, sequence, features)."""
-        q, k, v = (_split(x, self.heads) for x in (query, key, value))
-        scores = (q @ k.transpose(-1, -2)).float() * self.scale
-        keep = None if mask is None else mask.bool()[:, None, None, :]
-        weights = torch.zeros((), device=scores.device)
-        if self.progress > 0.0:
-            weights = self.progress * relu_weights(scores, keep, self.progress)
+        if self.progress == 0.0:
+            return softmax_attention(query, key, value, mask, heads=self.heads, scale=self.scale)
+        scores, keep = _scores(query, key, mask, self.heads, self.scale)
+        weights = relu_weights(scores, keep, self.progress)
         if not self.done:
-            masked = scores if keep is None else scores.masked_fill(~keep, -torch.inf)
-            weights = weights + (1.0 - self.progress) * torch.softmax(masked, -1)
-        return (weights.to(value.dtype) @ v).transpose(1, 2).flatten(-2)
+            weights = torch.lerp(_softmax(scores, keep), weights, self.progress)
+        return _attend(weights, value)
+
+
+def softmax_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, heads: int, scale: float
+) -> Tensor:
+    """Attention as it is: (batch, sequence, features) each, mask int64 (batch, sequence)."""
+    return _attend(_softmax(*_scores(query, key, mask, heads, scale)), value)
+
+
+def _scores(
+    query: Tensor, key: Tensor, mask: Tensor | None, heads: int, scale: float
+) -> tuple[Tensor, Tensor | None]:
+    """Scores (batch, heads, queries, keys), and which keys are valid, broadcast against them."""
+    scores = (_split(query, heads) @ _split(key, heads).transpose(-1, -2)).float() * scale
+    return scores, None if mask is None else mask.bool()[:, None, None, :]
+
+
+def _softmax(scores: Tensor, keep: Tensor | None) -> Tensor:
+    return torch.softmax(
+        scores if keep is None else scores.masked_fill(~keep, torch.finfo(scores.dtype).min), -1
+    )
+
+
+def _attend(weights: Tensor, value: Tensor) -> Tensor:
+    """(batch, heads, queries, keys) weights of values -> (batch, queries, features)."""
+    return (weights.to(value.dtype) @ _split(value, weights.shape[1])).transpose(1, 2).flatten(-2)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
@@ -93,16 +116,25 @@ class SoftmaxConverter:
         )
 
     def rejects(self, site: Site, network: Network) -> str | None:
-        """Scores must not have a learned bias."""
-        return position_bias(site)
+        """Scores must not have a learned bias; without softmax, a query must see all of the sentence's keys."""
+        return position_bias(site) or (None if self.form == "table" else self_attention_only(site, network))
 
-    def build(self, site: Site, network: Network, statistics: TokenStatistics | None) -> Replacement:
+    def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
         """The same site in another form; relu has a blend, the table form computes what softmax does."""
         new = replace(site, attributes={**site.attributes, "form": self.form})
         if self.form == "table":
             return Replacement((new,))
         module = SoftmaxToReLU(int(site.attributes["heads"]), float(site.attributes["scale"]))
         return Replacement((new,), {site.name: module})
+
+
+def self_attention_only(site: Site, network: Network) -> str | None:
+    """Why a form that knows no other keys than those of the queries' sentence cannot stand here, or None."""
+    if site.attributes.get("causal", False):
+        return "it is causal, and this form knows no keys that some queries see and others do not"
+    if "decoder_input_ids" in network.inputs:
+        return "it is part of an encoder-decoder, whose decoder has keys of another sequence"
+    return None
 
 
 def position_bias(site: Site) -> str | None:

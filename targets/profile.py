@@ -35,6 +35,7 @@ _NEEDED_BY_ATTENTION: Mapping[str, tuple[Op, ...]] = {
     "softmax": (Op.MATMUL, Op.SOFTMAX),
     "table": (Op.MATMUL, Op.TABLE_SOFTMAX),
     "relu": (Op.MATMUL, Op.MEAN_MATMUL),
+    "mixing": (Op.LINEAR, Op.CONCAT, Op.RELU, Op.ZERO_PAD, Op.CROP),
 }
 
 _PROFILE_KEYS = (

@@ -43,3 +43,19 @@ def with_relu_attention(graph: QuantizedGraph, *, masked: bool = True) -> Quanti
     used = {name for node in nodes for name in node.inputs} | {h.table for h in graph.host_tables}
     constants = {name: value for name, value in constants.items() if name in used}
     return replace(graph, nodes=tuple(nodes), tensors=tensors, constants=constants)
+
+
+def with_padding(graph: QuantizedGraph) -> QuantizedGraph:
+    """What is pooled, padded to the longest sequence and cropped again on its way."""
+    nodes: list[Node] = []
+    tensors = dict(graph.tensors)
+    for node in graph.nodes:
+        if node.op is Op.MEAN_POOL:
+            spec = tensors[node.inputs[0]]
+            padded = replace(spec, name="padded", shape=("batch", graph.max_sequence, *spec.shape[2:]))
+            tensors |= {"padded": padded, "cropped": replace(spec, name="cropped")}
+            nodes.append(Node(Op.ZERO_PAD, "pad", (spec.name, "attention_mask"), "padded"))
+            nodes.append(Node(Op.CROP, "crop", ("padded",), "cropped"))
+            node = replace(node, inputs=("cropped", *node.inputs[1:]))
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes), tensors=tensors)

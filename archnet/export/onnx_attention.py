@@ -6,6 +6,8 @@ It is exact wherever the result does not saturate, because that product has then
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from onnx import TensorProto
 
@@ -67,3 +69,28 @@ def lower_mean_matmul(state: Lowering, node: Node) -> None:
         for end, limit in zip(("low", "high"), spec.range, strict=True)
     )
     state.define(key, make.node("Clip", [whole, low, high], key), "logical")
+
+
+def lower_zero_pad(state: Lowering, node: Node) -> None:
+    """Where and Pad on the stored integers, with the zero point for 0."""
+    x, *mask = node.inputs
+    make, key = state.onnx, node.output
+    _, zero = state.quantization(state.spec(key))
+    value = state.integer(x, "logical")
+    if mask:
+        seen = make.node("Cast", [mask[0]], f"{key}/seen", to=TensorProto.BOOL)
+        column = make.node("Unsqueeze", [seen, make.integers(2)], f"{key}/column")
+        value = make.node("Where", [column, value, zero], f"{key}/kept")
+    positions = cast(int, state.spec(key).shape[1])
+    length = make.node("Shape", [value], f"{key}/length", start=1, end=2)
+    missing = make.node("Sub", [make.integers(positions), length], f"{key}/missing")
+    pads = make.node("Concat", [make.integers(0, 0, 0, 0), missing, make.integers(0)], f"{key}/pads", axis=0)
+    state.define(key, make.node("Pad", [value, pads, zero], key), "logical")
+
+
+def lower_crop(state: Lowering, node: Node) -> None:
+    """Slice to the length of the graph's first input."""
+    make, key = state.onnx, node.output
+    begin, end = make.integers(0), make.size("sequence", state.graph.inputs[0])
+    inputs = [state.integer(node.inputs[0], "logical"), begin, end, make.integers(1)]
+    state.define(key, make.node("Slice", inputs, key), "logical")

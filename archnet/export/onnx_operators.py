@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from archnet.errors import ArchNetError
-from archnet.export.onnx_attention import lower_mean_matmul, lower_table_softmax
+from archnet.export.onnx_attention import lower_crop, lower_mean_matmul, lower_table_softmax, lower_zero_pad
 from archnet.export.onnx_model import ELEMENT_TYPES
 from archnet.export.onnx_state import Layout, Lowering, StoredTensor
 from archnet.graph import WIDEN_SHIFT, GraphOutput, Node, TensorSpec
@@ -325,6 +325,8 @@ LOWERINGS: dict[Op, Callable[[Lowering, Node], None]] = {
     Op.SOFTMAX: _softmax,
     Op.TABLE_SOFTMAX: lower_table_softmax,
     Op.MEAN_MATMUL: lower_mean_matmul,
+    Op.ZERO_PAD: lower_zero_pad,
+    Op.CROP: lower_crop,
     Op.ADD: _add,
     Op.REQUANTIZE: _requantize,
     Op.LOOKUP: _lookup,

@@ -159,6 +159,20 @@ def _mean_matmul(call: OperatorCall) -> None:
             store(call.result, convert(value, call.output.dtype), *batch, row, column)
 
 
+def _zero_pad(call: OperatorCall) -> None:
+    x, *masks = call.inputs
+    tokens = call.builder.size(call.operands[0].shape[1])
+
+    def element(at: list[Expr]) -> Expr:
+        token = tirx.min(at[1], tokens - i64(1))
+        there = at[1] < tokens
+        if masks:
+            there = tirx.all(there, load(masks[0], at[0], token) != i64(0))
+        return tirx.Select(there, convert(load(x, at[0], token, at[2]), "int32"), i32(0))
+
+    _each(call, element)
+
+
 def _mask(call: OperatorCall) -> None:
     x, mask = call.inputs
     low, high = call.output.range
@@ -319,6 +333,8 @@ OPERATORS: Mapping[Op, Callable[[OperatorCall], None]] = {
     Op.SOFTMAX: _softmax,
     Op.TABLE_SOFTMAX: _softmax,
     Op.MEAN_MATMUL: _mean_matmul,
+    Op.ZERO_PAD: _zero_pad,
+    Op.CROP: _slice,
     Op.ADD: _add,
     Op.REQUANTIZE: _requantize,
     Op.LOOKUP: _lookup,

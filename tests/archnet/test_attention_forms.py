@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from archnet.agreement import IntegerComparison
+from archnet.attention_statistics import attention_statistics
 from archnet.backends.base import dequantize_output, feed
 from archnet.backends.onnxruntime import OnnxRuntimeBackend
 from archnet.backends.tvm import TvmBackend
 from archnet.calibration.equalization import equalize
 from archnet.config import Bits
+from archnet.converters.base import Statistics
 from archnet.converters.fold import Folded, fold
 from archnet.converters.homotopy import set_progress
 from archnet.executor import NetworkModule
@@ -31,7 +33,7 @@ from archnet.operators import Op
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.reference import execute, run_node
 from archnet.rewrite import materialize, rewrite, token_statistics
-from tests.attention_graphs import with_relu_attention, with_table_softmax
+from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import random_inputs, tiny_encoder
 from tests.small_encoder import LENGTH, captured_encoder, padded_batch
 
@@ -41,12 +43,15 @@ BATCHES = [padded_batch(seed) for seed in range(3)]
 def converted(form: str) -> tuple[Network, Folded]:
     """An untrained student at progress 1, folded and equalized."""
     teacher = captured_encoder(pooling="mean")
-    rewritten = rewrite(teacher, token_statistics(NetworkModule(teacher), BATCHES), attention=form)
+    module = NetworkModule(teacher)
+    statistics: dict[str, Statistics] = {**token_statistics(module, BATCHES)}
+    statistics |= attention_statistics(module, BATCHES, LENGTH)
+    rewritten = rewrite(teacher, statistics, attention=form)
     student = rewritten.module()
     set_progress(student, 1.0)
     folded = fold(materialize(rewritten.network, rewritten.modules, student.tensors()))
-    statistics = channel_statistics(folded.network, BATCHES)
-    return teacher, equalize(folded, statistics, outputs=teacher.outputs.values())
+    channels = channel_statistics(folded.network, BATCHES)
+    return teacher, equalize(folded, channels, outputs=teacher.outputs.values())
 
 
 def frozen(form: str) -> tuple[QuantizedStudent, QuantizedGraph]:
@@ -84,7 +89,7 @@ def test_mean_matmul_is_the_mean_over_seen_keys(masked: bool) -> None:
         assert y[batch, head, row, column] == min(max(exact, -128), 127)
 
 
-@pytest.mark.parametrize("form", ["softmax", "table", "relu"])
+@pytest.mark.parametrize("form", ["softmax", "table", "relu", "mixing"])
 @torch.no_grad()
 def test_padding_changes_nothing(form: str) -> None:
     _, folded = converted(form)
@@ -134,9 +139,56 @@ def test_table_form_has_the_integers_of_softmax() -> None:
         np.testing.assert_array_equal(got[name], value)
 
 
+@torch.no_grad()
+def test_attention_statistics_are_mean_weights_of_pairs() -> None:
+    teacher = captured_encoder()
+    (site,) = [s for s in teacher.sites if s.op is Op.ATTENTION]
+    found = attention_statistics(NetworkModule(teacher), BATCHES, LENGTH)[site.name].weights
+    assert found.shape == (2, LENGTH, LENGTH)
+    total, count = torch.zeros(2), 0
+    for values in [NetworkModule(teacher)(batch) for batch in BATCHES]:
+        query, key = (values[name].reshape(6, 9, 2, 8) for name in site.inputs[:2])
+        mask = values["attention_mask"].bool()
+        for row in [row for row in range(6) if bool(mask[row, 4])]:
+            scores = torch.einsum("hd,khd->hk", query[row, 4], key[row, mask[row]]) / 8**0.5
+            total += torch.softmax(scores, -1)[:, 2]
+            count += 1
+    assert count
+    torch.testing.assert_close(found[:, 4, 2], total / count)
+    assert bool((found[:, 11, 10] > 0).all()), "a pair that never occurs gets what its diagonal has"
+
+
+def test_token_mixing_in_integers_is_the_formula_in_floats() -> None:
+    student, graph = frozen("mixing")
+    ops = {node.op for node in graph.nodes}
+    assert ops.isdisjoint({Op.MATMUL, Op.SOFTMAX, Op.MASK, Op.MEAN_MATMUL, Op.TABLE_SOFTMAX})
+    batch = padded_batch(7)
+    with torch.no_grad():
+        values = student(batch)
+    (mix,) = [s for s in student.network.sites if s.op is Op.TOKEN_MIX]
+    weight, bias = (student.network.parameter(mix, role).double() for role in ("weight", "bias"))
+    value, mask = values[mix.inputs[0]].double(), batch["attention_mask"]
+    wanted = torch.zeros_like(value)
+    for head in range(2):
+        part = slice(8 * head, 8 * head + 8)
+        for t in range(9):
+            terms = [weight[head, t, s] * value[:, s, part] * mask[:, s, None] for s in range(9)]
+            wanted[:, t, part] = torch.stack(terms).sum(0) + bias[head, t]
+    feeds: dict[str, NDArray[Any]] = {n: x.numpy() for n, x in batch.items()}
+    spec = graph.tensors[mix.name]
+    assert spec.scale is not None
+    got = execute(graph, feed(graph, feeds), [mix.name])[mix.name] * spec.scale
+    difference = np.abs(got - wanted.numpy())[mask.bool().numpy()] / spec.scale
+    assert difference.mean() < 0.6
+    joined = next(n for n in graph.nodes if n.op is Op.CONCAT and mix.name in n.inputs)
+    assert {graph.tensors[name].scale for name in joined.inputs} == {graph.tensors[joined.output].scale}
+
+
 GRAPHS = {
     "table": lambda: with_table_softmax(tiny_encoder(np.random.default_rng(5), layers=2)),
     "relu": lambda: with_relu_attention(tiny_encoder(np.random.default_rng(5), layers=2)),
+    "padding": lambda: with_padding(tiny_encoder(np.random.default_rng(5))),
+    "mixing": lambda: frozen("mixing")[1],
     "relu-unmasked": lambda: with_relu_attention(tiny_encoder(np.random.default_rng(5)), masked=False),
 }
 

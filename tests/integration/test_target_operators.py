@@ -25,7 +25,7 @@ from archnet.graph import GraphOutput, QuantizedGraph
 from archnet.operators import Op
 from archnet.reference import execute
 from archnet.targets import list_profiles, load_profile
-from tests.attention_graphs import with_relu_attention, with_table_softmax
+from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import tiny_encoder
 
 NEVER_A_NODE = {Op.BATCH_NORM, Op.RELU}
@@ -43,6 +43,7 @@ def networks(bits: Bits) -> list[QuantizedGraph]:
         make(embedding="one_hot"),
         with_table_softmax(make()),
         with_relu_attention(make()),
+        with_padding(make()),
     ]
 
 

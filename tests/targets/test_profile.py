@@ -17,7 +17,7 @@ from archnet.targets import Profile, list_profiles, load_profile
 
 W8A8 = Bits(8, 8)
 
-ATTENTION_FORMS = {Op.TABLE_SOFTMAX, Op.MEAN_MATMUL}
+ATTENTION_FORMS = {Op.TABLE_SOFTMAX, Op.MEAN_MATMUL, Op.ZERO_PAD, Op.CROP}
 """What the other forms of attention need."""
 
 PAPER_OPERATORS = {Op.LINEAR, Op.BATCH_NORM, Op.CONCAT, Op.ADD, Op.MATMUL, Op.SOFTMAX, Op.RELU}
@@ -112,7 +112,7 @@ def test_embedding_forms_and_their_default(name: str, forms: tuple[str, ...]) ->
 def test_attention_forms_and_their_default(write: Callable[[str], str]) -> None:
     for name in ("archnet", "onnxruntime", "tvm"):
         profile = load_profile(name)
-        assert profile.attention_forms == ("softmax", "table", "relu")
+        assert profile.attention_forms == ("softmax", "table", "relu", "mixing")
         assert profile.choose_attention() == "softmax"
         assert profile.choose_attention("relu") == "relu"
     bare = load_profile(write(MINIMAL))

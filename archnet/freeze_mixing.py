@@ -1,0 +1,70 @@
+"""The integer nodes of static token mixing: data movement, and a fully connected layer a head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from archnet.graph import AttributeValue, Dim, TensorSpec
+from archnet.network import Site
+from archnet.operators import Op
+
+if TYPE_CHECKING:
+    from archnet.freeze import GraphBuilder
+
+
+def freeze_concat(b: GraphBuilder, site: Site) -> None:
+    """Features side by side; every part was made in the scale of the whole."""
+    parts = [b.spec(name) for name in site.inputs]
+    shape: tuple[Dim, ...] = (*parts[0].shape[:-1], sum(int(part.shape[-1]) for part in parts))
+    spec = b.activation(site.name, "", shape)
+    b.values[site.name] = b.add(Op.CONCAT, site, "", tuple(part.name for part in parts), spec, axis=-1)
+
+
+def concatenated(b: GraphBuilder, site: Site, shape: tuple[Dim, ...]) -> TensorSpec | None:
+    """The result of a site that only a concatenation reads: in that one's scale; None for others."""
+    readers = b.network.consumers()[site.name]
+    if [reader.op for reader in readers] != [Op.CONCAT]:
+        return None
+    return replace(b.activation(readers[0].name, "", shape), name=site.name)
+
+
+def freeze_token_mix(b: GraphBuilder, site: Site) -> None:
+    """(batch, sequence, features): padded with zeros, turned over, mixed head by head, and back."""
+    from archnet.freeze import emit_linear, numpy_of
+    from archnet.quantized_mixing import QuantizedTokenMix
+
+    module = b.student.override(site.name)
+    assert isinstance(module, QuantizedTokenMix)
+    value = b.spec(site.inputs[0])
+    heads, positions, _ = module.weight.shape
+    features = int(value.shape[-1])
+    width = features // heads
+    out = concatenated(b, site, value.shape)
+    assert out is not None, f"{site.name}: token mixing is read by a concatenation alone"
+
+    def moved(op: Op, part: str, source: str, result: tuple[Dim, ...], **attributes: AttributeValue) -> str:
+        spec = replace(b.tensors[source], name=f"{site.name}/{part}", shape=result)
+        return b.add(op, site, part, (source,), spec, **attributes)
+
+    mask = ("attention_mask",) if len(site.inputs) > 1 else ()
+    spec = replace(value, name=f"{site.name}/padded", shape=("batch", positions, features))
+    padded = b.add(Op.ZERO_PAD, site, "padded", (value.name, *mask), spec)
+    turned = moved(Op.TRANSPOSE, "turned", padded, ("batch", features, positions), perm=(0, 2, 1))
+    split: tuple[Dim, ...] = ("batch", heads, width, positions)
+    parts = moved(Op.RESHAPE, "split", turned, split, shape=split)
+    weight, bias, scale = numpy_of(module.weight), numpy_of(module.bias), module.quantizer.scale
+    scales = numpy_of(scale).reshape(heads, positions)
+    mixed = []
+    for head in range(heads):
+        one = replace(site, name=f"{site.name}/head {head}")
+        row: tuple[Dim, ...] = ("batch", width, positions)
+        source = moved(Op.SELECT, f"value {head}", parts, row, axis=1, index=head)
+        result = replace(out, name=one.name, shape=row)
+        mixed.append(
+            emit_linear(b, one, source, result, weight[head], bias[head], scales[head], module.quantizer.bits)
+        )
+    joined = replace(out, name=f"{site.name}/heads", shape=("batch", features, positions))
+    whole = b.add(Op.CONCAT, site, "heads", tuple(mixed), joined, axis=1)
+    back = moved(Op.TRANSPOSE, "back", whole, ("batch", positions, features), perm=(0, 2, 1))
+    b.values[site.name] = b.add(Op.CROP, site, "", (back,), out)

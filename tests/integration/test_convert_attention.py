@@ -1,0 +1,56 @@
+"""Whole conversions with the other forms of attention, and the commands that choose them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from archnet.build import BuildDir
+from archnet.operators import Op
+from archnet.results import read_metrics
+from archnet.storage import load_graph
+from tests.integration.conftest import Archnet
+from tests.integration.tiny import short_presets
+
+GONE = {
+    "table": {Op.SOFTMAX},
+    "relu": {Op.SOFTMAX, Op.TABLE_SOFTMAX, Op.MASK},
+    "mixing": {Op.SOFTMAX, Op.TABLE_SOFTMAX, Op.MASK, Op.MATMUL, Op.MEAN_MATMUL},
+}
+
+
+@pytest.mark.parametrize("form", GONE)
+def test_convert(
+    form: str, archnet: Archnet, model: Path, sentences: Path, target: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "build"
+    with short_presets(12, 4):
+        done = archnet(
+            *("convert", model, "--data", sentences, "--target", target, "--bits", "w8a8"),
+            *("--attention", form, "--out", out, "--seq-len", 24),
+        )
+    assert done.exit_code == 0, done.output
+    build = BuildDir.open_finished(out)
+    assert build.settings.attention == form
+    graph = load_graph(build.graph_dir)
+    assert GONE[form].isdisjoint({node.op for node in graph.nodes})
+    checked = archnet("validate", out, "--backend", "reference,onnxruntime")
+    assert checked.exit_code == 0, checked.output
+    validation = read_metrics(build.metrics)["validation"]
+    assert [t["max_lsb"] for t in validation["tensors"] if t["max_lsb"]] == []
+    assert "Form of attention" in (out / "report.html").read_text()
+
+
+def test_inspect_shows_the_form_and_refuses_what_the_target_lacks(
+    archnet: Archnet, model: Path, target: Path, tmp_path: Path
+) -> None:
+    shown = archnet("inspect", model, "--target", "archnet", "--attention", "mixing")
+    assert shown.exit_code == 0, shown.output
+    assert "fully connected over tokens" in shown.output
+    bare = tmp_path / "bare.toml"
+    lines = target.read_text().splitlines()
+    bare.write_text("\n".join(line for line in lines if not line.startswith("attention_forms")))
+    refused = archnet("inspect", model, "--target", bare, "--attention", "mixing")
+    assert refused.exit_code == 2
+    assert "target 'my_chip' cannot run --attention 'mixing'" in refused.stderr
