@@ -114,7 +114,7 @@ class MixingConverter:
     becomes = "fully connected over tokens, Concat with the token's own features, fully connected, ReLU"
 
     def rejects(self, site: Site, network: Network) -> str | None:
-        """Queries and values must come from fully connected layers of one sentence that nothing else reads."""
+        """Queries and values must come from fully connected layers of one sentence, of its own."""
         readers = network.consumers()
         for role, name in (("query", site.inputs[0]), ("value", site.inputs[2])):
             if name in network.inputs or network.site(name).op is not Op.LINEAR or len(readers[name]) != 1:

@@ -116,7 +116,7 @@ class SoftmaxConverter:
         )
 
     def rejects(self, site: Site, network: Network) -> str | None:
-        """Scores must not have a learned bias; without softmax, a query must see all of the sentence's keys."""
+        """Scores must not have a learned bias; for relu, every query must see all keys of its sentence."""
         return position_bias(site) or (None if self.form == "table" else self_attention_only(site, network))
 
     def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
