@@ -1,0 +1,87 @@
+"""Runs an encoder-decoder network token by token in PyTorch, with the keys and values that it has seen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from archnet.executor import OPERATORS, NetworkModule, merge_heads, split_heads
+from archnet.network import Network, Site
+from archnet.operators import Op
+
+
+def decoder_sites(network: Network) -> tuple[Site, ...]:
+    """The sites whose values depend on the tokens of the target."""
+    found: list[Site] = []
+    known = {"decoder_input_ids"}
+    for site in network.sites:
+        if known.intersection(site.inputs):
+            known.add(site.name)
+            found.append(site)
+    return tuple(found)
+
+
+class IncrementalDecoder:
+    """A captured or folded encoder-decoder as a Stepper of `archnet.search`.
+
+    Args:
+        module: of a network with the output "logits", in eval mode.
+    """
+
+    def __init__(self, module: NetworkModule) -> None:
+        self.module = module
+        self.decoder = decoder_sites(module.network)
+        names = {site.name for site in self.decoder}
+        self.given = sorted(
+            {name for site in self.decoder for name in site.inputs} - names - {"decoder_input_ids"}
+        )
+        self.logits = module.network.outputs["logits"]
+        self.memory: dict[str, Tensor] = {}
+        self.caches: dict[str, tuple[Tensor, Tensor]] = {}
+        self.position = 0
+
+    @torch.no_grad()
+    def start(self, input_ids: Tensor, attention_mask: Tensor, *, beams: int, max_length: int) -> None:
+        """Read the sources: everything that does not depend on the target is computed once."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        values: dict[str, Tensor] = dict(inputs)
+        behind = {site.name for site in self.decoder}
+        for site in self.module.network.sites:
+            if site.name not in behind:
+                arguments = [values[name] for name in site.inputs]
+                values[site.name] = OPERATORS[site.op](self.module, site, *arguments)
+        self.memory = {name: values[name].repeat_interleave(beams, 0) for name in self.given}
+        self.caches, self.position, self.max_length = {}, 0, max_length
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor) -> Tensor:
+        """int64 (rows,) -> float32 logits (rows, vocabulary)."""
+        values: dict[str, Tensor] = {**self.memory, "decoder_input_ids": tokens[:, None]}
+        for site in self.decoder:
+            arguments = [values[name] for name in site.inputs]
+            if site.op is Op.ADD and len(arguments) == 1:
+                table = self.module.parameter(site, "table")
+                values[site.name] = arguments[0] + table[self.position]
+            elif site.attributes.get("causal", False):
+                values[site.name] = self._attend(site, *arguments[:3])
+            else:
+                values[site.name] = OPERATORS[site.op](self.module, site, *arguments)
+        self.position += 1
+        return values[self.logits][:, 0].float()
+
+    def _attend(self, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of one new token to itself and to those before it, (rows, 1, features) each."""
+        if site.name not in self.caches:
+            shape = (len(key), self.max_length, key.shape[-1])
+            self.caches[site.name] = (key.new_zeros(shape), key.new_zeros(shape))
+        keys, values = self.caches[site.name]
+        keys[:, self.position], values[:, self.position] = key[:, 0], value[:, 0]
+        heads, length = int(site.attributes["heads"]), self.position + 1
+        scores = split_heads(query, heads) @ split_heads(keys[:, :length], heads).transpose(-1, -2)
+        shares = torch.softmax(scores * float(site.attributes["scale"]), -1)
+        return merge_heads(shares @ split_heads(values[:, :length], heads))
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows."""
+        self.memory = {name: value[rows] for name, value in self.memory.items()}
+        self.caches = {name: (k[rows], v[rows]) for name, (k, v) in self.caches.items()}
