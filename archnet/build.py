@@ -308,6 +308,11 @@ class BuildDir:
         return self.path / "onnx"
 
     @property
+    def float_dir(self) -> Path:
+        """The float original of an encoder-decoder, as it was captured."""
+        return self.path / "float"
+
+    @property
     def tvm_dir(self) -> Path:
         return self.path / "tvm"
 

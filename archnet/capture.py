@@ -23,7 +23,7 @@ from archnet.executor import NetworkModule
 from archnet.network import Network, Site, detached
 from archnet.operators import Op
 from archnet.side_values import Probe, make_probes
-from archnet.simplify import with_biases
+from archnet.simplify import with_biases, with_logits
 from archnet.sources.source import named_outputs
 from archnet.valid import mask_of, row_masks, valid_rows
 
@@ -168,6 +168,7 @@ def capture(
     if pooling is not None:
         network = _pooled(network, pooling, normalize)
     network = with_biases(replace(network, tensors=detached(network.tensors)).pruned())
+    network = with_logits(network)
     unknown = tuple(site for site in network.sites if site.op is Op.OTHER)
     error = float("nan") if unknown else _check(network, module, probes[2])
     return Capture(network, unknown, error)

@@ -1,7 +1,8 @@
 """Label-free distillation: the student's states and outputs follow the teacher's on unlabelled tokens.
 
 The loss is the mean over blocks of mse(student, teacher) / var(teacher), over valid tokens, plus the
-cosine distance of every output that has one row a sequence. No label is read anywhere.
+cosine distance of every output that has one row a sequence, plus the divergence of the next token's
+distribution where the outputs are logits of a vocabulary. No label is read anywhere.
 """
 
 from __future__ import annotations
@@ -79,21 +80,24 @@ class Objective:
         states: teacher's site -> what it is of the student's.
         rows: the same for outputs with one row a sequence, (batch, features).
         masks: the mask input over each state's tokens; None where every row counts.
+        logits: the same for scores of a vocabulary, which are compared as distributions.
     """
 
     states: Mapping[str, Affine]
     rows: Mapping[str, Affine]
     masks: Mapping[str, str | None] = field(default_factory=dict)
+    logits: Mapping[str, Affine] = field(default_factory=dict)
 
     @property
     def teacher_sites(self) -> set[str]:
         """The values that the teacher must give."""
-        return {*self.states, *self.rows}
+        return {*self.states, *self.rows, *self.logits}
 
     @property
     def student_sites(self) -> set[str]:
         """The values that the student must give."""
-        return {affine.carrier for affine in (*self.states.values(), *self.rows.values())}
+        compared = (*self.states.values(), *self.rows.values(), *self.logits.values())
+        return {affine.carrier for affine in compared}
 
     def to(self, device: torch.device) -> Objective:
         """The same with its affines on a device."""
@@ -101,7 +105,7 @@ class Objective:
         def moved(values: Mapping[str, Affine]) -> dict[str, Affine]:
             return {name: affine.to(device) for name, affine in values.items()}
 
-        return Objective(moved(self.states), moved(self.rows), self.masks)
+        return Objective(moved(self.states), moved(self.rows), self.masks, moved(self.logits))
 
     def loss(
         self, teacher: Mapping[str, Tensor], student: Mapping[str, Tensor], batch: Mapping[str, Tensor]
@@ -123,7 +127,18 @@ class Objective:
             got = affine.apply(student[affine.carrier].float())
             distance = 1.0 - F.cosine_similarity(got, teacher[name].float())
             total = total + OUTPUT_WEIGHT * distance.mean() / len(self.rows)
+        for name, affine in self.logits.items():
+            mask = mask_of(batch, self.masks[name])
+            wanted = valid_rows(teacher[name].float(), mask)
+            got = valid_rows(affine.apply(student[affine.carrier].float()), mask)
+            total = total + divergence(wanted, got)
         return total
+
+
+def divergence(wanted: Tensor, got: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence in nats of the distributions of two sets of logits, (rows, words)."""
+    log_wanted, log_got = wanted.log_softmax(-1), got.log_softmax(-1)
+    return (log_wanted.exp() * (log_wanted - log_got)).sum(-1).mean()
 
 
 def objective_for(network: Network, block_outputs: Sequence[str], values: Mapping[str, Affine]) -> Objective:
@@ -134,13 +149,16 @@ def objective_for(network: Network, block_outputs: Sequence[str], values: Mappin
         block_outputs: the site that each block ends with.
         values: teacher's site -> what it is of the student's.
     """
-    rows = {name for name in network.outputs.values() if _is_row(network, name)}
-    states = {*block_outputs, *network.outputs.values()} - rows
+    outputs = set(network.outputs.values())
+    logits = {name for name in outputs if network.site(name).attributes.get("logits", False)}
+    rows = {name for name in outputs - logits if _is_row(network, name)}
+    states = {*block_outputs, *outputs} - rows - logits
     ordered = [site.name for site in network.sites]
     return Objective(
         {name: values[name] for name in ordered if name in states and not _is_row(network, name)},
         {name: values[name] for name in ordered if name in rows},
-        {name: mask for name, mask in row_masks(network).items() if name in states},
+        {name: mask for name, mask in row_masks(network).items() if name in states | logits},
+        {name: values[name] for name in ordered if name in logits},
     )
 
 

@@ -6,7 +6,7 @@ fixed-point number that float32 runtimes reproduce exactly (archnet/calibration/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ from archnet.calibration.widths import STORED_BITS
 from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
 from archnet.freeze_attention import relu_context
-from archnet.freeze_embedding import freeze_embedding
+from archnet.freeze_embedding import freeze_embedding, position_rows
 from archnet.freeze_mixing import concatenated, freeze_concat, freeze_token_mix
 from archnet.graph import (
     WIDEN_SHIFT,
@@ -72,6 +72,11 @@ class GraphBuilder:
     host_tables: list[HostTable] = field(default_factory=list)
     inputs: list[TensorSpec] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, tuple[Dim, ...]] = field(default_factory=lambda: {"input_ids": TOKENS})
+    """Shape of each input of token ids, whether the network or the host reads it."""
+    position: str | None = None
+    """Input that names each row's position, for a network that reads one token at a time."""
+    embedding: str = "gather"
 
     def add(
         self,
@@ -109,6 +114,13 @@ class GraphBuilder:
         scale = self.spec(name).scale
         assert scale is not None
         return scale
+
+    def graph(self, name: str, outputs: tuple[GraphOutput, ...]) -> QuantizedGraph:
+        """What was collected."""
+        return QuantizedGraph(
+            name, tuple(self.inputs), outputs, tuple(self.nodes), self.tensors, self.constants,
+            self.max_sequence, tuple(self.host_tables),
+        )  # fmt: skip
 
     def activation(self, site: str, suffix: str, shape: tuple[Dim, ...]) -> TensorSpec:
         """The quantized result of a site, as its quantizer and the fitted scales say."""
@@ -149,18 +161,8 @@ def freeze(
             freeze_embedding(builder, site, embedding)
             builder.input(mask)
         else:
-            _FREEZERS[site.op](builder, site)
-    graph_outputs = tuple(_output(builder, key, affine) for key, affine in outputs.items())
-    return QuantizedGraph(
-        name,
-        tuple(builder.inputs),
-        graph_outputs,
-        tuple(builder.nodes),
-        builder.tensors,
-        builder.constants,
-        max_sequence,
-        tuple(builder.host_tables),
-    )
+            FREEZERS[site.op](builder, site)
+    return builder.graph(name, tuple(_output(builder, key, affine) for key, affine in outputs.items()))
 
 
 def fitted_scales(student: QuantizedStudent) -> dict[str, float]:
@@ -198,6 +200,9 @@ def _linear(b: GraphBuilder, site: Site) -> None:
     assert isinstance(module, QuantizedLinear)
     source = b.spec(site.inputs[0])
     weight, bias = numpy_of(module.weight), numpy_of(module.bias)
+    if site.attributes.get("logits", False):
+        b.values[site.name] = emit_wide_linear(b, site, source.name, module)
+        return
     shape = (*source.shape[:-1], weight.shape[0])
     out = concatenated(b, site, shape) or b.activation(result, "", shape)
     assert source.scale is not None
@@ -239,6 +244,25 @@ def emit_linear(
         b.constant(f"{site.name}.weight_scale", scale),
     )
     return b.add(Op.LINEAR, site, "", inputs, out, weight_bits=bits)
+
+
+def emit_wide_linear(b: GraphBuilder, site: Site, source: str, module: QuantizedLinear) -> str:
+    """A fully connected layer whose accumulators are its result: int32, channel n in units of its own."""
+    scale_x = b.tensors[source].scale
+    assert scale_x is not None
+    scale = numpy_of(module.quantizer.scale)
+    weight, bits = module.weight.detach(), module.quantizer.bits
+    integers = round_weights(weight / module.quantizer.scale[:, None], bits).numpy()
+    offsets = np.rint(numpy_of(module.bias).astype(np.float64) / (float(scale_x) * scale.astype(np.float64)))
+    inputs = (
+        source,
+        b.constant(f"{site.name}.weight", integers.astype(np.int8)),
+        b.constant(f"{site.name}.bias", np.clip(offsets, -(2**30), 2**30).astype(np.int32)),
+        b.constant(f"{site.name}.multiplier", np.full(len(scale), 2**16, np.int32)),
+        b.constant(f"{site.name}.weight_scale", scale),
+    )
+    spec = TensorSpec(site.name, (*b.tensors[source].shape[:-1], len(scale)), "int32", 32, scale_x)
+    return b.add(Op.LINEAR, site, "", inputs, spec, weight_bits=bits)
 
 
 def _fused(b: GraphBuilder, site: Site) -> None:
@@ -285,6 +309,8 @@ def _table_rows(b: GraphBuilder, site: Site, scale_y: float) -> str:
     table = numpy_of(module.table)[: b.max_sequence]
     scale = operand_scale(module.quantizer.scale, scale_y)
     integers = quantize_affine(table, scale, bits=module.quantizer.bits).astype(np.int8)
+    if b.position is not None:
+        return position_rows(b, site, integers, module.quantizer.bits, scale)
     name = b.constant(f"{site.name}.table", integers)
     spec = TensorSpec(f"{site.name}/rows", ("sequence", table.shape[1]), "int8", module.quantizer.bits, scale)
     return b.add(Op.SLICE, site, "rows", (name,), spec)
@@ -293,58 +319,76 @@ def _table_rows(b: GraphBuilder, site: Site, scale_y: float) -> str:
 def _attention(b: GraphBuilder, site: Site) -> None:
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedAttention)
-    query, key, value = (_split(b, site, i, module.heads) for i in range(3))
+    query, key, value = (split_heads(b, site, i, module.heads) for i in range(3))
     if site.attributes.get("form") == "relu":
-        b.values[site.name] = _merge(b, site, relu_context(b, site, query, key, value), module.heads)
+        b.values[site.name] = merge_heads(b, site, relu_context(b, site, query, key, value), module.heads)
         return
+    mask = site.inputs[3] if len(site.inputs) > 3 else None
+    context = softmax_context(b, site, (query, key, value), mask)
+    b.values[site.name] = merge_heads(b, site, context, module.heads)
+
+
+def softmax_context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], mask: str | None) -> str:
+    """Scores, mask, softmax and the shares' sums of values.
+
+    Args:
+        parts: query (batch, heads, queries, width), key and value (batch, heads, keys, width).
+        mask: input of (batch, keys), or None.
+
+    Returns:
+        (batch, heads, queries, width).
+    """
+    module = b.student.override(site.name)
+    assert isinstance(module, QuantizedAttention)
+    query, key, value = parts
     bits = module.scores.bits
     scale_q, scale_k = (b.tensors[n].scale or 0.0 for n in (query, key))
     wished = max(module.scores.scale, scale_q * scale_k / LARGEST_FACTOR)
     multiplier, scale = fit_output_scale(wished, scale_q, scale_k)
-    square: tuple[Dim, ...] = ("batch", module.heads, "sequence", "sequence")
+    square: tuple[Dim, ...] = (*b.tensors[query].shape[:3], b.tensors[key].shape[2])
     spec = TensorSpec(f"{site.name}/scores", square, "int8", bits, scale)
     scores = b.add(Op.MATMUL, site, "scores", (query, key), spec, transpose_b=True, multiplier=multiplier)
-    if len(site.inputs) > 3:
+    if mask is not None:
         spec = TensorSpec(f"{site.name}/masked", square, "int8", bits, scale)
-        scores = b.add(Op.MASK, site, "masked", (scores, "attention_mask"), spec)
+        scores = b.add(Op.MASK, site, "masked", (scores, mask), spec)
     powers = np.rint(2.0**SOFTMAX_TABLE_SHIFT * np.exp(-np.arange(256) * scale)).astype(np.int32)
     table = b.constant(f"{site.name}.softmax_table", powers)
     share = float(np.float32(1.0 / module.levels))
     spec = TensorSpec(f"{site.name}/probabilities", square, "uint8", module.share_bits, share)
     softmax = Op.TABLE_SOFTMAX if site.attributes.get("form") == "table" else Op.SOFTMAX
     shares = b.add(softmax, site, "probabilities", (scores, table), spec)
-    width = b.tensors[value].shape[-1]
-    heads_shape: tuple[Dim, ...] = ("batch", module.heads, "sequence", width)
+    heads_shape: tuple[Dim, ...] = (*square[:3], b.tensors[value].shape[-1])
     scale_v = b.tensors[value].scale or 0.0
     wished = max(b.scales[site.name], share * scale_v / LARGEST_FACTOR)
     multiplier, scale = fit_output_scale(wished, share, scale_v)
     observer = b.student.observer(site.name)
     assert observer is not None
     spec = TensorSpec(f"{site.name}/heads", heads_shape, "int8", observer.bits, scale)
-    context = b.add(Op.MATMUL, site, "heads", (shares, value), spec, transpose_b=False, multiplier=multiplier)
-    b.values[site.name] = _merge(b, site, context, module.heads)
+    return b.add(Op.MATMUL, site, "heads", (shares, value), spec, transpose_b=False, multiplier=multiplier)
 
 
-def _split(b: GraphBuilder, site: Site, index: int, heads: int) -> str:
-    """(batch, sequence, features) -> (batch, heads, sequence, width)."""
+def split_heads(b: GraphBuilder, site: Site, index: int, heads: int) -> str:
+    """Query, key or value (index 0 to 2): (batch, tokens, features) -> (batch, heads, tokens, width)."""
     source = b.spec(site.inputs[index])
     part = ("query", "key", "value")[index]
     width = int(source.shape[-1]) // heads
-    split: tuple[Dim, ...] = (*TOKENS, heads, width)
+    split: tuple[Dim, ...] = (*source.shape[:2], heads, width)
     spec = TensorSpec(f"{site.name}/{part}_split", split, source.dtype, source.bits, source.scale)
     flat = b.add(Op.RESHAPE, site, f"{part}_split", (source.name,), spec, shape=split)
-    swapped: tuple[Dim, ...] = ("batch", heads, "sequence", width)
+    swapped: tuple[Dim, ...] = (source.shape[0], heads, source.shape[1], width)
     spec = TensorSpec(f"{site.name}/{part}_heads", swapped, source.dtype, source.bits, source.scale)
     return b.add(Op.TRANSPOSE, site, f"{part}_heads", (flat,), spec, perm=(0, 2, 1, 3))
 
 
-def _merge(b: GraphBuilder, site: Site, context: str, heads: int) -> str:
+def merge_heads(b: GraphBuilder, site: Site, context: str, heads: int) -> str:
+    """(batch, heads, tokens, width) -> (batch, tokens, features), the site's result."""
     source = b.tensors[context]
+    tokens = (source.shape[0], source.shape[2])
     width = int(source.shape[-1])
-    split: tuple[Dim, ...] = (*TOKENS, heads, width)
+    split: tuple[Dim, ...] = (*tokens, heads, width)
     spec = TensorSpec(f"{site.name}/joined", split, source.dtype, source.bits, source.scale)
     back = b.add(Op.TRANSPOSE, site, "joined", (context,), spec, perm=(0, 2, 1, 3))
-    flat: tuple[Dim, ...] = (*TOKENS, heads * width)
+    flat: tuple[Dim, ...] = (*tokens, heads * width)
     spec = TensorSpec(site.name, flat, source.dtype, source.bits, source.scale)
     return b.add(Op.RESHAPE, site, "", (back,), spec, shape=flat)
 
@@ -389,7 +433,7 @@ def _output(b: GraphBuilder, key: str, affine: Affine) -> GraphOutput:
     return GraphOutput(key, tensor, scale, key in b.network.normalized)
 
 
-_FREEZERS = {
+FREEZERS: dict[Op, Callable[[GraphBuilder, Site], None]] = {
     Op.LINEAR: _linear,
     Op.RELU: _fused,
     Op.ADD: _add,

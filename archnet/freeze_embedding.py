@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from archnet.calibration.affine import quantize_affine
 from archnet.calibration.widths import STORED_BITS
-from archnet.graph import Dim, HostTable, TensorSpec
+from archnet.graph import HostTable, TensorSpec
 from archnet.network import Site
 from archnet.operators import Op
 from archnet.quantized_student import QuantizedCodes
 
 if TYPE_CHECKING:
     from archnet.freeze import GraphBuilder
-
-TOKENS: tuple[Dim, ...] = ("batch", "sequence")
 
 
 def freeze_embedding(b: GraphBuilder, site: Site, form: str) -> None:
@@ -29,52 +29,81 @@ def freeze_embedding(b: GraphBuilder, site: Site, form: str) -> None:
     "host": the host looks up the int8 rows. "code": the host looks up a few small numbers a token, the
     network sums the rows of their code books with one fully connected layer over their one-hot forms.
     """
+    ids = site.inputs[0]
     if form == "code":
-        _codes(b, site)
+        _codes(b, site, ids)
         return
     table = b.network.parameter(site, "table")
+    tokens = b.ids[ids]
     bits = b.student.widths.weights[site.name]
     step = 2 ** (STORED_BITS - bits)
     scale = b.scales[site.name]
     integers = (quantize_affine(table.numpy(), scale * step, bits=bits) * step).astype(np.int8)
-    out = TensorSpec(site.name, (*TOKENS, table.shape[1]), "int8", STORED_BITS, scale)
+    width = integers.shape[1]
+    out = TensorSpec(site.name, (*tokens, width), "int8", STORED_BITS, scale)
     widths = {"weight_bits": bits, "step": step} if step > 1 else {}
-    vocabulary, width = integers.shape
     if form == "host":
         name = b.constant(f"{site.name}.table", integers)
-        rows = TensorSpec("token_rows", (*TOKENS, width), "int8", STORED_BITS, scale)
-        b.host_tables.append(HostTable("input_ids", rows.name, name))
+        rows = TensorSpec("token_rows", (*tokens, width), "int8", STORED_BITS, scale)
+        b.host_tables.append(HostTable(ids, rows.name, name))
         b.values[site.name] = b.input(rows)
     elif form == "one-hot":
-        spec = TensorSpec(f"{site.name}/one_hot", (*TOKENS, vocabulary), "uint8", 1, 1.0)
-        hot = b.add(Op.ONE_HOT, site, "one_hot", ("input_ids",), spec, depth=vocabulary)
-        inputs = (
-            hot,
-            b.constant(f"{site.name}.weight", integers.T),
-            b.constant(f"{site.name}.bias", np.zeros(width, np.int32)),
-            b.constant(f"{site.name}.multiplier", np.full(width, 2**16, np.int32)),
-            b.constant(f"{site.name}.weight_scale", np.full(width, scale, np.float32)),
-        )
-        b.values[site.name] = b.add(Op.LINEAR, site, "", inputs, out, **{"weight_bits": bits, **widths})
+        b.values[site.name] = _one_hot_rows(b, site, "", ids, integers, out, {"weight_bits": bits, **widths})
     else:
         name = b.constant(f"{site.name}.table", integers)
-        b.values[site.name] = b.add(Op.EMBEDDING, site, "", ("input_ids", name), out, **widths)
+        b.values[site.name] = b.add(Op.EMBEDDING, site, "", (ids, name), out, **widths)
 
 
-def _codes(b: GraphBuilder, site: Site) -> None:
+def _one_hot_rows(
+    b: GraphBuilder,
+    site: Site,
+    part: str,
+    ids: str,
+    table: NDArray[np.int8],
+    out: TensorSpec,
+    widths: Mapping[str, int],
+) -> str:
+    """The rows of a table by a fully connected layer over one-hot ids, the same integers as a look-up."""
+    count, width = table.shape
+    assert out.scale is not None
+    spec = TensorSpec(f"{out.name}/one_hot", (*out.shape[:-1], count), "uint8", 1, 1.0)
+    hot = b.add(Op.ONE_HOT, site, f"{part}one_hot", (ids,), spec, depth=count)
+    inputs = (
+        hot,
+        b.constant(f"{out.name}.weight", table.T),
+        b.constant(f"{out.name}.bias", np.zeros(width, np.int32)),
+        b.constant(f"{out.name}.multiplier", np.full(width, 2**16, np.int32)),
+        b.constant(f"{out.name}.weight_scale", np.full(width, out.scale, np.float32)),
+    )
+    return b.add(Op.LINEAR, site, part.removesuffix("_"), inputs, out, **widths)
+
+
+def position_rows(b: GraphBuilder, site: Site, table: NDArray[np.int8], bits: int, scale: float) -> str:
+    """The rows of a position table at the positions that the input `b.position` (batch, 1) names."""
+    assert b.position is not None
+    tokens, width = b.tensors[b.position].shape, table.shape[1]
+    out = TensorSpec(f"{site.name}/rows", (*tokens, width), "int8", bits, scale)
+    if b.embedding == "gather":
+        name = b.constant(f"{site.name}.table", table)
+        return b.add(Op.EMBEDDING, site, "rows", (b.position, name), out)
+    return _one_hot_rows(b, site, "rows_", b.position, table, out, {"weight_bits": bits})
+
+
+def _codes(b: GraphBuilder, site: Site, ids: str) -> None:
     from archnet.freeze import emit_linear, numpy_of
 
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedCodes)
     digits, depth, width = module.books.shape
     name = b.constant(f"{site.name}.codes", module.codes.numpy().astype(np.int32))
-    codes = TensorSpec("token_codes", (*TOKENS, digits), "int64", 64)
-    b.host_tables.append(HostTable("input_ids", codes.name, name))
+    tokens = b.ids[ids]
+    codes = TensorSpec("token_codes", (*tokens, digits), "int64", 64)
+    b.host_tables.append(HostTable(ids, codes.name, name))
     b.input(codes)
-    spec = TensorSpec(f"{site.name}/one_hot", (*TOKENS, digits * depth), "uint8", 1, 1.0)
+    spec = TensorSpec(f"{site.name}/one_hot", (*tokens, digits * depth), "uint8", 1, 1.0)
     hot = b.add(Op.ONE_HOT, site, "one_hot", (codes.name,), spec, depth=depth)
     weight = numpy_of(module.matrix())
-    out = b.activation(site.name, "", (*TOKENS, width))
+    out = b.activation(site.name, "", (*tokens, width))
     bias = np.zeros(width, np.float32)
     scale = numpy_of(module.quantizer.scale)
     b.values[site.name] = emit_linear(b, site, hot, out, weight, bias, scale, module.quantizer.bits)

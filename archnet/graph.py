@@ -74,12 +74,16 @@ class GraphOutput:
 
     real = integer * scale[channel] (float32), then divided by its L2 norm over the last axis when
     `normalize` is set. This is the only float arithmetic of a deployed network.
+
+    With `integers` the user is given the integers themselves, int8 or uint8: what one network hands to
+    the next, as an encoder does its keys and values.
     """
 
     name: str
     tensor: str
     scale: NDArray[np.float32]
     normalize: bool = False
+    integers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

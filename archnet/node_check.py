@@ -154,13 +154,16 @@ def _linear(c: NodeCheck) -> Shape:
     rows = weight.shape[0]
     bias, multiplier = c.constant(2, "int32", (rows,)), c.constant(3, "int32", (rows,))
     weight_scale = c.constant(4, "float32", (rows,))
-    c.output_is("int8", "uint8")
+    c.output_is("int8", "uint8", "int32")
     bits = c.integer("weight_bits", 1, 8)
     _check_weights(c, weight, bits)
     check_range(c.node.inputs[3], multiplier, (1, MAX_MULTIPLIER))
     magnitudes = np.abs(weight.astype(np.int64)).sum(axis=1) * _magnitude(x)
     c.accumulates(int((magnitudes + np.abs(bias.astype(np.int64))).max()))
     require(bool((weight_scale > 0).all()), "a weight scale is not positive")
+    if c.output.dtype == "int32":  # the accumulators themselves
+        require(bool((multiplier == 2**MULTIPLIER_SHIFT).all()), "its int32 output has a multiplier")
+        return (*x.shape[:-1], rows)
     _check_factor(accumulator_factor(_scale(x), weight_scale, _scale(c.output)), multiplier)
     return (*x.shape[:-1], rows)
 

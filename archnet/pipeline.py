@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from archnet.attention_statistics import attention_statistics
 from archnet.blocks import Block, find_blocks, with_blocks
 from archnet.build import BuildDir, estimate_build_bytes
 from archnet.calibration.equalization import equalize
+from archnet.calibration.pair_batches import PairBatches
 from archnet.calibration.token_batches import TokenBatches
 from archnet.capture import INPUTS, TRANSLATION_INPUTS, capture
 from archnet.code_embedding import with_code_embedding
@@ -27,7 +28,7 @@ from archnet.config import ConvertSettings
 from archnet.converters.base import Statistics
 from archnet.converters.fold import Affine, Folded, fold
 from archnet.converters.homotopy import set_progress
-from archnet.distill import objective_for, train
+from archnet.distill import Batches, objective_for, train
 from archnet.engine import Engine, StageContext, memory_bytes
 from archnet.errors import ArchNetError
 from archnet.events import EventSink, ignore
@@ -35,28 +36,43 @@ from archnet.executor import NetworkModule
 from archnet.export.float_onnx import export_float_onnx
 from archnet.export.onnx import export_onnx
 from archnet.freeze import freeze
-from archnet.graph import QuantizedGraph
+from archnet.freeze_translation import freeze_translation
 from archnet.network import Network, census
 from archnet.network_storage import load_folded, save_folded
 from archnet.operators import Op
+from archnet.parts import Parts, load_parts, part_names, save_parts
 from archnet.plan import Plan, make_plan
 from archnet.preparation import PREPARE
-from archnet.presets import BUCKETS, CALIBRATION_BATCHES, PRESETS, Preset
+from archnet.presets import BUCKETS, CALIBRATION_BATCHES, PAIR_BUCKETS, PRESETS, Preset
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.records import block_agreement, training_points
 from archnet.results import merge_metrics
 from archnet.rewrite import materialize, rewrite, token_statistics
 from archnet.sources.source import Source
-from archnet.storage import load_graph, save_graph
+from archnet.storage import save_graph
 from archnet.targets import Profile
+from archnet.translations import load_translations, save_translations, translate_sources
 
 QUANTIZED_STEP = 1.7
 """How long a step with quantizers takes against one without, about; for the time that is shown as left."""
+
+TRANSLATE_STEPS = 150.0
+"""How long the teacher's translation of the data takes in distillation steps, about."""
 
 EXPORT_STEPS = 20.0
 """How long the export takes in distillation steps, about."""
 SAVED_SENTENCES = 32
 STAGES = ("distil", "quantize", "export")
+
+
+class TrainingBatches(Batches, Protocol):
+    """Batches of known size."""
+
+    def __len__(self) -> int:
+        """The number of sentences."""
+
+    def warning(self) -> str | None:
+        """What to tell the user of the data, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,7 @@ class Job:
     teacher: Network
     blocks: tuple[Block, ...]
     plan: Plan
-    batches: TokenBatches
+    batches: TrainingBatches
     data_sha256: str
 
     @property
@@ -116,11 +132,6 @@ def prepare(
     """
     profile.choose_bits(settings.bits)
     tell()
-    if source.kind == "translation":
-        raise ArchNetError(
-            f"{source.name} is an encoder-decoder, which can be inspected but not converted yet",
-            fix="convert a text encoder",
-        )
     teacher, blocks = captured(source, settings.seq_len)
     tell()
     plan = make_plan(
@@ -158,7 +169,8 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
     ) as build:
         if build.finished:
             return out
-        stages = {
+        stages = {"translate": TRANSLATE_STEPS} if job.source.kind == "translation" else {}
+        stages |= {
             "distil": float(job.preset.distil.steps),
             "quantize": QUANTIZED_STEP * job.preset.quantize.steps,
             "export": EXPORT_STEPS,
@@ -168,22 +180,49 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
                 if note:
                     engine.note(note)
             build.write_json(build.plan, job.plan.to_json())
+            if job.source.kind == "translation":
+                job = _with_translations(job, engine)
             folded = engine.stage("distil", lambda context: _distil(job, context), save_folded, load_folded)
-            graph = engine.stage(
-                "quantize",
-                lambda context: _quantize(job, folded, context),
-                save_graph,
-                load_graph,
+            parts = engine.stage(
+                "quantize", lambda context: _quantize(job, folded, context), save_parts, load_parts
             )
             engine.stage(
-                "export", lambda context: _export(job, build, graph, context), _write_done, _read_done
+                "export", lambda context: _export(job, build, parts, context), _write_done, _read_done
             )
-        _record(job, build, folded, graph)
-        build.finish(_manifest(job, graph, command))
+        _record(job, build, folded, parts)
+        build.finish(_manifest(job, parts, command))
     from archnet.report import write_report
 
     write_report(out)
     return out
+
+
+def _with_translations(job: Job, engine: Engine) -> Job:
+    """The same job with sources and the teacher's translations of them as its batches."""
+    sources, settings = job.batches, job.source.generation
+    assert isinstance(sources, TokenBatches)
+    assert settings is not None
+    rows = engine.stage(
+        "translate",
+        lambda context: translate_sources(
+            context, job.teacher, sources.rows(), settings,
+            pad_id=sources.pad_id, max_length=job.settings.seq_len,
+        ),
+        save_translations,
+        load_translations,
+    )  # fmt: skip
+    save_translations(rows, engine.build.path)
+    pairs = PairBatches(
+        sources.rows(),
+        rows,
+        pad_ids=(sources.pad_id, settings.pad),
+        max_length=job.settings.seq_len,
+        batch_size=job.preset.batch_size,
+        seed=job.settings.seed,
+        buckets=PAIR_BUCKETS,
+        max_tokens=job.preset.max_tokens // 2,
+    )
+    return replace(job, batches=pairs)
 
 
 def _calibration(job: Job) -> list[dict[str, Tensor]]:
@@ -202,7 +241,7 @@ def _distil(job: Job, context: StageContext) -> Folded:
     for site in rewritten.network.sites:
         if site.op is Op.EMBEDDING:
             student.parameter(site, "table").requires_grad_(False)
-    outputs = [block.output for block in job.blocks if block.name != "tail"]
+    outputs = [block.output for block in job.blocks if not block.name.endswith("tail")]
     objective = objective_for(job.teacher, outputs, _itself(job.teacher))
     train(
         context,
@@ -228,7 +267,7 @@ def _on_cpu(student: NetworkModule) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in student.tensors().items()}
 
 
-def _quantize(job: Job, folded: Folded, context: StageContext) -> QuantizedGraph:
+def _quantize(job: Job, folded: Folded, context: StageContext) -> Parts:
     """Quantizers on every tensor, learned steps, then integers."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = NetworkModule(job.teacher).eval().requires_grad_(False)
@@ -243,7 +282,7 @@ def _quantize(job: Job, folded: Folded, context: StageContext) -> QuantizedGraph
     with torch.no_grad():
         wanted = NetworkModule(folded.network)(calibration[0], keep=linear)
     student.correct_biases(calibration[0], wanted)
-    outputs = [block.output for block in job.blocks if block.name != "tail"]
+    outputs = [block.output for block in job.blocks if not block.name.endswith("tail")]
     objective = objective_for(job.teacher, outputs, folded.values)
     train(
         context,
@@ -256,31 +295,37 @@ def _quantize(job: Job, folded: Folded, context: StageContext) -> QuantizedGraph
     )
     student.to("cpu")
     graph_outputs = {name: folded.values[site] for name, site in job.teacher.outputs.items()}
-    return freeze(
-        student,
-        graph_outputs,
-        name=job.source.name,
-        max_sequence=job.settings.seq_len,
-        embedding=job.settings.embedding,
-    )
+    name, longest, embedding = job.source.name, job.settings.seq_len, job.settings.embedding
+    if job.source.kind == "translation":
+        return freeze_translation(
+            student, graph_outputs, name=name, max_sequence=longest, embedding=embedding
+        )
+    return {"": freeze(student, graph_outputs, name=name, max_sequence=longest, embedding=embedding)}
 
 
-def _export(job: Job, build: BuildDir, graph: QuantizedGraph, context: StageContext) -> list[str]:
+def _export(job: Job, build: BuildDir, parts: Parts, context: StageContext) -> list[str]:
     """Write the artifacts; each is whole or absent, so that this can be done again."""
-    save_graph(graph, build.graph_dir)
     job.source.save_tokenizer(build.tokenizer_dir)
     done = ["graph", "onnx", "float"]
     context.progress(0, 4, unit="artifacts", detail="ONNX")
-    build.onnx_dir.mkdir(exist_ok=True)
-    if "onnx" in job.profile.exports:
-        export_onnx(graph, build.onnx_dir / "model.onnx")
-    context.progress(1, 4, unit="artifacts", detail="the float original as ONNX")
-    export_float_onnx(job.source, build.onnx_dir / "float.onnx")
+    for name, graph in parts.items():
+        place = build.path / name
+        save_graph(graph, place / "graph")
+        (place / "onnx").mkdir(exist_ok=True)
+        if "onnx" in job.profile.exports:
+            export_onnx(graph, place / "onnx" / "model.onnx")
+    context.progress(1, 4, unit="artifacts", detail="the float original")
+    if job.source.kind == "translation":
+        build.float_dir.mkdir(exist_ok=True)
+        save_folded(Folded(job.teacher, {}), build.float_dir)
+    else:
+        export_float_onnx(job.source, build.onnx_dir / "float.onnx")
     context.progress(2, 4, unit="artifacts", detail="TVM")
     if "tvm" in job.profile.exports and _installed("tvm"):
         from archnet.export.tvm import compile_tvm, folder_name
 
-        compile_tvm(graph, build.tvm_dir / folder_name())
+        for name, graph in parts.items():
+            compile_tvm(graph, build.path / name / "tvm" / folder_name())
         done.append("tvm")
     _save_sentences(job, build)
     context.progress(4, 4, unit="artifacts")
@@ -320,10 +365,10 @@ def _strings(value: object) -> Sequence[object]:
     return value if isinstance(value, list) else []
 
 
-def _record(job: Job, build: BuildDir, folded: Folded, graph: QuantizedGraph) -> None:
+def _record(job: Job, build: BuildDir, folded: Folded, parts: Parts) -> None:
     """What the report needs that only the conversion knows."""
     after: dict[str, int] = {}
-    for node in graph.nodes:
+    for node in (node for graph in parts.values() for node in graph.nodes):
         after[str(node.op)] = after.get(str(node.op), 0) + 1
     batch = job.batches.calibration(1)[0]
     points, seconds = training_points(build.log)
@@ -335,7 +380,7 @@ def _record(job: Job, build: BuildDir, folded: Folded, graph: QuantizedGraph) ->
         training=points,
         seconds=seconds,
         blocks=block_agreement(
-            job.teacher, job.blocks, folded, graph, {k: v[:SAVED_SENTENCES] for k, v in batch.items()}
+            job.teacher, job.blocks, folded, parts, {k: v[:SAVED_SENTENCES] for k, v in batch.items()}
         ),
         peak_memory_bytes=memory_bytes()[1],
         sizes=_sizes(build),
@@ -344,11 +389,14 @@ def _record(job: Job, build: BuildDir, folded: Folded, graph: QuantizedGraph) ->
 
 def _sizes(build: BuildDir) -> dict[str, int]:
     """Bytes of what was made, by path."""
-    files = [*build.graph_dir.iterdir(), *build.onnx_dir.glob("*.onnx"), *build.tvm_dir.glob("*/*.so")]
+    files: list[Path] = []
+    for name in part_names(build.path):
+        place = build.path / name
+        files += [*(place / "graph").iterdir(), *place.glob("onnx/*.onnx"), *place.glob("tvm/*/*.so")]
     return {file.relative_to(build.path).as_posix(): file.stat().st_size for file in sorted(files)}
 
 
-def _manifest(job: Job, graph: QuantizedGraph, command: Sequence[str]) -> dict[str, object]:
+def _manifest(job: Job, parts: Parts, command: Sequence[str]) -> dict[str, object]:
     packages = ("archnet", "torch", "transformers", "numpy", "onnx", "onnxruntime", "onnxsim", "apache-tvm")
     versions = {"python": platform.python_version()}
     for package in packages:
@@ -357,17 +405,27 @@ def _manifest(job: Job, graph: QuantizedGraph, command: Sequence[str]) -> dict[s
         except PackageNotFoundError:
             continue
     labels = job.source.config.get("id2label")
+    graphs = parts.values()
     return {
         "source": {"name": job.source.name, "sha256": job.source.sha256},
         "data_sha256": job.data_sha256,
         "settings": job.settings.to_json(),
         "command": list(command) or sys.argv,
         "versions": versions,
-        "inputs": [{"name": s.name, "dtype": s.dtype, "shape": list(s.shape)} for s in graph.inputs],
-        "outputs": [
-            {"name": o.name, "dtype": "float32", "shape": list(graph.tensors[o.tensor].shape)}
-            for o in graph.outputs
+        "inputs": [
+            {"name": s.name, "dtype": s.dtype, "shape": list(s.shape)} for g in graphs for s in g.inputs
         ],
+        "outputs": [
+            {
+                "name": o.name,
+                "dtype": g.tensors[o.tensor].dtype if o.integers else "float32",
+                "shape": list(g.tensors[o.tensor].shape),
+            }
+            for g in graphs
+            for o in g.outputs
+        ],
+        "kind": job.source.kind,
+        "generation": job.source.generation.to_json() if job.source.generation is not None else None,
         "max_length": job.settings.seq_len,
         "id2label": labels if isinstance(labels, dict) else None,
     }

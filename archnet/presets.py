@@ -33,4 +33,7 @@ PRESETS = {
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
 """Padded lengths; a step of half an octave wastes less work than it costs memory."""
 
+PAIR_BUCKETS = (8, 12, 16, 20, 24, 28, 32, 40, *BUCKETS[3:])
+"""Of a source with its translation, which are short and both padded to the longer one's length."""
+
 CALIBRATION_BATCHES = 8

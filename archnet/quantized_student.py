@@ -13,7 +13,7 @@ from archnet.calibration.lsq import ActivationQuantizer, WeightQuantizer
 from archnet.calibration.observers import sample_of
 from archnet.calibration.widths import STORED_BITS, Widths, assign, narrowed
 from archnet.config import Bits
-from archnet.executor import MASKED, NetworkModule, merge_heads, split_heads
+from archnet.executor import MASKED, NetworkModule, later_keys, merge_heads, split_heads
 from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.quantized_mixing import QuantizedTokenMix
@@ -49,9 +49,11 @@ class QuantizedAttention(nn.Module):
         bits: of the scores, and of the probabilities.
     """
 
-    def __init__(self, heads: int, scale: float, bits: tuple[int, int], bias: Tensor | None) -> None:
+    def __init__(
+        self, heads: int, scale: float, bits: tuple[int, int], bias: Tensor | None, *, causal: bool = False
+    ) -> None:
         super().__init__()
-        self.heads, self.scale = heads, scale
+        self.heads, self.scale, self.causal = heads, scale, causal
         scores, self.share_bits = bits
         self.scores = ActivationQuantizer(scores, signed=True, least=MASK_DISTANCE / 2 ** (scores - 1))
         self.levels = 2**self.share_bits - 1
@@ -66,6 +68,8 @@ class QuantizedAttention(nn.Module):
         if self.bias is not None:
             scores = scores + self.bias[:, : scores.shape[-1], : scores.shape[-1]]
         keep = None if mask is None else mask.bool()[:, None, None, :]
+        if self.causal:
+            keep = ~later_keys(scores.shape[-1], scores.device)[None, None]
         if self.calibrating:
             self.sample.append(sample_of(scores if keep is None else scores[keep.expand_as(scores)]))
             if keep is not None:
@@ -145,7 +149,8 @@ class QuantizedStudent(NetworkModule):
                 overrides[site.name] = module
             fused = site.op is Op.LINEAR and [r.op for r in readers[site.name]] in ([Op.RELU], [Op.CLIP])
             fused |= [r.op for r in readers[site.name]] == [Op.CONCAT]
-            if not fused and site.op not in (Op.MEAN_POOL, Op.SELECT):
+            exact = site.op in (Op.MEAN_POOL, Op.SELECT) or bool(site.attributes.get("logits", False))
+            if not fused and not exact:
                 bits_of = self.widths.weights if _is_table(site) else self.widths.results
                 observe[site.name] = _observer(site, bits_of[site.name], unsigned)
         super().__init__(network, overrides, observe)
@@ -199,7 +204,7 @@ class QuantizedStudent(NetworkModule):
         """
         readers = self.network.consumers()
         for site in self.network.sites:
-            if site.op in (Op.LINEAR, Op.TOKEN_MIX):
+            if site.op in (Op.LINEAR, Op.TOKEN_MIX) and not site.attributes.get("logits", False):
                 module = self.override(site.name)
                 assert isinstance(module, (QuantizedLinear, QuantizedTokenMix))
                 result = self.observer(site.name) or self.observer(readers[site.name][0].name)
@@ -303,7 +308,9 @@ def _override(network: Network, site: Site, widths: Widths) -> nn.Module | None:
     if site.op is Op.ATTENTION:
         table = network.parameter(site, "bias") if "bias" in site.parameters else None
         bits = (widths.scores[site.name], widths.shares[site.name])
-        return QuantizedAttention(int(site.attributes["heads"]), float(site.attributes["scale"]), bits, table)
+        causal = bool(site.attributes.get("causal", False))
+        heads, scale = int(site.attributes["heads"]), float(site.attributes["scale"])
+        return QuantizedAttention(heads, scale, bits, table, causal=causal)
     if site.op is Op.TOKEN_MIX:
         return QuantizedTokenMix(
             network.parameter(site, "weight"), network.parameter(site, "bias"), widths.weights[site.name]

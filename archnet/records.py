@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from archnet.backends.base import feed
+from archnet.backends.base import feed, user_inputs
 from archnet.blocks import Block
 from archnet.converters.fold import Folded
 from archnet.events import read_log
@@ -54,7 +54,7 @@ def block_agreement(
     teacher: Network,
     blocks: Sequence[Block],
     folded: Folded,
-    graph: QuantizedGraph,
+    parts: Mapping[str, QuantizedGraph],
     batch: Mapping[str, Tensor],
 ) -> list[BlockAgreement]:
     """Cosine and SQNR of the integer network's state after each block against the teacher's.
@@ -62,11 +62,13 @@ def block_agreement(
     Args:
         batch: the network's inputs. Only valid tokens are compared.
     """
-    states = [block for block in blocks if block.name != "tail"]
+    states = [block for block in blocks if not block.name.endswith("tail")]
     wanted = NetworkModule(teacher).eval()(batch, keep={block.output for block in states})
     carriers = {block.name: folded.values[block.output] for block in states}
+    graph = next(iter(parts.values()))
     names = sorted({a.carrier for a in carriers.values() if a.carrier in graph.tensors})
-    integers = execute(graph, feed(graph, {k: v.numpy() for k, v in batch.items()}), names)
+    inputs = {k: batch[k].numpy() for k in user_inputs(graph)}
+    integers = execute(graph, feed(graph, inputs), names)
     masks = row_masks(teacher)
     rows = []
     for block in states:

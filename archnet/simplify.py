@@ -8,6 +8,22 @@ from archnet.network import Network, Site
 from archnet.operators import Op
 
 
+def with_logits(network: Network) -> Network:
+    """Mark the layers that score the words of a target: outputs of an encoder-decoder."""
+    if "decoder_input_ids" not in network.inputs:
+        return network
+    outputs = set(network.outputs.values())
+    return replace(
+        network,
+        sites=tuple(
+            replace(site, attributes={**site.attributes, "logits": True})
+            if site.name in outputs and site.op is Op.LINEAR
+            else site
+            for site in network.sites
+        ),
+    )
+
+
 def with_biases(network: Network) -> Network:
     """Constants added to a fully connected layer (the bias of an output vocabulary) go into its bias.
 

@@ -135,7 +135,13 @@ def _encode(graph: QuantizedGraph, packed: Mapping[str, Packing]) -> dict[str, A
         "max_sequence": graph.max_sequence,
         "inputs": [spec.name for spec in graph.inputs],
         "outputs": [
-            {"name": o.name, "tensor": o.tensor, "normalize": o.normalize, "scale": o.name + _SCALE_SUFFIX}
+            {
+                "name": o.name,
+                "tensor": o.tensor,
+                "normalize": o.normalize,
+                "scale": o.name + _SCALE_SUFFIX,
+            }
+            | ({"integers": True} if o.integers else {})
             for o in graph.outputs
         ],
         "host_tables": [
@@ -189,7 +195,9 @@ def _decode(structure: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
         name=structure["name"],
         inputs=tuple(tensors[name] for name in structure["inputs"]),
         outputs=tuple(
-            GraphOutput(o["name"], o["tensor"], arrays[o["scale"]], o["normalize"])
+            GraphOutput(
+                o["name"], o["tensor"], arrays[o["scale"]], o["normalize"], bool(o.get("integers", False))
+            )
             for o in structure["outputs"]
         ),
         nodes=tuple(

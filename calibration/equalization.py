@@ -53,6 +53,8 @@ def groups(network: Network) -> list[list[str]]:
             blocked.update(site.inputs[:2])
         elif site.op in (Op.LINEAR, Op.EMBEDDING):
             tied = []
+            if site.attributes.get("logits", False):  # accumulators, whose channels have scales of their own
+                blocked.add(site.name)
         else:
             tied = []
             blocked.update([*site.inputs, site.name])

@@ -18,6 +18,8 @@ from archnet.operators import Op
 STORED_BITS = 8
 """Width of tensors that are added, pooled or looked up: no chip gains from fewer."""
 
+ACCUMULATOR_BITS = 32
+
 LEAST_TABLE_BITS = 4
 """An embedding's rows are never retrained, so they are not narrowed below this."""
 
@@ -166,14 +168,16 @@ def _wider(
         if names:
             found.append(Wider(what, width, len(names), reason))
 
+    logits = [s.name for s in network.sites if s.attributes.get("logits", False)]
     if bits.activations < STORED_BITS:
         ops = {site.name: site.op for site in network.sites}
         kept = [n for n, width in results.items() if width > bits.activations and ops[n] not in PASSING]
         sums = [n for n in kept if ops[n] is Op.ADD]
-        rest = [n for n in kept if n not in sums and ops[n] is not Op.EMBEDDING]
+        rest = [n for n in kept if n not in (*sums, *logits) and ops[n] is not Op.EMBEDDING]
         note("residual stream", STORED_BITS, sums, "errors of every layer add up in it; it is only added")
         note("layers that only feed an Add or an output", STORED_BITS, rest, "their result is not multiplied")
         note("attention scores", STORED_BITS, list(scores), "the softmax reads them, no product does")
+    note("logits", ACCUMULATOR_BITS, logits, "the last layer's accumulators as they are")
     tables = [n for n, width in weights.items() if width > bits.weights]
     note("embedding tables", LEAST_TABLE_BITS, tables, "their rows are looked up and not retrained")
     positions = [s.name for s in network.sites if s.op is Op.ADD and len(s.inputs) == 1]

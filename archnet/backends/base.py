@@ -23,8 +23,8 @@ class Backend(Protocol):
 
     name: str
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """The network's float outputs by name, for a user's inputs by name."""
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The network's outputs by name, for a user's inputs by name: float32, or integers handed on."""
         ...
 
     def tensors(
@@ -68,8 +68,12 @@ def feed(graph: QuantizedGraph, inputs: Mapping[str, NDArray[Any]]) -> dict[str,
             _check_values(host.source, ids, table.shape[0])
             fed[spec.name] = table[ids].astype(spec.dtype)
         else:
+            if spec.dtype != "int64" and inputs[spec.name].dtype == spec.dtype:
+                fed[spec.name] = inputs[spec.name]  # handed on by another network
+                _check_range(spec, fed[spec.name])
+                continue
             values = _integers(spec.name, inputs[spec.name])
-            limit = 2 if spec.name == "attention_mask" else limits.get(spec.name)
+            limit = 2 if spec.name.endswith("_mask") else limits.get(spec.name)
             if limit is not None:
                 _check_values(spec.name, values, limit)
             if spec.dtype != "int64":
@@ -88,11 +92,12 @@ def dequantize_output(values: NDArray[Any], output: GraphOutput) -> NDArray[np.f
     return np.asarray(real, dtype=np.float32)
 
 
-def dequantize_outputs(
-    graph: QuantizedGraph, tensors: Mapping[str, NDArray[Any]]
-) -> dict[str, NDArray[np.float32]]:
+def dequantize_outputs(graph: QuantizedGraph, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """All outputs of the network by name, from its integer tensors by name."""
-    return {o.name: dequantize_output(tensors[o.tensor], o) for o in graph.outputs}
+    return {
+        o.name: tensors[o.tensor] if o.integers else dequantize_output(tensors[o.tensor], o)
+        for o in graph.outputs
+    }
 
 
 def _integers(name: str, values: NDArray[Any]) -> NDArray[np.int64]:

@@ -68,8 +68,8 @@ class OnnxRuntimeBackend:
         path = build_dir / "onnx" / "model.onnx"
         return cls(load_graph(build_dir / "graph"), read_model(path), threads=threads, level=level)
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """The float outputs by name (see Backend)."""
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs by name (see Backend)."""
         names = [output.name for output in self.graph.outputs]
         values = self._session.run(names, feed(self.graph, inputs))
         return dict(zip(names, values, strict=True))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from archnet.backends.base import dequantize_outputs, feed
@@ -28,8 +27,8 @@ class ReferenceBackend:
         """The network of a build folder."""
         return cls(load_graph(build_dir / "graph"))
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """The float outputs by name (see Backend)."""
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs by name (see Backend)."""
         return dequantize_outputs(self.graph, execute(self.graph, feed(self.graph, inputs)))
 
     def tensors(

@@ -61,8 +61,8 @@ class TvmBackend:
         """The network of a build folder, as compiled for this machine."""
         return cls(load_graph(build_dir / "graph"), build_dir / "tvm" / folder_name(), threads=threads)
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """The float outputs by name (see Backend)."""
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs by name (see Backend)."""
         return dequantize_outputs(self.graph, self.run_integers(inputs))
 
     def run_integers(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from archnet.errors import ArchNetError
 from archnet.export.onnx_attention import lower_crop, lower_mean_matmul, lower_table_softmax, lower_zero_pad
+from archnet.export.onnx_handover import hand_on, wide_linear
 from archnet.export.onnx_model import ELEMENT_TYPES
 from archnet.export.onnx_state import Layout, Lowering, StoredTensor
 from archnet.graph import WIDEN_SHIFT, GraphOutput, Node, TensorSpec
@@ -86,6 +87,9 @@ def _slice(state: Lowering, node: Node) -> None:
 
 def _linear(state: Lowering, node: Node) -> None:
     """Gemm, or a convolution with kernel 1x1, of the dequantized operands; ReLU before the Quantize."""
+    if state.spec(node.output).dtype == "int32":
+        wide_linear(state, node)
+        return
     x, weight, bias, _, weight_scale = node.inputs
     key, constants, scale_x = node.name, state.graph.constants, state.spec(x).scale
     integers, scales = constants[weight], constants[weight_scale]
@@ -295,6 +299,9 @@ def _widen(state: Lowering, node: Node) -> None:
 def lower_output(state: Lowering, output: GraphOutput) -> None:
     """Dequantize per channel, and divide by the L2 norm where asked: the only arithmetic in float."""
     make, spec = state.onnx, state.spec(output.tensor)
+    if output.integers:
+        hand_on(state, output)
+        return
     value = state.integer(output.tensor, "logical")
     scale = make.constant(f"{output.name}/scale", output.scale.astype(np.float32))
     name = f"{output.name}/dequantized" if output.normalize else output.name

@@ -68,6 +68,11 @@ class LinearForm:
         return cls(fitting, x.shape[:-1], depth, columns, x.dtype, output.dtype, output.range)
 
     @property
+    def wide(self) -> bool:
+        """Whether the accumulators themselves are the result."""
+        return self.output_dtype == "int32"
+
+    @property
     def width(self) -> int:
         """Columns of a tile."""
         return self.isa.tile(self.columns)[0] * self.isa.lanes
@@ -97,7 +102,7 @@ def pack_linear(
     isa = form.isa
     sums = weight.astype(np.int64).sum(axis=1)
     moved = bias + 128 * isa.flip_sign(form.input_dtype) * sums
-    limits = [saturation_limit(int(m), form.bounds) for m in multiplier]
+    limits = [0 if form.wide else saturation_limit(int(m), form.bounds) for m in multiplier]
     columns = np.zeros((3, form.blocks * form.width), dtype=np.int32)
     # Wrapping around is harmless here: the accumulator wraps back, its final value fits.
     columns[_BIAS, : form.columns] = moved.astype(np.int32)
@@ -170,9 +175,11 @@ class _Linear:
         )
         for r, row in enumerate(rows):
             for v in range(self.vectors):
-                value = requantize(
-                    sums[r][v], column(_MULTIPLIER, v), column(_LIMIT, v), self.form.bounds, isa.lanes
-                )
+                value = sums[r][v]
+                if not self.form.wide:
+                    value = requantize(
+                        value, column(_MULTIPLIER, v), column(_LIMIT, v), self.form.bounds, isa.lanes
+                    )
                 valid = isa.lanes if columns is None else min(max(columns - v * isa.lanes, 0), isa.lanes)
                 store_vector(self.y, value, self.form.output_dtype, isa.lanes, valid, *row, starts[v])
 
