@@ -53,6 +53,20 @@ def test_loss_is_its_formula() -> None:
     assert float(objective.loss(teacher, student, batch)) == pytest.approx(loss)
 
 
+def test_logits_are_compared_as_distributions() -> None:
+    generator = torch.Generator().manual_seed(2)
+    wanted, got = (torch.randn(2, 3, 7, generator=generator) for _ in range(2))
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    objective = Objective({}, {}, {"l": "decoder_attention_mask"}, {"l": Affine("m")})
+    assert (objective.teacher_sites, objective.student_sites) == ({"l"}, {"m"})
+    loss = objective.loss({"l": wanted}, {"m": got}, {"decoder_attention_mask": mask})
+    rows = mask.bool()
+    formula = torch.nn.functional.kl_div(
+        got[rows].log_softmax(-1), wanted[rows].log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    torch.testing.assert_close(loss, formula)
+
+
 def test_quantizer_steps_learn_more_slowly() -> None:
     module = QuantizedLinear(torch.randn(3, 4), torch.zeros(3), 8)
     weights, steps = make_optimizer(module, 1e-2).param_groups

@@ -1,0 +1,173 @@
+"""The two integer graphs of an encoder-decoder: against the student, on disk, and on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from archnet.agreement import IntegerComparison
+from archnet.backends import open_backend
+from archnet.backends.base import Backend
+from archnet.backends.reference import ReferenceBackend
+from archnet.export.onnx import export_onnx
+from archnet.freeze_translation import DECODER, ENCODER
+from archnet.graph_check import validate_graph
+from archnet.integer_decoder import IntegerDecoder
+from archnet.operators import Op
+from archnet.parts import load_parts, part_names, save_parts
+from archnet.search import generate
+from archnet.storage import save_graph
+from tests.small_translation import LENGTH, SETTINGS, frozen_translation, pair_batch
+
+
+def decoder(family: str = "marian", bits: str = "w8a8", embedding: str = "gather") -> IntegerDecoder:
+    _, graphs = frozen_translation(family, bits, embedding)
+    backends = [ReferenceBackend(graphs[name]) for name in (ENCODER, DECODER)]
+    return IntegerDecoder(backends[0], backends[1], graphs[DECODER])
+
+
+def stepped(of: IntegerDecoder, batch: dict[str, Tensor]) -> Tensor:
+    """Logits of every given target token, (batch, target tokens, vocabulary)."""
+    targets = batch["decoder_input_ids"]
+    of.start(batch["input_ids"], batch["attention_mask"], beams=1, max_length=LENGTH)
+    return torch.stack([of.step(targets[:, i]) for i in range(targets.shape[1])], 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "bits", "embedding"),
+    [("marian", "w8a8", "gather"), ("marian", "w8a8", "one-hot"), ("bart", "w8a8", "host"),
+     ("mbart", "w8a8", "gather"), ("marian", "w4a4", "gather"), ("marian", "w2a6", "one-hot")],
+)  # fmt: skip
+def test_steps_give_what_the_student_gives_for_the_whole_target(
+    family: str, bits: str, embedding: str
+) -> None:
+    student, graphs = frozen_translation(family, bits, embedding)
+    for graph in graphs.values():
+        validate_graph(graph)
+    batch = pair_batch(7)
+    with torch.no_grad():
+        wanted = student(batch)[student.network.outputs["logits"]]
+    got = stepped(decoder(family, bits, embedding), batch)
+    valid = batch["decoder_attention_mask"].bool()
+    error = (got - wanted)[valid].square().mean() / wanted[valid].var()
+    # Integers round where fake quantization may round the other way; few bits make each step larger.
+    assert float(error) < (0.002 if bits == "w8a8" else 0.1)
+
+
+def test_logits_are_accumulators_and_keys_are_handed_on_as_integers() -> None:
+    _, graphs = frozen_translation()
+    encoder, step = graphs[ENCODER], graphs[DECODER]
+    assert [o.name for o in encoder.outputs] == ["cross_key_0", "cross_value_0"]
+    assert [o.name for o in step.outputs] == ["logits", "self_key_0", "self_value_0"]
+    assert all(o.integers for o in (*encoder.outputs, *step.outputs[1:]))
+    (logits,) = (n for n in step.nodes if n.output == step.outputs[0].tensor)
+    assert (logits.op, step.tensors[logits.output].dtype) == (Op.LINEAR, "int32")
+    assert step.outputs[0].scale.shape == step.tensors[logits.output].shape[-1:]
+    caches = {s.name: s.shape for s in step.inputs if s.name.startswith("cache_")}
+    assert caches["cache_key_0"] == ("batch", 4, LENGTH - 1, 8)
+    assert caches["cache_mask"] == ("batch", LENGTH)
+
+
+def test_few_bits_reach_the_cache_and_what_the_encoder_hands_on() -> None:
+    _, graphs = frozen_translation("marian", "w4a4")
+    specs = {s.name: s for s in graphs[DECODER].inputs}
+    handed = {o.name: graphs[ENCODER].tensors[o.tensor] for o in graphs[ENCODER].outputs}
+    for name in ("cache_key_0", "cache_value_0", "cross_key_0", "cross_value_0"):
+        assert specs[name].bits == 4
+        values = (specs[name].dtype, specs[name].bits, specs[name].scale)
+        assert name not in handed or values == (handed[name].dtype, handed[name].bits, handed[name].scale)
+
+
+def test_parts_are_kept_in_folders_of_their_own(tmp_path: Path) -> None:
+    _, graphs = frozen_translation()
+    save_parts(graphs, tmp_path)
+    assert part_names(tmp_path) == (ENCODER, DECODER)
+    again = load_parts(tmp_path)
+    assert [o.integers for o in again[DECODER].outputs] == [False, True, True]
+    assert again[ENCODER].nodes == graphs[ENCODER].nodes
+    save_parts({"": graphs[ENCODER]}, tmp_path / "one")
+    assert list(load_parts(tmp_path / "one")) == [""]
+
+
+def test_rows_are_independent_and_can_be_reordered() -> None:
+    of, batch = decoder(), pair_batch(3)
+    whole = stepped(of, batch)
+    of.start(batch["input_ids"], batch["attention_mask"], beams=1, max_length=LENGTH)
+    targets = batch["decoder_input_ids"]
+    for i in range(3):
+        of.step(targets[:, i])
+    of.select(torch.tensor([2, 0]))
+    got = of.step(targets[[2, 0], 3])
+    assert torch.equal(got, whole[[2, 0], 3])
+
+
+def test_the_cache_is_full_at_the_greatest_length() -> None:
+    of, batch = decoder(), pair_batch(3)
+    found = generate(of, batch["input_ids"], batch["attention_mask"], SETTINGS, max_length=LENGTH)
+    assert found.shape[1] <= LENGTH
+    of.start(batch["input_ids"], batch["attention_mask"], beams=1, max_length=LENGTH)
+    for _ in range(LENGTH):
+        assert bool(torch.isfinite(of.step(torch.tensor([5, 6, 7]))).all())
+
+
+def onnx_backend(folder: Path) -> Backend:
+    return open_backend("onnxruntime", folder, threads=1)
+
+
+def tvm_backend(folder: Path) -> Backend:
+    return open_backend("tvm", folder, threads=1)
+
+
+BACKENDS = [
+    pytest.param(onnx_backend, id="onnxruntime"),
+    pytest.param(tvm_backend, id="tvm", marks=pytest.mark.skipif(not find_spec("tvm"), reason="no TVM")),
+]
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
+@pytest.mark.parametrize("opened", BACKENDS)
+def test_backends_have_the_reference_integers(
+    opened: Callable[[Path], Backend], bits: str, tmp_path: Path
+) -> None:
+    _, graphs = frozen_translation("marian", bits)
+    for name, graph in graphs.items():
+        save_graph(graph, tmp_path / name / "graph")
+        if opened is onnx_backend:
+            (tmp_path / name / "onnx").mkdir()
+            export_onnx(graph, tmp_path / name / "onnx" / "model.onnx")
+        else:
+            from archnet.export.tvm import compile_tvm, folder_name
+
+            compile_tvm(graph, tmp_path / name / "tvm" / folder_name())
+    encoder, step = (opened(tmp_path / name) for name in (ENCODER, DECODER))
+    batch = pair_batch(5)
+    of = IntegerDecoder(encoder, step, graphs[DECODER])
+    assert torch.equal(stepped(of, batch), stepped(decoder("marian", bits), batch))
+    first = IntegerComparison(graphs[ENCODER], encoder)
+    first.add({name: batch[name].numpy() for name in ("input_ids", "attention_mask")})
+    second = IntegerComparison(graphs[DECODER], step)
+    of.start(batch["input_ids"], batch["attention_mask"], beams=1, max_length=LENGTH)
+    for i in range(3):
+        tokens = batch["decoder_input_ids"][:, i]
+        second.add(of.inputs(tokens))
+        of.step(tokens)
+    exact = {Op.SOFTMAX: 1}
+    for row in (*first.agreement(), *second.agreement()):
+        if row.scope == "layer" or row.differing == 0:
+            assert row.max_lsb <= exact.get(Op(row.op), 0), row
+
+
+def test_what_is_handed_on_is_not_dequantized() -> None:
+    _, graphs = frozen_translation()
+    batch = pair_batch(5)
+    found = ReferenceBackend(graphs[ENCODER]).run(
+        {name: batch[name].numpy() for name in ("input_ids", "attention_mask")}
+    )
+    assert {str(value.dtype) for value in found.values()} == {"int8"}
+    assert int(np.abs(found["cross_key_0"].astype(int)).max()) > 10
