@@ -21,12 +21,14 @@ from archnet.encode import encode, open_tokenizer, padding_id
 from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, ignore
 from archnet.graph import QuantizedGraph
+from archnet.parts import ENCODER, is_translation, part_names
 from archnet.pipeline import STAGES, captured, prepare, run, with_settings
 from archnet.plan import Plan, make_plan
 from archnet.preparation import Preparation
 from archnet.sources import open_model
 from archnet.storage import load_graph
 from archnet.targets import load_profile
+from archnet.translation import Search, Translation
 
 Model = str | os.PathLike[str] | nn.Module
 Data = str | os.PathLike[str] | Sequence[str]
@@ -143,8 +145,13 @@ class ArchNet:
         build = BuildDir.open_finished(folder)
         self.folder = folder
         self.manifest: Mapping[str, Any] = build.read_json(build.manifest)
-        self.graph: QuantizedGraph = load_graph(build.graph_dir)
-        self.backend: Backend = open_backend(backend, folder, threads=threads)
+        place = folder / part_names(folder)[-1]
+        self.graph: QuantizedGraph = load_graph(place / "graph")
+        self.backend: Backend = open_backend(backend, place, threads=threads)
+        self._translation: Translation | None = None
+        if is_translation(folder):
+            encoder = open_backend(backend, folder / ENCODER, threads=threads)
+            self._translation = Translation.open(build, encoder, self.backend)
         self._tokenizer_dir = build.tokenizer_dir
 
     def __call__(
@@ -166,6 +173,7 @@ class ArchNet:
             float32 outputs by name, torch tensors when `input_ids` is one.
         """
         _refuse_others(others)
+        self._refuse_translation("called")
         ids = _integers("input_ids", input_ids)
         mask = np.ones_like(ids) if attention_mask is None else _integers("attention_mask", attention_mask)
         if token_type_ids is not None and _integers("token_type_ids", token_type_ids).any():
@@ -180,6 +188,7 @@ class ArchNet:
 
     def encode(self, sentences: Sequence[str], *, batch_size: int = 32) -> NDArray[np.float32]:
         """Embeddings of sentences, (sentences, width) float32, with the build's own tokenizer."""
+        self._refuse_translation("used to encode sentences")
         tokenizer = open_tokenizer(self._tokenizer_dir)
         return encode(
             self.backend.run,
@@ -189,6 +198,62 @@ class ArchNet:
             batch_size=batch_size,
             padding=padding_id(self._tokenizer_dir, tokenizer),
         )
+
+    def generate(
+        self,
+        input_ids: Tensor | NDArray[np.int64],
+        attention_mask: Tensor | NDArray[np.int64] | None = None,
+        *,
+        num_beams: int | None = None,
+        max_length: int | None = None,
+        length_penalty: float | None = None,
+    ) -> Tensor | NDArray[np.int64]:
+        """Translate token ids, as transformers' generate does; for translation models.
+
+        Args:
+            input_ids: int64 (batch, source tokens), padded on the right.
+            attention_mask: the same shape; all tokens by default.
+            num_beams: 1 searches greedily; the model's own setting by default.
+            max_length: most tokens of a translation, its first one included; what the build can by default.
+            length_penalty: exponent of the length that scores are divided by (beams only).
+
+        Returns:
+            int64 (batch, longest translation): first token, words, end, padding; torch when `input_ids` is.
+        """
+        translation = self._require_translation()
+        ids = torch.from_numpy(_integers("input_ids", input_ids))
+        mask = torch.ones_like(ids)
+        if attention_mask is not None:
+            mask = torch.from_numpy(_integers("attention_mask", attention_mask))
+        found = translation.generate(ids, mask, Search(num_beams, max_length, length_penalty))
+        return found if isinstance(input_ids, Tensor) else found.numpy()
+
+    def translate(
+        self,
+        sentences: Sequence[str],
+        *,
+        num_beams: int | None = None,
+        max_length: int | None = None,
+        length_penalty: float | None = None,
+    ) -> list[str]:
+        """Translate sentences with the build's own tokenizer; arguments as in `generate`."""
+        search = Search(num_beams, max_length, length_penalty)
+        return self._require_translation().translate(sentences, search)
+
+    def _require_translation(self) -> Translation:
+        if self._translation is None:
+            raise ArchNetError(
+                f"{self.folder} is no translation model, so it cannot generate",
+                fix="call it with input_ids and attention_mask",
+            )
+        return self._translation
+
+    def _refuse_translation(self, verb: str) -> None:
+        if self._translation is not None:
+            raise ArchNetError(
+                f"{self.folder} translates and cannot be {verb}",
+                fix="use generate(input_ids, attention_mask) or translate(sentences)",
+            )
 
 
 def load(

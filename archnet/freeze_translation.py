@@ -21,11 +21,11 @@ from archnet.graph import Dim, GraphOutput, QuantizedGraph, TensorSpec
 from archnet.incremental import decoder_sites
 from archnet.network import Site
 from archnet.operators import Op
+from archnet.parts import DECODER, ENCODER
 from archnet.quantized_student import QuantizedAttention, QuantizedLinear, QuantizedStudent
 
 SOURCE: tuple[Dim, ...] = ("batch", "sequence")
 TOKEN: tuple[Dim, ...] = ("batch", 1)
-ENCODER, DECODER = "encoder", "decoder"
 
 
 def freeze_translation(

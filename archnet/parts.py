@@ -8,26 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from archnet.freeze_translation import DECODER, ENCODER
-from archnet.graph import QuantizedGraph
-from archnet.storage import load_graph, save_graph
+if TYPE_CHECKING:
+    from archnet.graph import QuantizedGraph
 
-Parts = Mapping[str, QuantizedGraph]
-"""Networks by part: "" alone, or ENCODER and DECODER."""
+ENCODER, DECODER = "encoder", "decoder"
 
 
 def part_names(folder: Path) -> tuple[str, ...]:
-    """The parts of a build folder."""
-    return (ENCODER, DECODER) if (folder / DECODER).is_dir() else ("",)
+    """The parts of a build folder: "" alone, or ENCODER and DECODER."""
+    return (ENCODER, DECODER) if is_translation(folder) else ("",)
 
 
-def save_parts(parts: Parts, folder: Path) -> None:
+def is_translation(folder: Path) -> bool:
+    """Whether a build folder holds an encoder and a decoder."""
+    return (folder / DECODER).is_dir()
+
+
+def save_parts(parts: Mapping[str, QuantizedGraph], folder: Path) -> None:
     """Write every network under the folder, a single one into it."""
+    from archnet.storage import save_graph
+
     for name, graph in parts.items():
         save_graph(graph, folder / name)
 
 
 def load_parts(folder: Path) -> dict[str, QuantizedGraph]:
-    """Read what `save_parts` wrote."""
+    """The networks of a folder that `save_parts` wrote."""
+    from archnet.storage import load_graph
+
     return {name: load_graph(folder / name) for name in part_names(folder)}

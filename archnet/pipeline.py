@@ -37,10 +37,11 @@ from archnet.export.float_onnx import export_float_onnx
 from archnet.export.onnx import export_onnx
 from archnet.freeze import freeze
 from archnet.freeze_translation import freeze_translation
+from archnet.graph import QuantizedGraph
 from archnet.network import Network, census
 from archnet.network_storage import load_folded, save_folded
 from archnet.operators import Op
-from archnet.parts import Parts, load_parts, part_names, save_parts
+from archnet.parts import load_parts, part_names, save_parts
 from archnet.plan import Plan, make_plan
 from archnet.preparation import PREPARE
 from archnet.presets import BUCKETS, CALIBRATION_BATCHES, PAIR_BUCKETS, PRESETS, Preset
@@ -62,6 +63,10 @@ TRANSLATE_STEPS = 150.0
 EXPORT_STEPS = 20.0
 """How long the export takes in distillation steps, about."""
 SAVED_SENTENCES = 32
+
+Parts = Mapping[str, QuantizedGraph]
+"""Integer networks by part of the build: "" alone, or an encoder and a decoder."""
+
 STAGES = ("distil", "quantize", "export")
 
 

@@ -22,11 +22,12 @@ from archnet.agreement import (
 from archnet.backends import open_backend
 from archnet.backends.base import Backend
 from archnet.build import BuildDir
-from archnet.encode import Inputs, Run
+from archnet.encode import Inputs, Run, open_tokenizer
 from archnet.errors import ArchNetError
 from archnet.events import EventSink, Progress, StageFinished, StageStarted, ignore
 from archnet.float_model import FloatModel
 from archnet.graph import QuantizedGraph
+from archnet.parts import is_translation, part_names
 from archnet.results import (
     BackendScore,
     BlockAgreement,
@@ -51,6 +52,7 @@ def validate(
     *,
     task: str | None = None,
     data: Sequence[Path | str] | Path | str = (),
+    references: Path | str | None = None,
     backends: Sequence[str] | None = None,
     max_drop: float | None = None,
     events: EventSink | None = None,
@@ -64,6 +66,7 @@ def validate(
         folder: a finished build folder.
         task: "sts", ...; needs `data`.
         data: labelled files or folders of the task.
+        references: of the task translation, a translation a line of `data`.
         backends: what runs the integer network; what the folder was exported for when None.
         max_drop: the greatest drop of the task's score that passes, in points; needs a task.
         events: told what is going on.
@@ -77,10 +80,13 @@ def validate(
     build = BuildDir.open_finished(Path(folder))
     paths = [Path(data)] if isinstance(data, (str, Path)) else [Path(p) for p in data]
     _check_arguments(task, paths, max_drop)
+    if task != "translation" and references is not None:
+        raise ArchNetError("--references are of --task translation only", fix="leave them out")
+    if is_translation(build.path):
+        kept = Path(references) if references is not None else None
+        return _validate_translation(build, task, paths, kept, backends, max_drop, events or ignore)
     loaded = load_task(task, paths) if task is not None else None
-    names = list(dict.fromkeys(backends)) if backends is not None else default_backends(build)
-    if not names:
-        raise ArchNetError("no backend was named", fix="name at least one, such as --backend onnxruntime")
+    names = _named(build, backends)
     graph = load_graph(build.graph_dir)
     scorer = Scorer.open(loaded, build, graph) if loaded is not None else None
     opened = [open_backend(name, build.path) for name in names]
@@ -109,12 +115,56 @@ def validate(
     return result
 
 
+def _validate_translation(
+    build: BuildDir,
+    task: str | None,
+    data: Sequence[Path],
+    references: Path | None,
+    backends: Sequence[str] | None,
+    max_drop: float | None,
+    sink: EventSink,
+) -> ValidationResult:
+    """The same for an encoder and a decoder."""
+    from archnet.tasks.translation import load_parallel_set
+    from archnet.validate_translation import agreement, open_both, with_scores
+
+    if task not in (None, "translation"):
+        raise ArchNetError(
+            f"{build.path} translates, which the task {task} does not score", fix="give --task translation"
+        )
+    loaded = load_parallel_set(data, references) if task is not None else None
+    if loaded is not None:
+        open_tokenizer(build.tokenizer_dir)
+    opened = [open_both(build, name) for name in _named(build, backends)]
+    stage = _Stage(sink, "agreement", 0, 1 if loaded is None else 2)
+    result = replace(
+        agreement(build, opened, agreement_inputs(build), stage.step),
+        max_drop=max_drop,
+        blocks=_blocks(build),
+    )
+    stage.finish()
+    if loaded is not None:
+        stage = _Stage(sink, "score", 1, 2)
+        result = with_scores(result, build, opened, loaded, stage.step)
+        stage.finish()
+    merge_metrics(build.metrics, validation=result)
+    return result
+
+
+def _named(build: BuildDir, backends: Sequence[str] | None) -> list[str]:
+    names = list(dict.fromkeys(backends)) if backends is not None else default_backends(build)
+    if not names:
+        raise ArchNetError("no backend was named", fix="name at least one, such as --backend onnxruntime")
+    return names
+
+
 def default_backends(build: BuildDir) -> list[str]:
     """The reference, and every backend that the folder holds a file for and this machine can run."""
     names = [REFERENCE]
-    if (build.onnx_dir / "model.onnx").is_file():
+    place = build.path / part_names(build.path)[-1]
+    if (place / "onnx" / "model.onnx").is_file():
         names.append("onnxruntime")
-    if (build.tvm_dir / platform.machine() / "model.so").is_file():
+    if (place / "tvm" / platform.machine() / "model.so").is_file():
         names.append("tvm")
     return names
 
@@ -128,13 +178,17 @@ def agreement_inputs(build: BuildDir) -> Inputs:
     file = build.path / "calibration.npz"
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            inputs = {n: arrays[n].astype(np.int64) for n in ("input_ids", "attention_mask")}
+            inputs = {n: arrays[n].astype(np.int64) for n in arrays.files}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
         raise ArchNetError(
             f"{file} cannot be read: {reason}", fix="convert again into a new folder"
         ) from error
-    if inputs["input_ids"].ndim != 2 or inputs["input_ids"].shape != inputs["attention_mask"].shape:
+    if (
+        not inputs.keys() >= {"input_ids", "attention_mask"}
+        or inputs["input_ids"].ndim != 2
+        or inputs["input_ids"].shape != inputs["attention_mask"].shape
+    ):
         raise ArchNetError(f"{file} is damaged: its arrays do not fit", fix="convert again into a new folder")
     return {name: value[:AGREEMENT_SENTENCES] for name, value in inputs.items()}
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from archnet.atomic import human_bytes, replacing
+from archnet.atomic import human_bytes, replacing, write_bytes
 from archnet.cli.app import app, examples, quiet_libraries
 from archnet.cli.check import folder_argument
 from archnet.errors import ArchNetError, nearest
+from archnet.parts import is_translation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,43 +64,68 @@ def export(folder: Path, form: str, out: Path | None, target_arch: str | None, l
         )
     quiet_libraries()
     from archnet.build import BuildDir
+    from archnet.parts import part_names
     from archnet.storage import load_graph
 
     build = BuildDir.open_finished(folder)
-    graph = load_graph(build.graph_dir)
-    if form == "onnx":
-        from archnet.export.onnx import export_onnx
+    names = part_names(build.path)
+    if out is not None and len(names) > 1:
+        raise ArchNetError(
+            f"{folder} holds {len(names)} networks ({', '.join(names)}), which one --out cannot name",
+            fix="leave --out out: each is written into its own folder there",
+        )
+    for name in names:
+        place = build.path / name
+        graph = load_graph(place / "graph")
+        if form == "onnx":
+            from archnet.export.onnx import export_onnx
 
-        path = out or build.onnx_dir / "model.onnx"
-        export_onnx(graph, path, linear="gemm" if linear == "gemm" else "convolution")
-    else:
-        from archnet.export.tvm import compile_tvm, folder_name
+            path = out or place / "onnx" / "model.onnx"
+            export_onnx(graph, path, linear="gemm" if linear == "gemm" else "convolution")
+        else:
+            from archnet.export.tvm import compile_tvm, folder_name
 
-        target = target_arch or "host"
-        path = compile_tvm(graph, out or build.tvm_dir / folder_name(target), target=target)
-    click.echo(f"{path} ({human_bytes(path.stat().st_size)})")
+            target = target_arch or "host"
+            path = compile_tvm(graph, out or place / "tvm" / folder_name(target), target=target)
+        click.echo(f"{path} ({human_bytes(path.stat().st_size)})")
 
 
 @app.command(
-    short_help="Run the network once, .npz to .npz.",
+    short_help="Run the network once, .npz to .npz; or translate a text.",
     epilog=examples(
         "archnet run build --inputs in.npz --outputs out.npz --backend onnxruntime",
+        "archnet run translator --inputs lines.en --outputs lines.de --beams 4",
         "python -c \"import numpy as n; n.savez('in.npz', input_ids=n.array([[101, 7592, 102]]),"
         ' attention_mask=n.ones((1, 3), int))"',
     ),
 )
 @folder_argument
 @click.option(
-    "--inputs", required=True, type=click.Path(path_type=Path), metavar="X.npz", help="Named arrays."
+    "--inputs",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="X.npz",
+    help="Named arrays; for a translation model a text, one sentence a line.",
 )
 @click.option(
     "--outputs", required=True, type=click.Path(path_type=Path), metavar="Y.npz", help="Where to write."
 )
 @click.option(
+    "--beams", type=int, metavar="N", help="Of a translation; 1 is greedy.  [default: the model's own]"
+)
+@click.option(
     "--backend", default="reference", show_default=True, metavar="NAME", help="What runs the network."
 )
-def run(folder: Path, inputs: Path, outputs: Path, backend: str) -> None:
-    """Run the network in DIR once: arrays of X.npz in, float32 arrays of Y.npz out."""
+def run(folder: Path, inputs: Path, outputs: Path, beams: int | None, backend: str) -> None:
+    """Run the network in DIR once: arrays of X.npz in, float32 arrays of Y.npz out.
+
+    A translation model reads a text and writes one, a translation a line.
+    """
+    if is_translation(folder):
+        _translate(folder, inputs, outputs, beams, backend)
+        return
+    if beams is not None:
+        raise ArchNetError("--beams is of translation models only", fix="leave it out")
     arrays = read_arrays(inputs)
     quiet_libraries()
     from archnet.backends import open_backend
@@ -109,6 +135,21 @@ def run(folder: Path, inputs: Path, outputs: Path, backend: str) -> None:
     write_arrays(outputs, results)
     for name, value in results.items():
         click.echo(f"{name} {'x'.join(map(str, value.shape))} {value.dtype}")
+
+
+def _translate(folder: Path, inputs: Path, outputs: Path, beams: int | None, backend: str) -> None:
+    """Translate a text file line by line."""
+    from archnet.calibration.text_files import read_text
+
+    if not inputs.is_file():
+        raise ArchNetError(f"{inputs} is no file", fix="name a text with one sentence a line")
+    lines = read_text(inputs).splitlines()
+    quiet_libraries()
+    import archnet
+
+    found = archnet.load(folder, backend=backend).translate(lines, num_beams=beams)
+    write_bytes(outputs, "".join(f"{line}\n" for line in found).encode())
+    click.echo(f"{outputs}: {len(found)} lines")
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -23,6 +23,7 @@ folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_t
         "archnet validate build",
         "archnet validate build --backend reference,onnxruntime,tvm --json",
         "archnet validate build --task sts --data sick.tsv --data sts2012/ --max-drop 0.3",
+        "archnet validate build --task translation --data test.en --references test.de",
     ),
 )
 @folder_argument
@@ -33,6 +34,7 @@ folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_t
     metavar="FILE_OR_DIR",
     help="Labelled data of the task; give it again for further sets (the score is their mean).",
 )
+@click.option("--references", metavar="FILE", help="Of the task translation: a translation of each line.")
 @click.option(
     "--backend", metavar="NAME,...", help="What runs the network.  [default: what the build was exported for]"
 )
@@ -46,6 +48,7 @@ def validate(
     folder: Path,
     task: str | None,
     data: tuple[str, ...],
+    references: str | None,
     backend: str | None,
     max_drop: float | None,
     as_json: bool,
@@ -61,7 +64,15 @@ def validate(
 
     names = [name.strip() for name in backend.split(",") if name.strip()] if backend is not None else None
     with shown(f"archnet validate {folder}", beside=True) as events:
-        result = run(folder, task=task, data=data, backends=names, max_drop=max_drop, events=events)
+        result = run(
+            folder,
+            task=task,
+            data=data,
+            references=references,
+            backends=names,
+            max_drop=max_drop,
+            events=events,
+        )
         write_report(folder)
     if as_json:
         print_json(result.to_json())

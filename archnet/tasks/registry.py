@@ -70,7 +70,7 @@ def load_task(name: str, path: Paths) -> Task:
         return Task(name, classification.METRIC, labelled=tuple(classification.load_labelled_sets(path)))
     if name == "translation":
         raise ArchNetError(
-            "the task translation needs the build of an encoder-decoder, which this version does not make",
-            fix="use --task sts or --task classification",
+            "the task translation needs the build of an encoder-decoder",
+            fix="use --task sts or --task classification, or convert a translation model",
         )
     raise ArchNetError(f"there is no task {name!r}", fix=nearest(name, TASKS))

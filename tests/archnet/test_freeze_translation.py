@@ -16,11 +16,10 @@ from archnet.backends import open_backend
 from archnet.backends.base import Backend
 from archnet.backends.reference import ReferenceBackend
 from archnet.export.onnx import export_onnx
-from archnet.freeze_translation import DECODER, ENCODER
 from archnet.graph_check import validate_graph
 from archnet.integer_decoder import IntegerDecoder
 from archnet.operators import Op
-from archnet.parts import load_parts, part_names, save_parts
+from archnet.parts import DECODER, ENCODER, load_parts, part_names, save_parts
 from archnet.search import generate
 from archnet.storage import save_graph
 from tests.small_translation import LENGTH, SETTINGS, frozen_translation, pair_batch

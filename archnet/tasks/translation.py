@@ -1,0 +1,104 @@
+"""Translation: sacreBLEU of greedy and of beam search with 4 beams, with its signature.
+
+The sources are a file with one sentence a line, the references a file with as many lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from archnet.calibration.text_files import read_text
+from archnet.errors import ArchNetError
+from archnet.tasks.score import TaskScore
+
+BEAMS = (1, 4)
+"""What is searched with; the last one's score counts."""
+
+Translate = Callable[[Sequence[str], int], Sequence[str]]
+"""Translates sentences with so many beams."""
+
+_REFERENCES = "give --references FILE, with the translation of each line of --data"
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelSet:
+    """Sources and one reference for each."""
+
+    name: str
+    sources: tuple[str, ...]
+    references: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def load_parallel_set(data: Sequence[Path], references: Path | None) -> ParallelSet:
+    """Read sources and references, one a line; both may be gzipped.
+
+    Raises:
+        ArchNetError: no or several files of sources, no references, another number of lines, or nothing
+            in them.
+    """
+    if len(data) != 1:
+        raise ArchNetError(
+            f"the task translation takes one file of sources, not {len(data)}", fix="give --data once"
+        )
+    if references is None:
+        raise ArchNetError("the task translation needs references", fix=_REFERENCES)
+    sources, wanted = (_lines(path) for path in (data[0], references))
+    if len(sources) != len(wanted):
+        raise ArchNetError(
+            f"{data[0]} has {len(sources)} lines and {references} has {len(wanted)}", fix=_REFERENCES
+        )
+    name = data[0].name.removesuffix(".gz").removesuffix(".txt")
+    return ParallelSet(name, tuple(sources), tuple(wanted))
+
+
+def _lines(path: Path) -> list[str]:
+    if path.is_dir() or not path.exists():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ArchNetError(f"{path} {what}", fix="name a file with one sentence a line")
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    if not any(lines):
+        raise ArchNetError(f"{path} has no sentence in it", fix="name a file with one sentence a line")
+    return lines
+
+
+def evaluate_translation(translate: Translate, data: ParallelSet) -> TaskScore:
+    """sacreBLEU x100 of each search; `score` is that of the most beams.
+
+    Raises:
+        ArchNetError: sacreBLEU is not installed.
+    """
+    scores, signature = {}, ""
+    for beams in BEAMS:
+        score, signature = bleu(translate(data.sources, beams), data.references)
+        scores["greedy" if beams == 1 else f"{beams} beams"] = (score, len(data))
+    return TaskScore(f"sacreBLEU ({signature})", list(scores.values())[-1][0], scores)
+
+
+def require_sacrebleu() -> None:
+    """Refuse before anything is translated.
+
+    Raises:
+        ArchNetError: sacreBLEU is not installed.
+    """
+    try:
+        import sacrebleu  # noqa: F401
+    except ImportError as error:
+        raise ArchNetError(
+            "the task translation needs the package sacrebleu, which is not installed",
+            fix="pip install 'archnet[translation]'",
+        ) from error
+
+
+def bleu(found: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
+    """Corpus BLEU x100 with sacreBLEU's defaults, and its signature."""
+    require_sacrebleu()
+    from sacrebleu.metrics.bleu import BLEU
+
+    metric = BLEU()
+    score = float(metric.corpus_score(list(found), [list(references)]).score)
+    return score, str(metric.get_signature())

@@ -1,0 +1,170 @@
+"""Translation with a build: token ids or sentences in, translations out, on any backend or in float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from archnet.backends import open_backend
+from archnet.backends.base import Backend
+from archnet.build import BuildDir
+from archnet.encode import open_tokenizer, padding_id, token_batches
+from archnet.errors import ArchNetError
+from archnet.executor import NetworkModule
+from archnet.generation import GenerationSettings
+from archnet.graph import QuantizedGraph
+from archnet.incremental import IncrementalDecoder
+from archnet.integer_decoder import IntegerDecoder
+from archnet.network_storage import load_folded
+from archnet.parts import DECODER, ENCODER
+from archnet.search import Stepper, generate
+from archnet.storage import load_graph
+
+SENTENCES = 32
+"""Sentences that are translated at a time."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search, where the model's own settings are not to be followed.
+
+    Attributes:
+        num_beams: 1 searches greedily.
+        max_length: most tokens of a translation, its first one included.
+        length_penalty: a translation's score is divided by its length to this power (beams only).
+    """
+
+    num_beams: int | None = None
+    max_length: int | None = None
+    length_penalty: float | None = None
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A decoder with all that a search needs.
+
+    Attributes:
+        stepper: the network, integer or float.
+        settings: of the model.
+        longest: most tokens of a source and of a translation.
+        tokenizer_dir: of the build.
+    """
+
+    stepper: Stepper
+    settings: GenerationSettings
+    longest: int
+    tokenizer_dir: Path
+
+    @classmethod
+    def open(cls, build: BuildDir, encoder: Backend, decoder: Backend) -> Self:
+        """The integer networks of a build in two opened backends."""
+        graph = load_graph(build.path / DECODER / "graph")
+        return cls._with(build, IntegerDecoder(encoder, decoder, graph), graph)
+
+    @classmethod
+    def open_float(cls, build: BuildDir) -> Self:
+        """The float original of a build, in PyTorch.
+
+        Raises:
+            ArchNetError: it is missing or damaged.
+        """
+        try:
+            network = load_folded(build.float_dir).network
+        except (OSError, KeyError, ValueError) as error:
+            raise ArchNetError(
+                f"{build.float_dir} holds no float original that can be read: {error}",
+                fix="convert again into a new folder",
+            ) from error
+        module = NetworkModule(network).eval().requires_grad_(False)
+        return cls._with(build, IncrementalDecoder(module), load_graph(build.path / DECODER / "graph"))
+
+    @classmethod
+    def _with(cls, build: BuildDir, stepper: Stepper, graph: QuantizedGraph) -> Self:
+        return cls(stepper, generation_of(build), graph.max_sequence, build.tokenizer_dir)
+
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, search: Search) -> Tensor:
+        """Translate token ids (see `archnet.search.generate`).
+
+        Raises:
+            ArchNetError: a setting is out of range.
+        """
+        given = self.settings
+        beams = given.num_beams if search.num_beams is None else search.num_beams
+        length = self.longest if search.max_length is None else search.max_length
+        penalty = given.length_penalty if search.length_penalty is None else search.length_penalty
+        if beams < 1:
+            raise ArchNetError(f"{beams} beams cannot be searched", fix="give 1 (greedy) or more")
+        if not 2 <= length <= self.longest:
+            raise ArchNetError(
+                f"max_length {length} is out of range",
+                fix=f"give 2 to {self.longest} tokens, or convert with a greater --seq-len",
+            )
+        return generate(
+            self.stepper, input_ids, attention_mask, given,
+            max_length=length, num_beams=beams, length_penalty=penalty,
+        )  # fmt: skip
+
+    def translate(
+        self,
+        sentences: Sequence[str],
+        search: Search,
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[str]:
+        """Translate sentences, in the order given; empty ones stay empty.
+
+        Args:
+            progress: told how many are done.
+
+        Raises:
+            ArchNetError: the build has no tokenizer.
+        """
+        tokenizer = open_tokenizer(self.tokenizer_dir)
+        found = [""] * len(sentences)
+        wanted = [i for i, sentence in enumerate(sentences) if sentence.strip()]
+        done = len(sentences) - len(wanted)
+        batches = token_batches(
+            tokenizer, [sentences[i] for i in wanted],
+            max_length=self.longest, batch_size=SENTENCES, padding=padding_id(self.tokenizer_dir, tokenizer),
+        )  # fmt: skip
+        for chosen, inputs in batches:
+            ids, mask = (torch.from_numpy(inputs[name]) for name in ("input_ids", "attention_mask"))
+            rows = self.generate(ids, mask, search)
+            for i, row in zip(chosen, rows.tolist(), strict=True):
+                found[wanted[i]] = tokenizer.decode(self._words(row), skip_special_tokens=True)
+            done += len(chosen)
+            progress(done)
+        return found
+
+    def _words(self, row: Sequence[int]) -> list[int]:
+        """A result without its first token, its end and what is behind it."""
+        end = next((i for i, token in enumerate(row) if i and token in self.settings.ends), len(row))
+        return [token for token in row[1:end] if token != self.settings.pad]
+
+
+def open_translation(build: BuildDir, backend: str, *, threads: int | None = None) -> Translation:
+    """The integer networks of a build in a backend, by its name."""
+    encoder, decoder = (open_backend(backend, build.path / n, threads=threads) for n in (ENCODER, DECODER))
+    return Translation.open(build, encoder, decoder)
+
+
+def generation_of(build: BuildDir) -> GenerationSettings:
+    """How the model of a build searches.
+
+    Raises:
+        ArchNetError: the manifest does not say.
+    """
+    named: Any = build.read_json(build.manifest).get("generation")
+    try:
+        if isinstance(named, Mapping):
+            return GenerationSettings.from_json(named)
+    except (KeyError, TypeError):
+        pass
+    raise ArchNetError(
+        f"{build.manifest} does not say how the model searches", fix="convert again into a new folder"
+    )
