@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ from archnet.config import ConvertSettings
 from archnet.converters.base import Statistics
 from archnet.converters.fold import Affine, Folded, fold
 from archnet.converters.homotopy import set_progress
-from archnet.distill import Batches, objective_for, train
+from archnet.distill import Batches, Objective, objective_for, train
 from archnet.engine import Engine, StageContext, memory_bytes
 from archnet.errors import ArchNetError
 from archnet.events import EventSink, ignore
@@ -45,6 +46,7 @@ from archnet.parts import load_parts, part_names, save_parts
 from archnet.plan import Plan, make_plan
 from archnet.preparation import PREPARE
 from archnet.presets import BUCKETS, CALIBRATION_BATCHES, PAIR_BUCKETS, PRESETS, Preset
+from archnet.quantize import Phase, falling, train_phase, with_trained
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.records import block_agreement, training_points
 from archnet.results import merge_metrics
@@ -97,6 +99,15 @@ class Job:
     def preset(self) -> Preset:
         """The schedules."""
         return PRESETS[self.settings.preset]
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The widths that quantization falls through; each sees other batches than those before it."""
+        first, phases = self.preset.distil.steps, []
+        for bits in falling(self.settings.bits):
+            schedule = self.preset.quantize_at(bits)
+            phases.append(Phase(bits, schedule, first))
+            first += schedule.steps
+        return tuple(phases)
 
 
 def captured(source: Source, seq_len: int) -> tuple[Network, tuple[Block, ...]]:
@@ -174,10 +185,12 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
     ) as build:
         if build.finished:
             return out
+        *earlier, last = job.phases()
         stages = {"translate": TRANSLATE_STEPS} if job.source.kind == "translation" else {}
         stages |= {
             "distil": float(job.preset.distil.steps),
-            "quantize": QUANTIZED_STEP * job.preset.quantize.steps,
+            **{f"quantize-{p.bits}": QUANTIZED_STEP * p.schedule.steps for p in earlier},
+            "quantize": QUANTIZED_STEP * last.schedule.steps,
             "export": EXPORT_STEPS,
         }
         with Engine(build, events, stages, earlier=(PREPARE,)) as engine:
@@ -188,8 +201,16 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
             if job.source.kind == "translation":
                 job = _with_translations(job, engine)
             folded = engine.stage("distil", lambda context: _distil(job, context), save_folded, load_folded)
+            trained = _coded(job, folded, job.settings.seed)
+            for phase in earlier:
+                trained = engine.stage(
+                    f"quantize-{phase.bits}",
+                    partial(_narrow, job, phase, trained),
+                    save_folded,
+                    load_folded,
+                )
             parts = engine.stage(
-                "quantize", lambda context: _quantize(job, folded, context), save_parts, load_parts
+                "quantize", lambda context: _quantize(job, last, trained, context), save_parts, load_parts
             )
             engine.stage(
                 "export", lambda context: _export(job, build, parts, context), _write_done, _read_done
@@ -272,40 +293,42 @@ def _on_cpu(student: NetworkModule) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in student.tensors().items()}
 
 
-def _quantize(job: Job, folded: Folded, context: StageContext) -> Parts:
-    """Quantizers on every tensor, learned steps, then integers."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    teacher = NetworkModule(job.teacher).eval().requires_grad_(False)
-    network = folded.network
-    if job.settings.embedding == "code":
-        network = with_code_embedding(network, seed=context.seed)
-    student = QuantizedStudent(network, job.settings.bits)
-    calibration = _calibration(job)
-    student.calibrate(calibration)
-    student.raise_fine_steps()
-    linear = {site.name for site in network.sites if site.op is Op.LINEAR}
-    with torch.no_grad():
-        wanted = NetworkModule(folded.network)(calibration[0], keep=linear)
-    student.correct_biases(calibration[0], wanted)
+def _objective(job: Job, folded: Folded) -> Objective:
     outputs = [block.output for block in job.blocks if not block.name.endswith("tail")]
-    objective = objective_for(job.teacher, outputs, folded.values)
-    train(
+    return objective_for(job.teacher, outputs, folded.values)
+
+
+def _phase(job: Job, phase: Phase, folded: Folded, context: StageContext) -> QuantizedStudent:
+    return train_phase(
         context,
-        student.to(device),
-        teacher.to(device),
-        objective,
-        job.batches,
-        job.preset.quantize,
-        first_batch=job.preset.distil.steps,
+        folded,
+        phase,
+        teacher=job.teacher,
+        objective=_objective(job, folded),
+        batches=job.batches,
+        calibration=_calibration(job),
     )
-    student.to("cpu")
-    graph_outputs = {name: folded.values[site] for name, site in job.teacher.outputs.items()}
+
+
+def _narrow(job: Job, phase: Phase, folded: Folded, context: StageContext) -> Folded:
+    """A phase on the way: what it trained, still in float."""
+    return with_trained(folded, _phase(job, phase, folded, context))
+
+
+def _coded(job: Job, folded: Folded, seed: int) -> Folded:
+    if job.settings.embedding != "code":
+        return folded
+    return replace(folded, network=with_code_embedding(folded.network, seed=seed))
+
+
+def _quantize(job: Job, phase: Phase, folded: Folded, context: StageContext) -> Parts:
+    """The last phase, then integers."""
+    student = _phase(job, phase, folded, context)
+    outputs = {name: folded.values[site] for name, site in job.teacher.outputs.items()}
     name, longest, embedding = job.source.name, job.settings.seq_len, job.settings.embedding
     if job.source.kind == "translation":
-        return freeze_translation(
-            student, graph_outputs, name=name, max_sequence=longest, embedding=embedding
-        )
-    return {"": freeze(student, graph_outputs, name=name, max_sequence=longest, embedding=embedding)}
+        return freeze_translation(student, outputs, name=name, max_sequence=longest, embedding=embedding)
+    return {"": freeze(student, outputs, name=name, max_sequence=longest, embedding=embedding)}
 
 
 def _export(job: Job, build: BuildDir, parts: Parts, context: StageContext) -> list[str]:

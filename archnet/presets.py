@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from archnet.config import Bits
 from archnet.distill import Schedule
+
+WEIGHTS_BELOW_8 = (2.0, 2.0)
+ACTIVATIONS_BELOW_8 = (5.0, 2.0)
+WEIGHTS_BELOW_4 = (8.0, 4.0)
+"""How much longer, and at how many times the rate, a width trains than 8 bits do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,17 @@ class Preset:
     quantize: Schedule
     batch_size: int = 160
     max_tokens: int = 3072
+
+    def quantize_at(self, bits: Bits) -> Schedule:
+        """The schedule of one width: the fewer bits, the longer and the faster it learns."""
+        if bits.weights < 4:
+            longer, faster = WEIGHTS_BELOW_4
+        elif bits.activations < 8:
+            longer, faster = ACTIVATIONS_BELOW_8
+        else:
+            longer, faster = WEIGHTS_BELOW_8 if bits.weights < 8 else (1.0, 1.0)
+        steps, rate = round(self.quantize.steps * longer), self.quantize.rate * faster
+        return replace(self.quantize, steps=steps, rate=rate)
 
 
 PRESETS = {

@@ -196,6 +196,18 @@ class QuantizedStudent(NetworkModule):
             attention.scores.calibrate(torch.cat(attention.sample))
             attention.sample = []
 
+    def trained(self, network: Network) -> dict[str, Tensor]:
+        """The tensors of the network that this student was made of, with what it has learned."""
+        tensors = dict(network.tensors)
+        for site in network.sites:
+            key = site.name.replace(".", "|")
+            module = self.overrides[key] if key in self.overrides else None  # noqa: SIM401 - as above
+            for role, name in site.parameters.items():
+                learned = getattr(module, role, None)
+                if isinstance(learned, nn.Parameter):
+                    tensors[name] = learned.detach().clone()
+        return tensors
+
     @torch.no_grad()
     def raise_fine_steps(self) -> None:
         """Raise the steps of results that are finer than what their products can tell apart.

@@ -39,6 +39,7 @@ class Form:
     target: str
     embedding: str | None
     pooling: str | None
+    bits: str = "w8a8"
 
 
 FORMS = {
@@ -46,6 +47,7 @@ FORMS = {
     "host": Form("archnet", "host", None),
     "gather": Form("onnxruntime", None, None),
     "code": Form("tvm", "code", "cls"),
+    "few bits": Form("onnxruntime", None, "mean", "w2a4"),
 }
 
 
@@ -72,7 +74,7 @@ def build(request: pytest.FixtureRequest, presets: None, tmp_path_factory: pytes
         model,
         text(),
         target=form.target,
-        bits="w8a8",
+        bits=form.bits,
         out=place / "build",
         preset="fast",
         seq_len=SEQUENCE,

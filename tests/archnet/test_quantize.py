@@ -1,0 +1,69 @@
+"""Falling widths: the path, and that a phase starts from what the one before it trained."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+import torch
+
+from archnet.config import Bits
+from archnet.converters.fold import Folded
+from archnet.distill import Schedule, objective_for
+from archnet.engine import StageContext
+from archnet.presets import PRESETS
+from archnet.quantize import Phase, falling, train_phase, with_trained
+from archnet.quantized_student import QuantizedLinear, QuantizedStudent
+from tests.archnet.test_distill import Batches, Context
+from tests.archnet.test_freeze import prepared
+from tests.small_encoder import padded_batch
+
+
+@pytest.mark.parametrize(
+    ("bits", "path"),
+    [
+        ("w8a8", ["w8a8"]),
+        ("w8a4", ["w8a4"]),
+        ("w4a8", ["w4a8"]),
+        ("w4a4", ["w4a8", "w4a4"]),
+        ("w3a6", ["w4a8", "w4a6", "w3a6"]),
+        ("w2a4", ["w4a8", "w4a4", "w2a4"]),
+        ("w2a8", ["w4a8", "w2a8"]),
+    ],
+)
+def test_bits_fall_in_steps(bits: str, path: list[str]) -> None:
+    assert [str(step) for step in falling(Bits.parse(bits))] == path
+
+
+def test_fewer_bits_train_longer() -> None:
+    preset = PRESETS["balanced"]
+    schedules = [preset.quantize_at(Bits.parse(bits)) for bits in ("w8a8", "w4a8", "w4a4", "w2a4")]
+    assert schedules[0] == preset.quantize
+    assert [s.steps for s in schedules] == sorted({s.steps for s in schedules})
+    assert preset.quantize_at(Bits(8, 4)) == preset.quantize_at(Bits(4, 4))
+
+
+def test_a_phase_goes_on_from_the_weights_before_it() -> None:
+    teacher, folded = prepared("post-norm")
+    site = folded.network.site("layers.0.query")
+
+    def phase(start: Folded, bits: Bits) -> QuantizedStudent:
+        return train_phase(
+            cast(StageContext, Context()),
+            start,
+            Phase(bits, Schedule(3, 1e-3), 0),
+            teacher=teacher,
+            objective=objective_for(teacher, [], folded.values),
+            batches=Batches(),
+            calibration=[padded_batch(0)],
+        )
+
+    first = with_trained(folded, phase(folded, Bits(4, 8)))
+    learned = first.network.parameter(site, "weight")
+    assert first.values == folded.values
+    assert not torch.equal(learned, folded.network.parameter(site, "weight"))
+    student = phase(first, Bits(4, 4))
+    module = student.override(site.name)
+    assert isinstance(module, QuantizedLinear)
+    change = (module.weight - learned).abs().max()
+    assert 0 < float(change) < 0.02  # three steps of at most 1e-3 from where the first phase ended
