@@ -143,6 +143,14 @@ def mean_pool(x: Tensor, mask: Tensor) -> Tensor:
     return (x * weights).sum(1) / weights.sum(1).clamp_min(1.0)
 
 
+def _embedding(m: NetworkModule, s: Site, ids: Tensor) -> Tensor:
+    """A row of the table, or the sum of one row of each code book."""
+    if "table" in s.parameters:
+        return F.embedding(ids, m.parameter(s, "table"))
+    books, codes = m.parameter(s, "books"), m.parameter(s, "codes").long()
+    return torch.stack([F.embedding(codes[ids, i], book) for i, book in enumerate(books)]).sum(0)
+
+
 def _add(m: NetworkModule, s: Site, x: Tensor, y: Tensor | None = None) -> Tensor:
     return x + (y if y is not None else m.parameter(s, "table")[: x.shape[1]])
 
@@ -166,7 +174,7 @@ def _other(m: NetworkModule, s: Site, *inputs: Tensor) -> Tensor:
 
 
 OPERATORS: dict[Op, Callable[..., Tensor]] = {
-    Op.EMBEDDING: lambda m, s, ids: F.embedding(ids, m.parameter(s, "table")),
+    Op.EMBEDDING: _embedding,
     Op.ADD: _add,
     Op.LAYER_NORM: _norm,
     Op.RMS_NORM: _rms_norm,

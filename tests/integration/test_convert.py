@@ -47,7 +47,6 @@ FORMS = {
     "host": Form("archnet", "host", None),
     "gather": Form("onnxruntime", None, None),
     "code": Form("tvm", "code", "cls"),
-    "few bits": Form("onnxruntime", None, "mean", "w2a4"),
 }
 
 
