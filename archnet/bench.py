@@ -15,6 +15,7 @@ from archnet.encode import Inputs
 from archnet.errors import ArchNetError
 from archnet.events import EventSink, Progress, StageFinished, StageStarted, ignore
 from archnet.float_model import FloatModel
+from archnet.parts import is_translation
 from archnet.results import LatencyRow, merge_metrics
 from archnet.storage import load_graph
 from archnet.validate import REFERENCE, agreement_inputs, default_backends
@@ -55,6 +56,11 @@ def bench(
         ArchNetError: the folder is no finished build, or has nothing to time.
     """
     build = BuildDir.open_finished(Path(folder))
+    if is_translation(build.path):
+        raise ArchNetError(
+            f"{build.path} translates token by token, and only networks of one pass are timed",
+            fix="time archnet run on a text of yours",
+        )
     names = list(backends) if backends is not None else [n for n in default_backends(build) if n != REFERENCE]
     if not names:
         raise ArchNetError(

@@ -16,6 +16,7 @@ from archnet.converters.softmax import position_bias
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site
 from archnet.operators import Op
+from archnet.plan_translation import rejects
 from archnet.rewrite import materialize, rewrite
 from archnet.targets import Profile
 
@@ -120,6 +121,8 @@ def make_plan(
 def _decide(site: Site, network: Network, profile: Profile, embedding: str, attention: str) -> Decision:
     if site.op is Op.OTHER:
         return _refuse(site, str(site.attributes["reason"]))
+    if "decoder_input_ids" in network.inputs and (reason := rejects(site, network)) is not None:
+        return _refuse(site, reason)
     if site.op is Op.EMBEDDING:
         return _embedding(site, profile, embedding)
     if site.op is Op.ATTENTION:

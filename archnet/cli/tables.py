@@ -15,6 +15,7 @@ from rich.text import Text
 
 from archnet.atomic import human_bytes
 from archnet.cli.progress_state import human_seconds
+from archnet.parts import is_translation, part_names
 
 if TYPE_CHECKING:
     from archnet.plan import Plan
@@ -154,15 +155,17 @@ def end_table(folder: Path, metrics: Mapping[str, Any], program: str = "archnet"
     place = shlex.quote(str(folder))
     # A program that was started by its path is in an environment whose Python is beside it.
     python = str(Path(program).with_name("python")) if "/" in program else "python"
+    part = folder / part_names(folder)[-1]
+    use = "translate" if is_translation(folder) else "encode"
     following = [
         f"{program} validate {place}",
         f"{program} bench {place}",
         *(
             f"{program} export {place} --format {form}"
             for form, file in (("onnx", "onnx/model.onnx"), ("tvm", "tvm"))
-            if not (folder / file).exists()
+            if not (part / file).exists()
         ),
-        f"{python} -c \"import archnet; print(archnet.load('{folder}').encode(['hello']))\"",
+        f"{python} -c \"import archnet; print(archnet.load('{folder}').{use}(['hello']))\"",
     ]
     return Group(
         Text("\ndone", "bold green"),
