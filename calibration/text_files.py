@@ -119,6 +119,11 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+def text_lines(path: Path) -> list[str]:
+    """The lines of a text (see `read_text`): what newlines separate, and nothing else that looks like one."""
+    return read_text(path).removesuffix("\n").replace("\r\n", "\n").split("\n")
+
+
 def read_rows(path: Path) -> list[list[str]] | None:
     """The rows of a table, split at commas (.csv, with quotes) or tabs (any other); None when it is no table.
 

@@ -139,11 +139,11 @@ def run(folder: Path, inputs: Path, outputs: Path, beams: int | None, backend: s
 
 def _translate(folder: Path, inputs: Path, outputs: Path, beams: int | None, backend: str) -> None:
     """Translate a text file line by line."""
-    from archnet.calibration.text_files import read_text
+    from archnet.calibration.text_files import text_lines
 
     if not inputs.is_file():
         raise ArchNetError(f"{inputs} is no file", fix="name a text with one sentence a line")
-    lines = read_text(inputs).splitlines()
+    lines = text_lines(inputs)
     quiet_libraries()
     import archnet
 

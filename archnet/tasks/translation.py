@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from archnet.calibration.text_files import read_text
+from archnet.calibration.text_files import text_lines
 from archnet.errors import ArchNetError
 from archnet.tasks.score import TaskScore
 
@@ -60,10 +60,7 @@ def _lines(path: Path) -> list[str]:
     if path.is_dir() or not path.exists():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ArchNetError(f"{path} {what}", fix="name a file with one sentence a line")
-    lines = [line.strip() for line in read_text(path).splitlines()]
-    if not any(lines):
-        raise ArchNetError(f"{path} has no sentence in it", fix="name a file with one sentence a line")
-    return lines
+    return [line.strip() for line in text_lines(path)]
 
 
 def evaluate_translation(translate: Translate, data: ParallelSet) -> TaskScore:

@@ -1,0 +1,206 @@
+"""A translation model from its folder to translated lines: conversion, search, BLEU, commands, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from archnet import ArchNetError, load
+from archnet.translations import load_translations
+from tests.hf_models import END, PAD, make_translation_folder
+from tests.integration.conftest import Archnet
+from tests.integration.tiny import SEQUENCE, short_presets, text
+
+
+@pytest.fixture(scope="module")
+def build(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished conversion, without TVM."""
+    from archnet.api import convert
+
+    place = tmp_path_factory.mktemp("translator")
+    model = make_translation_folder(place / "model", layers=1, end_bias=3.0)
+    with short_presets(20, 5):
+        return convert(model, text(), target=str(target), out=place / "build", seq_len=SEQUENCE)
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """Six sentences and an empty line."""
+    path = tmp_path / "lines.en"
+    path.write_text("\n".join([*text()[:3], "", *text()[3:6]]) + "\n")
+    return path
+
+
+def tokens() -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randint(5, 90, (4, 8), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    ids[mask == 0] = PAD
+    return ids, mask
+
+
+def test_a_build_has_two_networks_the_float_original_and_its_data(build: Path) -> None:
+    for part in ("encoder", "decoder"):
+        for file in ("graph/graph.json", "graph/graph.safetensors", "onnx/model.onnx"):
+            assert (build / part / file).is_file()
+    assert (build / "float" / "network.json").is_file()
+    assert not (build / "checkpoints").exists()
+    rows = load_translations(build)
+    assert len(rows) == len(text())
+    assert {int(row[0]) for row in rows} == {PAD}
+    assert not any(END in row for row in rows)
+    manifest = json.loads((build / "manifest.json").read_text())
+    assert (manifest["kind"], manifest["generation"]["ends"]) == ("translation", [END])
+    stages = json.loads((build / "metrics.json").read_text())["seconds"]
+    assert list(stages)[-4:] == ["translate", "distil", "quantize", "export"]
+    assert "translate" in (build / "report.html").read_text()
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_backends_generate_the_same_tokens(build: Path, beams: int) -> None:
+    ids, mask = tokens()
+    found = {
+        name: load(build, backend=name).generate(ids, mask, num_beams=beams, max_length=10)
+        for name in ("reference", "onnxruntime")
+    }
+    assert torch.equal(found["reference"], found["onnxruntime"])
+    assert found["reference"].shape[1] <= 10
+    assert (found["reference"][:, 0] == PAD).all()
+
+
+def test_numpy_in_numpy_out_and_all_tokens_count_by_default(build: Path) -> None:
+    network, (ids, _) = load(build), tokens()
+    first = network.generate(ids[:1].numpy(), max_length=8)
+    assert isinstance(first, np.ndarray)
+    assert np.array_equal(first, network.generate(ids[:1], torch.ones_like(ids[:1]), max_length=8).numpy())
+
+
+def test_sentences_are_translated_in_order_and_alone(build: Path) -> None:
+    network = load(build)
+    sentences = text()[:4]
+    together = network.translate(sentences, num_beams=2)
+    assert together == [network.translate([sentence], num_beams=2)[0] for sentence in sentences]
+    assert network.translate(["", " "]) == ["", ""]
+
+
+def test_what_a_translation_model_cannot_do_is_refused(build: Path) -> None:
+    network, (ids, mask) = load(build), tokens()
+    with pytest.raises(ArchNetError, match="translates and cannot be called") as raised:
+        network(input_ids=ids, attention_mask=mask)
+    assert raised.value.fix == "use generate(input_ids, attention_mask) or translate(sentences)"
+    with pytest.raises(ArchNetError, match="translates and cannot be used to encode"):
+        network.encode(["a"])
+    with pytest.raises(ArchNetError, match="0 beams cannot be searched"):
+        network.generate(ids, mask, num_beams=0)
+    with pytest.raises(ArchNetError, match="max_length 99 is out of range") as raised:
+        network.generate(ids, mask, max_length=99)
+    assert "2 to 32 tokens" in raised.value.fix
+
+
+def test_validate_scores_greedy_and_beam_search(archnet: Archnet, build: Path, sources: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    references = sources.with_suffix(".de")
+    references.write_text(sources.read_text())
+    command = ["validate", build, "--task", "translation", "--data", sources, "--references", references]
+    result = archnet(*command, "--backend", "reference,onnxruntime", "--json", "--max-drop", "100")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["metric"].startswith("sacreBLEU (nrefs:1|case:mixed|")
+    assert (found["task"], found["samples"]) == ("translation", 7)
+    rows = [found["float_score"], *found["scores"]]
+    assert [row["backend"] for row in rows] == ["float", "reference", "onnxruntime"]
+    assert all(list(row["parts"]) == ["greedy", "4 beams"] for row in rows)
+    assert all(row["score"] == row["parts"]["4 beams"] for row in rows)
+    assert max(t["max_lsb"] for t in found["tensors"] if t["op"] != "Softmax") == 0
+    assert all(row["cosine"] is not None for row in found["scores"])
+
+
+def test_validate_without_a_task_compares_logits(archnet: Archnet, build: Path) -> None:
+    result = archnet("validate", build, "--backend", "reference")
+    assert result.exit_code == 0, result.output
+    assert "agreement with the float original" in result.stdout
+
+
+def test_run_translates_a_text(archnet: Archnet, build: Path, sources: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lines.de"
+    result = archnet("run", build, "--inputs", sources, "--outputs", out, "--beams", "2")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip().endswith("lines.de: 7 lines")
+    lines = out.read_text().split("\n")
+    assert (len(lines), lines[3], lines[7]) == (8, "", "")
+    assert lines[:3] == load(build).translate(text()[:3], num_beams=2)
+
+
+def test_export_writes_both_networks(archnet: Archnet, build: Path, tmp_path: Path) -> None:
+    result = archnet("export", build, "--format", "onnx")
+    assert result.exit_code == 0, result.output
+    assert [line.split("/")[-3] for line in result.stdout.split() if ".onnx" in line] == [
+        "encoder",
+        "decoder",
+    ]
+    refused = archnet("export", build, "--format", "onnx", "--out", tmp_path / "x.onnx")
+    assert refused.exit_code == 2
+    assert "holds 2 networks (encoder, decoder), which one --out cannot name" in refused.output
+
+
+def wrapped(text: str) -> str:
+    """Output without its line breaks."""
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "fix"),
+    [
+        (["--task", "translation", "--data", "{en}"], "needs references", "give --references FILE"),
+        (
+            ["--task", "translation", "--data", "{en}", "--references", "{short}"],
+            "lines.en has 7 lines and", "with the translation of each line",
+        ),
+        (
+            ["--task", "translation", "--data", "{empty}", "--references", "{en}"],
+            "empty.en is empty", "one a line",
+        ),
+        (
+            ["--task", "translation", "--data", "{en}", "--references", "missing.de"],
+            "missing.de does not exist", "one sentence a line",
+        ),
+        (
+            ["--task", "translation", "--data", "{en}", "--data", "{short}", "--references", "{en}"],
+            "takes one file of sources, not 2", "give --data once",
+        ),
+        (["--task", "sts", "--data", "{en}"], "which the task sts does not score", "--task translation"),
+        (
+            ["--task", "sts", "--data", "{en}", "--references", "{en}"],
+            "--references are of --task translation only", "leave them out",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals_of_validate(
+    archnet: Archnet, build: Path, sources: Path, tmp_path: Path, arguments: list[str], problem: str, fix: str
+) -> None:
+    (tmp_path / "short.de").write_text("eins\n")
+    (tmp_path / "empty.en").write_text("\n\n")
+    files = {"en": sources, "short": tmp_path / "short.de", "empty": tmp_path / "empty.en"}
+    result = archnet("validate", build, *(a.format(**files) for a in arguments))
+    assert result.exit_code == 2
+    assert problem in wrapped(result.output)
+    assert fix in wrapped(result.output)
+
+
+def test_other_refusals(archnet: Archnet, build: Path, sources: Path, tmp_path: Path) -> None:
+    bench = archnet("bench", build)
+    assert (bench.exit_code, "only networks of one pass are timed" in wrapped(bench.output)) == (2, True)
+    missing = archnet("run", build, "--inputs", tmp_path / "no.en", "--outputs", tmp_path / "o")
+    assert (missing.exit_code, "no.en is no file" in wrapped(missing.output)) == (2, True)
+    hidden = (build / "tokenizer").rename(build / "hidden")
+    try:
+        validate = ["validate", build, "--task", "translation", "--data", sources, "--references", sources]
+        result = archnet(*validate)
+        assert result.exit_code == 2
+        assert "has no tokenizer.json, so text cannot be fed" in wrapped(result.output)
+    finally:
+        hidden.rename(build / "tokenizer")
