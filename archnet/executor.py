@@ -191,6 +191,7 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
         x, m.parameter(s, "weight"), m.parameter(s, "bias"), mask
     ),
     Op.CONCAT: lambda m, s, *parts: torch.cat(parts, -1),
+    Op.SLICE: lambda m, s, x: m.parameter(s, "table")[: x.shape[1]].to(x.dtype).expand_as(x),
     Op.MEAN_POOL: lambda m, s, x, mask: mean_pool(x, mask),
     Op.SELECT: lambda m, s, x: x[:, int(s.attributes["index"])],
     Op.REQUANTIZE: lambda m, s, x: x,

@@ -27,7 +27,7 @@ from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
 from archnet.freeze_attention import relu_context
 from archnet.freeze_embedding import freeze_embedding, position_rows
-from archnet.freeze_mixing import concatenated, freeze_concat, freeze_token_mix
+from archnet.freeze_mixing import freeze_concat, freeze_rows, freeze_token_mix
 from archnet.graph import (
     WIDEN_SHIFT,
     AttributeValue,
@@ -137,6 +137,7 @@ def freeze(
     name: str,
     max_sequence: int,
     embedding: str,
+    pool_on_host: bool = False,
 ) -> QuantizedGraph:
     """Turn a trained student into integers.
 
@@ -146,6 +147,7 @@ def freeze(
         name: of the graph.
         max_sequence: longest sequence, rows of the position tables.
         embedding: "gather", "one-hot", "host" or "code".
+        pool_on_host: an output's mean over tokens is part of its dequantization, not a node.
     """
     student.raise_fine_steps()
     network = student.network
@@ -162,7 +164,10 @@ def freeze(
             builder.input(mask)
         else:
             FREEZERS[site.op](builder, site)
-    return builder.graph(name, tuple(_output(builder, key, affine) for key, affine in outputs.items()))
+    graph_outputs = tuple(
+        _output(builder, key, affine, pool_on_host=pool_on_host) for key, affine in outputs.items()
+    )
+    return builder.graph(name, graph_outputs)
 
 
 def fitted_scales(student: QuantizedStudent) -> dict[str, float]:
@@ -204,7 +209,7 @@ def _linear(b: GraphBuilder, site: Site) -> None:
         b.values[site.name] = emit_wide_linear(b, site, source.name, module)
         return
     shape = (*source.shape[:-1], weight.shape[0])
-    out = concatenated(b, site, shape) or b.activation(result, "", shape)
+    out = b.activation(result, "", shape)
     assert source.scale is not None
     assert out.scale is not None
     b.values[site.name] = b.values[result] = emit_linear(
@@ -405,7 +410,7 @@ def _mean_pool(b: GraphBuilder, site: Site) -> None:
     b.values[site.name] = b.values[site.inputs[0]]
 
 
-def _output(b: GraphBuilder, key: str, affine: Affine) -> GraphOutput:
+def _output(b: GraphBuilder, key: str, affine: Affine, *, pool_on_host: bool) -> GraphOutput:
     """int32 result and float32 scale a channel of one of the user's outputs."""
     site = next(s for s in b.network.sites if s.name == affine.carrier)
     source = b.spec(site.name)
@@ -423,14 +428,16 @@ def _output(b: GraphBuilder, key: str, affine: Affine) -> GraphOutput:
     gain = np.maximum(gain, least)
     offset = np.clip(np.rint(shift / (gain * unit)), -(2**29), 2**29).astype(np.int32)
     offset_name = b.constant(f"{key}.offset", offset)
-    if site.op is Op.MEAN_POOL:
+    pooled = site.op is Op.MEAN_POOL
+    if pooled and not pool_on_host:
         spec = TensorSpec(f"{key}/int32", ("batch", width), "int32", 32, source.scale)
         tensor = b.add(Op.MEAN_POOL, site, key, (source.name, "attention_mask", offset_name), spec)
     else:
         spec = TensorSpec(f"{key}/int32", source.shape, "int32", 32, source.scale)
         tensor = b.add(Op.WIDEN, site, key, (source.name, offset_name), spec)
     scale = (gain * unit).astype(np.float32)
-    return GraphOutput(key, tensor, scale, key in b.network.normalized)
+    pool = "attention_mask" if pooled and pool_on_host else ""
+    return GraphOutput(key, tensor, scale, key in b.network.normalized, pool=pool)
 
 
 FREEZERS: dict[Op, Callable[[GraphBuilder, Site], None]] = {
@@ -440,6 +447,7 @@ FREEZERS: dict[Op, Callable[[GraphBuilder, Site], None]] = {
     Op.ATTENTION: _attention,
     Op.TOKEN_MIX: freeze_token_mix,
     Op.CONCAT: freeze_concat,
+    Op.SLICE: freeze_rows,
     Op.SELECT: _select,
     Op.MEAN_POOL: _mean_pool,
     Op.CLIP: _fused,

@@ -1,11 +1,14 @@
-"""The integer nodes of static token mixing: data movement, and a fully connected layer a head."""
+"""The integer nodes of concatenations, and of static token mixing: a fully connected layer a head."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from archnet.graph import AttributeValue, Dim, TensorSpec
+import numpy as np
+
+from archnet.calibration.affine import quantize_affine
+from archnet.graph import AttributeValue, Dim
 from archnet.network import Site
 from archnet.operators import Op
 
@@ -17,16 +20,17 @@ def freeze_concat(b: GraphBuilder, site: Site) -> None:
     """Features side by side; every part was made in the scale of the whole."""
     parts = [b.spec(name) for name in site.inputs]
     shape: tuple[Dim, ...] = (*parts[0].shape[:-1], sum(int(part.shape[-1]) for part in parts))
-    spec = b.activation(site.name, "", shape)
+    spec = replace(parts[0], name=site.name, shape=shape)
     b.values[site.name] = b.add(Op.CONCAT, site, "", tuple(part.name for part in parts), spec, axis=-1)
 
 
-def concatenated(b: GraphBuilder, site: Site, shape: tuple[Dim, ...]) -> TensorSpec | None:
-    """The result of a site that only a concatenation reads: in that one's scale; None for others."""
-    readers = b.network.consumers()[site.name]
-    if [reader.op for reader in readers] != [Op.CONCAT]:
-        return None
-    return replace(b.activation(readers[0].name, "", shape), name=site.name)
+def freeze_rows(b: GraphBuilder, site: Site) -> None:
+    """The first rows of a constant table, the same for every sentence."""
+    table = b.network.parameter(site, "table").numpy()[: b.max_sequence]
+    spec = b.activation(site.name, "", ("batch", "sequence", table.shape[1]))
+    integers = quantize_affine(table, b.scales[site.name], bits=spec.bits).astype(np.int8)
+    name = b.constant(f"{site.name}.table", integers)
+    b.values[site.name] = b.add(Op.SLICE, site, "", (name,), spec)
 
 
 def freeze_token_mix(b: GraphBuilder, site: Site) -> None:
@@ -40,8 +44,7 @@ def freeze_token_mix(b: GraphBuilder, site: Site) -> None:
     heads, positions, _ = module.weight.shape
     features = int(value.shape[-1])
     width = features // heads
-    out = concatenated(b, site, value.shape)
-    assert out is not None, f"{site.name}: token mixing is read by a concatenation alone"
+    out = b.activation(site.name, "", value.shape)
 
     def moved(op: Op, part: str, source: str, result: tuple[Dim, ...], **attributes: AttributeValue) -> str:
         spec = replace(b.tensors[source], name=f"{site.name}/{part}", shape=result)

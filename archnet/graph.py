@@ -72,8 +72,9 @@ class Node:
 class GraphOutput:
     """How a tensor of the integer network becomes the float result that the user sees.
 
-    real = integer * scale[channel] (float32), then divided by its L2 norm over the last axis when
-    `normalize` is set. This is the only float arithmetic of a deployed network.
+    real = integer * scale[channel] (float32), then the mean over the tokens whose entry in the input
+    `pool` is not 0, where that is set, then divided by its L2 norm over the last axis when `normalize` is
+    set. This is the only float arithmetic of a deployed network.
 
     With `integers` the user is given the integers themselves, int8 or uint8: what one network hands to
     the next, as an encoder does its keys and values.
@@ -84,6 +85,7 @@ class GraphOutput:
     scale: NDArray[np.float32]
     normalize: bool = False
     integers: bool = False
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True)

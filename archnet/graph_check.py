@@ -80,7 +80,12 @@ def _check_spec(key: str, spec: TensorSpec) -> None:
 def _check_output(graph: QuantizedGraph, output: GraphOutput, known: set[str]) -> None:
     where = f"output {output.name}"
     require(output.tensor in known, f"{where} takes the tensor {output.tensor}, which no node makes")
-    width = graph.tensors[output.tensor].shape[-1]
+    shape = graph.tensors[output.tensor].shape
+    width = shape[-1]
+    if output.pool:
+        masks = [spec for spec in graph.inputs if spec.name == output.pool]
+        good = len(shape) == 3 and len(masks) == 1 and masks[0].shape == shape[:2]
+        require(good, f"{where} is pooled by {output.pool}, which is no mask of its tokens")
     scale = output.scale
     require(scale.dtype == np.float32, f"{where} has a scale of {scale.dtype}")
     require(scale.shape in ((1,), (width,)), f"{where} has {scale.shape} scales for {width} channels")

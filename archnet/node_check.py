@@ -246,7 +246,8 @@ def _slice(c: NodeCheck) -> Shape:
     rows = int(table.shape[0])
     require(rows >= c.graph.max_sequence, f"has {rows} rows for {c.graph.max_sequence} positions")
     check_range(c.node.inputs[0], table, c.output.range)
-    return ("sequence", int(table.shape[1]))
+    batch: Shape = ("batch",) if len(c.output.shape) == 3 else ()
+    return (*batch, "sequence", int(table.shape[1]))
 
 
 def _mask(c: NodeCheck) -> Shape:

@@ -29,6 +29,7 @@ from archnet.config import ConvertSettings
 from archnet.converters.base import Statistics
 from archnet.converters.fold import Affine, Folded, fold
 from archnet.converters.homotopy import set_progress
+from archnet.converters.residual import adds_as_concats
 from archnet.distill import Batches, Objective, objective_for, train
 from archnet.engine import Engine, StageContext, memory_bytes
 from archnet.errors import ArchNetError
@@ -201,7 +202,7 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
             if job.source.kind == "translation":
                 job = _with_translations(job, engine)
             folded = engine.stage("distil", lambda context: _distil(job, context), save_folded, load_folded)
-            trained = _coded(job, folded, job.settings.seed)
+            trained = _shaped(job, folded, job.settings.seed)
             for phase in earlier:
                 trained = engine.stage(
                     f"quantize-{phase.bits}",
@@ -315,10 +316,14 @@ def _narrow(job: Job, phase: Phase, folded: Folded, context: StageContext) -> Fo
     return with_trained(folded, _phase(job, phase, folded, context))
 
 
-def _coded(job: Job, folded: Folded, seed: int) -> Folded:
-    if job.settings.embedding != "code":
-        return folded
-    return replace(folded, network=with_code_embedding(folded.network, seed=seed))
+def _shaped(job: Job, folded: Folded, seed: int) -> Folded:
+    """The network with the embedding and the sums that were asked for."""
+    network = folded.network
+    if job.settings.embedding == "code":
+        network = with_code_embedding(network, seed=seed)
+    if not job.profile.supports(Op.ADD):
+        network = adds_as_concats(network)
+    return replace(folded, network=network)
 
 
 def _quantize(job: Job, phase: Phase, folded: Folded, context: StageContext) -> Parts:
@@ -328,7 +333,15 @@ def _quantize(job: Job, phase: Phase, folded: Folded, context: StageContext) -> 
     name, longest, embedding = job.source.name, job.settings.seq_len, job.settings.embedding
     if job.source.kind == "translation":
         return freeze_translation(student, outputs, name=name, max_sequence=longest, embedding=embedding)
-    return {"": freeze(student, outputs, name=name, max_sequence=longest, embedding=embedding)}
+    graph = freeze(
+        student,
+        outputs,
+        name=name,
+        max_sequence=longest,
+        embedding=embedding,
+        pool_on_host=not job.profile.supports(Op.MEAN_POOL),
+    )
+    return {"": graph}
 
 
 def _export(job: Job, build: BuildDir, parts: Parts, context: StageContext) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from archnet.converters import converter_for
+from archnet.converters import converter_for, residual
 from archnet.converters.activation import follows_linear
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
@@ -36,6 +36,9 @@ KEPT: Mapping[Op, tuple[tuple[Op, ...], str]] = {
     Op.MEAN_POOL: ((Op.MEAN_POOL,), "integer mean over valid tokens"),
     Op.SELECT: ((Op.SELECT,), "selection of one token"),
 }
+
+
+POOLED_INSIDE = "its mean over tokens is read by another operator; only an output can be pooled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,8 @@ def _decide(site: Site, network: Network, profile: Profile, embedding: str, atte
         if reason is not None:
             return _refuse(site, reason)
         return Decision(site.name, str(site.op), "replace", converter.becomes, block=site.block)
+    if site.op in (Op.ADD, Op.MEAN_POOL) and not profile.supports(site.op):
+        return _instead(site, network, profile)
     if site.op not in KEPT:
         return _refuse(site, "no converter knows this operator")
     needs, becomes = KEPT[site.op]
@@ -140,12 +145,26 @@ def _decide(site: Site, network: Network, profile: Profile, embedding: str, atte
     if site.op is Op.RELU:
         reason = reason or follows_linear(site, network)
     if site.op is Op.MEAN_POOL and network.consumers()[site.name]:
-        reason = reason or "its mean over tokens is read by another operator; only an output can be pooled"
+        reason = reason or POOLED_INSIDE
     if reason is not None:
         return _refuse(site, reason)
     if site.op is Op.ADD and len(site.inputs) == 1:
         return Decision(site.name, str(site.op), "fold", "constant table of integers", block=site.block)
     return Decision(site.name, str(site.op), "keep", becomes, block=site.block)
+
+
+def _instead(site: Site, network: Network, profile: Profile) -> Decision:
+    """What becomes of an Add or of a mean over tokens on a target that has none."""
+    if site.op is Op.ADD:
+        needs = residual.NEEDS if len(site.inputs) > 1 else residual.NEEDS_FOR_TABLE
+        reason = _missing(profile, needs)
+        if reason is not None:
+            return _refuse(site, f"{profile.why_not(Op.ADD)}; {reason}")
+        return Decision(site.name, str(site.op), "replace", residual.BECOMES, block=site.block)
+    if network.consumers()[site.name]:
+        return _refuse(site, POOLED_INSIDE)
+    becomes = "mean over valid tokens, part of the output's dequantization"
+    return Decision(site.name, str(site.op), "host", becomes, "float32", site.block)
 
 
 def _embedding(site: Site, profile: Profile, form: str) -> Decision:

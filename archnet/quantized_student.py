@@ -13,10 +13,12 @@ from archnet.calibration.lsq import ActivationQuantizer, WeightQuantizer
 from archnet.calibration.observers import sample_of
 from archnet.calibration.widths import STORED_BITS, Widths, assign, narrowed
 from archnet.config import Bits
+from archnet.converters.residual import IDENTITY
 from archnet.executor import MASKED, NetworkModule, later_keys, merge_heads, split_heads
 from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.quantized_mixing import QuantizedTokenMix
+from archnet.shared_scales import share_quantizers, sharing
 from archnet.valid import mask_of, row_masks, valid_rows
 
 LARGEST_FACTOR = 1.7
@@ -37,6 +39,11 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., channels)."""
         return F.linear(x, self.quantizer(self.weight), self.bias)
+
+    def fixed(self) -> QuantizedLinear:
+        """The same layer, its weights integers as they are and never trained."""
+        self.quantizer.step.data.fill_(1.0)
+        return self.requires_grad_(False)
 
 
 class QuantizedAttention(nn.Module):
@@ -148,11 +155,11 @@ class QuantizedStudent(NetworkModule):
             if module is not None:
                 overrides[site.name] = module
             fused = site.op is Op.LINEAR and [r.op for r in readers[site.name]] in ([Op.RELU], [Op.CLIP])
-            fused |= [r.op for r in readers[site.name]] == [Op.CONCAT]
             exact = site.op in (Op.MEAN_POOL, Op.SELECT) or bool(site.attributes.get("logits", False))
             if not fused and not exact:
                 bits_of = self.widths.weights if _is_table(site) else self.widths.results
                 observe[site.name] = _observer(site, bits_of[site.name], unsigned)
+        share_quantizers(network, observe)
         super().__init__(network, overrides, observe)
         for site in network.sites:
             for key in site.parameters.values():
@@ -187,10 +194,10 @@ class QuantizedStudent(NetworkModule):
             for name, kept in samples.items():
                 site = name.replace("|", ".")
                 kept.append(sample_of(valid_rows(values[site], mask_of(batch, masks[site]))))
-        for name, quantizer in quantizers.items():
-            self.observe[name] = quantizer
+        for quantizer, names in sharing(quantizers):
+            self.observe.update(dict.fromkeys(names, quantizer))
             assert isinstance(quantizer, ActivationQuantizer)
-            quantizer.calibrate(torch.cat(samples[name]))
+            quantizer.calibrate(torch.cat([sample for name in names for sample in samples[name]]))
         for attention in attentions:
             attention.calibrating = False
             attention.scores.calibrate(torch.cat(attention.sample))
@@ -244,7 +251,7 @@ class QuantizedStudent(NetworkModule):
         masks = row_masks(self.network)
         hooks = []
         for site in self.network.sites:
-            if site.op is Op.LINEAR:
+            if site.op is Op.LINEAR and not site.attributes.get(IDENTITY):
                 module = self.override(site.name)
                 hooks.append(
                     module.register_forward_hook(
@@ -310,7 +317,8 @@ def _observer(site: Site, bits: int, unsigned: Collection[str]) -> ActivationQua
 def _override(network: Network, site: Site, widths: Widths) -> nn.Module | None:
     if site.op is Op.LINEAR:
         weight, bias = network.parameter(site, "weight"), network.parameter(site, "bias")
-        return QuantizedLinear(weight, bias, widths.weights[site.name])
+        layer = QuantizedLinear(weight, bias, widths.weights[site.name])
+        return layer.fixed() if site.attributes.get(IDENTITY) else layer
     if site.op is Op.ATTENTION and site.attributes.get("form") == "relu":
         from archnet.quantized_attention import QuantizedReluAttention
 

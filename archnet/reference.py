@@ -111,8 +111,9 @@ def one_hot(call: Call, ids: Array) -> Array:
 
 
 def slice_rows(call: Call, table: Array) -> Array:
-    """table[:S]: the rows (S, C) of the first `sequence` positions of a table (Smax, C)."""
-    return table[: call.size(call.output.shape[0])]
+    """table[:S]: the rows (S, C) of the first `sequence` positions of a table (Smax, C), or B times that."""
+    sizes = tuple(call.size(dim) for dim in call.output.shape)
+    return np.broadcast_to(table[: sizes[-2]], sizes)
 
 
 def linear(call: Call, x: Array, weight: Array, bias: Array, multiplier: Array, weight_scale: Array) -> Array:

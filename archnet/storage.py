@@ -142,6 +142,7 @@ def _encode(graph: QuantizedGraph, packed: Mapping[str, Packing]) -> dict[str, A
                 "scale": o.name + _SCALE_SUFFIX,
             }
             | ({"integers": True} if o.integers else {})
+            | ({"pool": o.pool} if o.pool else {})
             for o in graph.outputs
         ],
         "host_tables": [
@@ -196,7 +197,12 @@ def _decode(structure: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
         inputs=tuple(tensors[name] for name in structure["inputs"]),
         outputs=tuple(
             GraphOutput(
-                o["name"], o["tensor"], arrays[o["scale"]], o["normalize"], bool(o.get("integers", False))
+                o["name"],
+                o["tensor"],
+                arrays[o["scale"]],
+                o["normalize"],
+                bool(o.get("integers", False)),
+                o.get("pool", ""),
             )
             for o in structure["outputs"]
         ),

@@ -99,7 +99,9 @@ def assign(network: Network, bits: Bits, layers: Mapping[str, Bits] | None = Non
     scores: dict[str, int] = {}
     for site in network.sites:
         own = layers.get(site.name, bits)
-        if site.op in WEIGHTED or "books" in site.parameters:
+        if site.attributes.get("identity"):
+            weights[site.name] = STORED_BITS
+        elif site.op in WEIGHTED or "books" in site.parameters:
             weights[site.name] = own.weights
         elif site.op is Op.EMBEDDING:
             weights[site.name] = max(own.weights, LEAST_TABLE_BITS)
@@ -110,7 +112,9 @@ def assign(network: Network, bits: Bits, layers: Mapping[str, Bits] | None = Non
 
 
 def _product_operands(site: Site) -> tuple[int, ...]:
-    """Which of a site's inputs it multiplies."""
+    """Which of a site's inputs it multiplies (identity weights only add)."""
+    if site.attributes.get("identity"):
+        return ()
     if site.op in WEIGHTED:
         return (0,)
     return (0, 1, 2) if site.op is Op.ATTENTION else ()

@@ -83,19 +83,32 @@ def feed(graph: QuantizedGraph, inputs: Mapping[str, NDArray[Any]]) -> dict[str,
     return fed
 
 
-def dequantize_output(values: NDArray[Any], output: GraphOutput) -> NDArray[np.float32]:
-    """float32(values) * scale, divided by the L2 norm over the last axis if the output is normalised."""
+def dequantize_output(
+    values: NDArray[Any], output: GraphOutput, mask: NDArray[Any] | None = None
+) -> NDArray[np.float32]:
+    """float32(values) * scale, pooled over tokens and divided by the L2 norm where the output is so.
+
+    Args:
+        mask: (batch, sequence), the input that `output.pool` names.
+    """
     real = values.astype(np.float32) * output.scale
+    if mask is not None:
+        seen = (mask != 0).astype(np.float32)[:, :, None]
+        real = (real * seen).sum(axis=1) / np.maximum(seen.sum(axis=1), np.float32(1.0))
     if output.normalize:
         length = np.sqrt(np.sum(real * real, axis=-1, keepdims=True))
         real = real / np.maximum(length, _LEAST_NORM)
     return np.asarray(real, dtype=np.float32)
 
 
-def dequantize_outputs(graph: QuantizedGraph, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """All outputs of the network by name, from its integer tensors by name."""
+def dequantize_outputs(
+    graph: QuantizedGraph, tensors: Mapping[str, NDArray[Any]], inputs: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """All outputs of the network by name, from its integer tensors and the user's inputs by name."""
     return {
-        o.name: tensors[o.tensor] if o.integers else dequantize_output(tensors[o.tensor], o)
+        o.name: tensors[o.tensor]
+        if o.integers
+        else dequantize_output(tensors[o.tensor], o, np.asarray(inputs[o.pool]) if o.pool else None)
         for o in graph.outputs
     }
 

@@ -29,7 +29,7 @@ class ReferenceBackend:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The outputs by name (see Backend)."""
-        return dequantize_outputs(self.graph, execute(self.graph, feed(self.graph, inputs)))
+        return dequantize_outputs(self.graph, execute(self.graph, feed(self.graph, inputs)), inputs)
 
     def tensors(
         self, inputs: Mapping[str, NDArray[Any]], names: Sequence[str] | None = None

@@ -63,7 +63,7 @@ class TvmBackend:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The outputs by name (see Backend)."""
-        return dequantize_outputs(self.graph, self.run_integers(inputs))
+        return dequantize_outputs(self.graph, self.run_integers(inputs), inputs)
 
     def run_integers(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The integer tensors of graph.outputs by tensor name, as the deployed library computes them."""

@@ -82,6 +82,12 @@ def _slice(state: Lowering, node: Node) -> None:
     rows = state.onnx.node(
         "Slice", [table, zero, state.onnx.size("sequence", state.graph.inputs[0]), zero], node.output
     )
+    spec = state.spec(node.output)
+    if len(spec.shape) == 3:
+        batch = state.onnx.size("batch", state.graph.inputs[0])
+        ones = state.onnx.integers(1, 1)
+        shape = state.onnx.node("Concat", [batch, ones], f"{node.output}/shape", axis=0)
+        rows = state.onnx.node("Expand", [rows, shape], f"{node.output}/rows")
     state.define(node.output, rows, "logical")
 
 
@@ -297,14 +303,14 @@ def _widen(state: Lowering, node: Node) -> None:
 
 
 def lower_output(state: Lowering, output: GraphOutput) -> None:
-    """Dequantize per channel, and divide by the L2 norm where asked: the only arithmetic in float."""
+    """Dequantize per channel, pool and divide by the L2 norm where asked: the only arithmetic in float."""
     make, spec = state.onnx, state.spec(output.tensor)
     if output.integers:
         hand_on(state, output)
         return
     value = state.integer(output.tensor, "logical")
     scale = make.constant(f"{output.name}/scale", output.scale.astype(np.float32))
-    name = f"{output.name}/dequantized" if output.normalize else output.name
+    name = f"{output.name}/dequantized" if output.normalize or output.pool else output.name
     axis = len(spec.shape) - 1
     if spec.dtype == "int32":
         # DequantizeLinear says the same, but ONNX Runtime runs it on int32 one element after the other.
@@ -314,12 +320,29 @@ def lower_output(state: Lowering, output: GraphOutput) -> None:
         zero_point = np.full(output.scale.shape, state.zero_point(spec), state.stored_dtype(spec))
         zero = make.constant(f"{output.name}/zero_point", zero_point)
         real = make.node("DequantizeLinear", [value, scale, zero], name, axis=axis)
+    shape = spec.shape
+    if output.pool:
+        shape, axis = (spec.shape[0], spec.shape[2]), 1
+        real = _pooled(state, output, real)
     if output.normalize:
         norm = make.node("ReduceL2", [real, make.integers(axis)], f"{output.name}/norm", keepdims=1)
         least = make.constant("least_norm", np.float32(1e-12))
         norm = make.node("Max", [norm, least], f"{output.name}/norm/positive")
         make.node("Div", [real, norm], output.name)
-    make.output(output.name, "float32", spec.shape)
+    make.output(output.name, "float32", shape)
+
+
+def _pooled(state: Lowering, output: GraphOutput, real: str) -> str:
+    """The mean of (batch, tokens, features) over the tokens that the mask keeps."""
+    make, key = state.onnx, f"{output.name}/pool"
+    seen = make.node("Cast", [output.pool], f"{key}/seen", to=TensorProto.BOOL)
+    ones = make.node("Cast", [seen], f"{key}/ones", to=TensorProto.FLOAT)
+    column = make.node("Unsqueeze", [ones, make.integers(2)], f"{key}/column")
+    kept = make.node("Mul", [real, column], f"{key}/kept")
+    total = make.node("ReduceSum", [kept, make.integers(1)], f"{key}/total", keepdims=0)
+    count = make.node("ReduceSum", [ones, make.integers(1)], f"{key}/count", keepdims=1)
+    count = make.node("Max", [count, make.constant("f32:1", np.float32(1.0))], f"{key}/positive")
+    return make.node("Div", [total, count], f"{key}/mean" if output.normalize else output.name)
 
 
 LOWERINGS: dict[Op, Callable[[Lowering, Node], None]] = {

@@ -108,7 +108,8 @@ def _one_hot(call: OperatorCall) -> None:
 
 
 def _slice(call: OperatorCall) -> None:
-    _each(call, lambda at: load(call.inputs[0], *at))
+    rank = len(call.operands[0].shape)
+    _each(call, lambda at: load(call.inputs[0], *at[len(at) - rank :]))
 
 
 def _matmul(call: OperatorCall) -> None:

@@ -94,7 +94,7 @@ def test_agreement_only(build: tuple[Path, QuantizedGraph]) -> None:
         inputs = dict(arrays)
     table = float_table(open_tokenizer(folder / "tokenizer").get_vocab_size())
     original = float_original(table, inputs["input_ids"], inputs["attention_mask"])
-    integer = dequantize_outputs(graph, execute(graph, feed(graph, inputs)))["sentence_embedding"]
+    integer = dequantize_outputs(graph, execute(graph, feed(graph, inputs)), inputs)["sentence_embedding"]
     products = (original * integer).sum(1)
     lengths = np.linalg.norm(original, axis=1) * np.linalg.norm(integer, axis=1)
     noise = 10 * np.log10((original**2).sum() / ((original - integer) ** 2).sum())

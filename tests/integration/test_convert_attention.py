@@ -10,6 +10,7 @@ from archnet.build import BuildDir
 from archnet.operators import Op
 from archnet.results import read_metrics
 from archnet.storage import load_graph
+from archnet.targets import load_profile
 from tests.integration.conftest import Archnet
 from tests.integration.tiny import short_presets
 
@@ -40,6 +41,25 @@ def test_convert(
     validation = read_metrics(build.metrics)["validation"]
     assert [t["max_lsb"] for t in validation["tensors"] if t["max_lsb"]] == []
     assert "Form of attention" in (out / "report.html").read_text()
+
+
+def test_convert_for_the_strict_family(
+    archnet: Archnet, model: Path, sentences: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "build"
+    with short_presets(12, 4):
+        done = archnet(
+            *("convert", model, "--data", sentences, "--target", "archnet5", "--bits", "w4a8"),
+            *("--out", out, "--seq-len", 24),
+        )
+    assert done.exit_code == 0, done.output
+    graph = load_graph(BuildDir.open_finished(out).graph_dir)
+    assert {node.op for node in graph.nodes} <= set(load_profile("archnet5").operators)
+    assert Op.CONCAT in {node.op for node in graph.nodes}
+    checked = archnet("validate", out, "--backend", "reference,onnxruntime,tvm")
+    assert checked.exit_code == 0, checked.output
+    validation = read_metrics(BuildDir.open_finished(out).metrics)["validation"]
+    assert [t["max_lsb"] for t in validation["tensors"] if t["max_lsb"]] == []
 
 
 def test_inspect_shows_the_form_and_refuses_what_the_target_lacks(
