@@ -20,7 +20,7 @@ from archnet import atomic
 from archnet.attention_statistics import attention_statistics
 from archnet.blocks import Block, find_blocks, with_blocks
 from archnet.build import BuildDir, estimate_build_bytes
-from archnet.calibration.equalization import equalize
+from archnet.calibration.equalization import EXPONENT, FEW_BITS_EXPONENT, equalize
 from archnet.calibration.pair_batches import PairBatches
 from archnet.calibration.token_batches import TokenBatches
 from archnet.capture import INPUTS, TRANSLATION_INPUTS, capture
@@ -281,7 +281,8 @@ def _distil(job: Job, context: StageContext) -> Folded:
     )
     folded = fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
     channels = channel_statistics(folded.network, _calibration(job))
-    return equalize(folded, channels, outputs=job.teacher.outputs.values())
+    exponent = EXPONENT if job.settings.bits.weights == 8 else FEW_BITS_EXPONENT
+    return equalize(folded, channels, outputs=job.teacher.outputs.values(), exponent=exponent)
 
 
 def _itself(network: Network) -> Mapping[str, Affine]:

@@ -22,6 +22,9 @@ from archnet.operators import Op
 EXPONENT = 0.5
 """1 makes all channels alike and leaves all unevenness to the weights; 0 changes nothing."""
 
+FEW_BITS_EXPONENT = 0.25
+"""For weights of fewer than 8 bits, which bear less unevenness."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelStatistics:
