@@ -47,7 +47,16 @@ from archnet.parts import load_parts, part_names, save_parts
 from archnet.plan import Plan, make_plan
 from archnet.preparation import PREPARE
 from archnet.presets import BUCKETS, CALIBRATION_BATCHES, PAIR_BUCKETS, PRESETS, Preset
-from archnet.quantize import Phase, falling, train_phase, with_trained
+from archnet.quantize import (
+    Phase,
+    Start,
+    falling,
+    first_start,
+    load_start,
+    next_start,
+    save_start,
+    train_phase,
+)
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.records import block_agreement, training_points
 from archnet.results import merge_metrics
@@ -202,16 +211,16 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
             if job.source.kind == "translation":
                 job = _with_translations(job, engine)
             folded = engine.stage("distil", lambda context: _distil(job, context), save_folded, load_folded)
-            trained = _shaped(job, folded, job.settings.seed)
+            start = first_start(_shaped(job, folded, job.settings.seed), _calibration(job))
             for phase in earlier:
-                trained = engine.stage(
+                start = engine.stage(
                     f"quantize-{phase.bits}",
-                    partial(_narrow, job, phase, trained),
-                    save_folded,
-                    load_folded,
+                    partial(_narrow, job, phase, start),
+                    save_start,
+                    load_start,
                 )
             parts = engine.stage(
-                "quantize", lambda context: _quantize(job, last, trained, context), save_parts, load_parts
+                "quantize", lambda context: _quantize(job, last, start, context), save_parts, load_parts
             )
             engine.stage(
                 "export", lambda context: _export(job, build, parts, context), _write_done, _read_done
@@ -300,21 +309,21 @@ def _objective(job: Job, folded: Folded) -> Objective:
     return objective_for(job.teacher, outputs, folded.values)
 
 
-def _phase(job: Job, phase: Phase, folded: Folded, context: StageContext) -> QuantizedStudent:
+def _phase(job: Job, phase: Phase, start: Start, context: StageContext) -> QuantizedStudent:
     return train_phase(
         context,
-        folded,
+        start,
         phase,
         teacher=job.teacher,
-        objective=_objective(job, folded),
+        objective=_objective(job, start.folded),
         batches=job.batches,
         calibration=_calibration(job),
     )
 
 
-def _narrow(job: Job, phase: Phase, folded: Folded, context: StageContext) -> Folded:
+def _narrow(job: Job, phase: Phase, start: Start, context: StageContext) -> Start:
     """A phase on the way: what it trained, still in float."""
-    return with_trained(folded, _phase(job, phase, folded, context))
+    return next_start(start, _phase(job, phase, start, context), _calibration(job))
 
 
 def _shaped(job: Job, folded: Folded, seed: int) -> Folded:
@@ -327,10 +336,10 @@ def _shaped(job: Job, folded: Folded, seed: int) -> Folded:
     return replace(folded, network=network)
 
 
-def _quantize(job: Job, phase: Phase, folded: Folded, context: StageContext) -> Parts:
+def _quantize(job: Job, phase: Phase, start: Start, context: StageContext) -> Parts:
     """The last phase, then integers."""
-    student = _phase(job, phase, folded, context)
-    outputs = {name: folded.values[site] for name, site in job.teacher.outputs.items()}
+    student = _phase(job, phase, start, context)
+    outputs = {name: start.folded.values[site] for name, site in job.teacher.outputs.items()}
     name, longest, embedding = job.source.name, job.settings.seq_len, job.settings.embedding
     if job.source.kind == "translation":
         return freeze_translation(student, outputs, name=name, max_sequence=longest, embedding=embedding)

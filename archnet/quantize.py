@@ -1,28 +1,44 @@
 """From the folded float student to integers: quantizers on every tensor, trained in falling bit widths.
 
-Few bits are reached by way of more: weights of 4 bits first, then activations, then the widths asked
-for. Each phase starts from the weights that the phase before it trained, with steps chosen anew.
+Weights of fewer than 4 bits are reached by way of 4. The second phase starts from the weights that the
+first one trained, with steps chosen anew and biases that keep the means of the first one's layers: what
+the first phase learned holds with its quantizers only, and not for the float network of its weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from archnet.checkpoint import load_tensors, save_tensors
 from archnet.config import Bits
 from archnet.converters.fold import Folded
 from archnet.distill import Batches, Objective, Schedule, train
 from archnet.engine import StageContext
 from archnet.executor import NetworkModule
 from archnet.network import Network
-from archnet.operators import Op
-from archnet.quantized_student import QuantizedStudent
+from archnet.network_storage import load_folded, save_folded
+from archnet.quantized_student import QuantizedStudent, linear_means
 
 FIRST_BITS = 4
-"""Weights fall to this width first, while activations still have 8 bits."""
+"""Weights of fewer bits fall to this width first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a phase starts from.
+
+    Attributes:
+        folded: the network, as distillation or the phase before left it.
+        means: of its fully connected sites on the first calibration batch, `linear_means`.
+    """
+
+    folded: Folded
+    means: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +59,12 @@ class Phase:
 def falling(bits: Bits) -> tuple[Bits, ...]:
     """The widths that training passes through, the asked one last."""
     first = max(bits.weights, FIRST_BITS)
-    path = (Bits(first, 8), Bits(first, bits.activations), bits)
-    steps = dict.fromkeys(step for step in path if step != Bits(8, 8))
-    return tuple(steps) or (bits,)
+    return tuple(dict.fromkeys((Bits(first, bits.activations), bits)))
 
 
 def train_phase(
     context: StageContext,
-    folded: Folded,
+    start: Start,
     phase: Phase,
     *,
     teacher: Network,
@@ -61,18 +75,15 @@ def train_phase(
     """Train a student at one width; it is on the CPU when it is returned.
 
     Args:
-        folded: the network, as distillation or the phase before left it.
+        start: what it is made of.
         objective: what is compared with the teacher.
         calibration: batches for the first steps of the quantizers and the biases.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    student = QuantizedStudent(folded.network, phase.bits)
+    student = QuantizedStudent(start.folded.network, phase.bits)
     student.calibrate(calibration)
     student.raise_fine_steps()
-    weighted = {site.name for site in folded.network.sites if site.op is Op.LINEAR}
-    with torch.no_grad():
-        wanted = NetworkModule(folded.network)(calibration[0], keep=weighted)
-    student.correct_biases(calibration[0], wanted)
+    student.correct_biases(calibration[0], start.means)
     train(
         context,
         student.to(device),
@@ -86,6 +97,24 @@ def train_phase(
     return student
 
 
-def with_trained(folded: Folded, student: QuantizedStudent) -> Folded:
-    """The float network with the weights that a student has learned."""
-    return replace(folded, network=replace(folded.network, tensors=student.trained(folded.network)))
+def first_start(folded: Folded, calibration: Sequence[Mapping[str, Tensor]]) -> Start:
+    """Start from what distillation left."""
+    return Start(folded, linear_means(NetworkModule(folded.network), calibration[0]))
+
+
+def next_start(start: Start, student: QuantizedStudent, calibration: Sequence[Mapping[str, Tensor]]) -> Start:
+    """Start from what a phase has trained."""
+    tensors = student.trained(start.folded.network)
+    folded = replace(start.folded, network=replace(start.folded.network, tensors=tensors))
+    return Start(folded, linear_means(student, calibration[0]))
+
+
+def save_start(start: Start, folder: Path) -> None:
+    """Write the network and the means."""
+    save_folded(start.folded, folder)
+    save_tensors(folder / "means.safetensors", {n: m.contiguous() for n, m in start.means.items()})
+
+
+def load_start(folder: Path) -> Start:
+    """Read what `save_start` wrote."""
+    return Start(load_folded(folder), load_tensors(folder / "means.safetensors"))

@@ -238,7 +238,7 @@ class QuantizedStudent(NetworkModule):
 
     @torch.no_grad()
     def correct_biases(self, batch: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-        """Move every fully connected layer's bias so that its mean output is the float network's.
+        """Move every fully connected layer's bias so that its mean output is the wished one.
 
         Rounding shifts means, and a network without norms carries shifts along (arXiv 1906.04721,
         section 4.2, empirical). Layers are corrected in order, each on what the corrected ones before
@@ -246,7 +246,7 @@ class QuantizedStudent(NetworkModule):
 
         Args:
             batch: inputs, with padding.
-            wanted: the float network's values of its fully connected sites on that batch.
+            wanted: `linear_means` of the network that this one is made of, on that batch.
         """
         masks = row_masks(self.network)
         hooks = []
@@ -261,6 +261,15 @@ class QuantizedStudent(NetworkModule):
         self.forward(batch, keep=set())
         for hook in hooks:
             hook.remove()
+
+
+@torch.no_grad()
+def linear_means(module: NetworkModule, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of every fully connected site's result over the valid rows of a batch, (channels,)."""
+    names = {site.name for site in module.network.sites if site.op is Op.LINEAR}
+    masks = row_masks(module.network)
+    values = module(batch, keep=names)
+    return {n: valid_rows(values[n].float(), mask_of(batch, masks[n])).mean(0) for n in sorted(names)}
 
 
 @torch.no_grad()
@@ -295,7 +304,7 @@ def channel_statistics(
 def _corrector(wanted: Tensor, mask: Tensor | None) -> Callable[[nn.Module, object, Tensor], Tensor]:
     def correct(module: nn.Module, inputs: object, result: Tensor) -> Tensor:
         assert isinstance(module, QuantizedLinear)
-        shift = valid_rows((wanted - result).float(), mask).mean(0)
+        shift = wanted - valid_rows(result.float(), mask).mean(0)
         module.bias.add_(shift)
         return result + shift
 
