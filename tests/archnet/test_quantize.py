@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 import pytest
 import torch
+from torch import Tensor
 
 from archnet.config import Bits
 from archnet.distill import Schedule, objective_for
@@ -52,6 +54,12 @@ def test_fewer_bits_train_longer() -> None:
     assert preset.quantize_at(Bits(8, 4)) == preset.quantize_at(Bits(4, 4))
 
 
+def drift(student: QuantizedStudent, means: Mapping[str, Tensor], batch: dict[str, Tensor]) -> float:
+    """How far the layers' means are from the wished ones."""
+    found = linear_means(student, batch)
+    return sum(float((found[name] - mean).abs().mean()) for name, mean in means.items())
+
+
 def test_a_phase_goes_on_from_the_weights_before_it(tmp_path: Path) -> None:
     teacher, folded = prepared("post-norm")
     site = folded.network.site("layers.0.query")
@@ -80,9 +88,9 @@ def test_a_phase_goes_on_from_the_weights_before_it(tmp_path: Path) -> None:
     narrow = QuantizedStudent(second.folded.network, Bits(2, 4))
     narrow.calibrate(calibration)
     narrow.raise_fine_steps()
+    before = drift(narrow, second.means, calibration[0])
     narrow.correct_biases(calibration[0], second.means)
-    for name, mean in linear_means(narrow, calibration[0]).items():
-        torch.testing.assert_close(mean, linear_means(student, calibration[0])[name], atol=0.05, rtol=0.05)
+    assert drift(narrow, second.means, calibration[0]) < 0.3 * before
     module = phase(second, Bits(2, 4)).override(site.name)
     assert isinstance(module, QuantizedLinear)
     change = (module.weight - learned).abs().max()
