@@ -63,14 +63,19 @@ def peak_bytes() -> int:
     return int(found[1]) * 1024 if found else 0
 
 
+def cpu_seconds() -> float:
+    """Processor time of this process and those that it started and that ended; a busy machine adds none."""
+    return sum(os.times()[:4])
+
+
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in packages}
 
 
 def last_words(error: BaseException) -> str:
     """The error in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:240]}" if lines else type(error).__name__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:240]}" if text else type(error).__name__
 
 
 def make(recipe: Recipe, bits: str, network: Path, out: Path, threads: int) -> dict[str, Any]:
@@ -78,19 +83,20 @@ def make(recipe: Recipe, bits: str, network: Path, out: Path, threads: int) -> d
     folder = NetworkFolder.open(network)
     weights, activations = parse_bits(bits)
     files: list[Path] = []
-    began = time.perf_counter()
+    began, before = time.perf_counter(), cpu_seconds()
     try:
         for graph in folder.graphs:
             place = out / graph.name
             place.mkdir(parents=True, exist_ok=True)
             files += recipe.make(Order(graph, weights, activations, place, threads))
     except Cannot as error:
-        return {"cannot": str(error)}
+        return {"cannot": " ".join(str(error).split())[:300]}
     except Exception as error:  # a tool that fails is a result to report, whatever it raises
         traceback.print_exc()
         return {"failed": last_words(error)}
     return {
         "seconds": time.perf_counter() - began,
+        "cpu_seconds": cpu_seconds() - before,
         "peak_bytes": peak_bytes(),
         "bytes": sum(file.stat().st_size for file in files),
         "files": [str(file.relative_to(out)) for file in files if file.is_relative_to(out)],

@@ -60,7 +60,7 @@ class Recipe:
         settings: what was chosen, for people; a change of it makes the row anew.
         scope: what is quantized, and what stays in float.
         environment: name of the isolated environment (`environments.ENVIRONMENTS`) that it needs.
-        simulated: it runs in float with rounding, not in integers: its time says nothing.
+        simulated: the widths that run in float with rounding, not in integers: their time says nothing.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Recipe:
     settings: str
     scope: str
     environment: str | None = None
-    simulated: bool = False
+    simulated: tuple[str, ...] = ()
 
 
 def parse_bits(text: str) -> tuple[int, int]:

@@ -29,7 +29,7 @@ class Row:
         cannot: the reason is the tool's own word that it does not do this, not a failure.
         score, sets: the mean over the sets, and each set's.
         size: bytes of the files that a user would ship.
-        seconds, peak_bytes: of making it.
+        seconds, cpu_seconds, peak_bytes: of making it; ours keep no processor time.
         ms: of one pass; None when not measured, or when it only simulates integers.
         ours: made by Arch-Net.
     """
@@ -42,6 +42,7 @@ class Row:
     sets: Mapping[str, float] = field(default_factory=dict)
     size: int | None = None
     seconds: float | None = None
+    cpu_seconds: float | None = None
     peak_bytes: int | None = None
     ms: float | None = None
     ours: bool = False
@@ -149,8 +150,9 @@ def _described(recipe: Recipe, bits: str, made: Mapping[str, Any], found: Mappin
         cannot="cannot" in made,
         size=made.get("bytes"),
         seconds=made.get("seconds"),
+        cpu_seconds=made.get("cpu_seconds"),
         peak_bytes=made.get("peak_bytes"),
-        simulated=recipe.simulated,
+        simulated=bits in recipe.simulated,
         scope=recipe.scope,
         settings=recipe.settings,
         versions=found,

@@ -33,7 +33,7 @@ def table_of(rows: Sequence[Row], title: str, shape: str) -> Table:
     timed = any(row.ms is not None for row in rows)
     table.add_column("bits", no_wrap=True)
     table.add_column("tool", overflow="fold", min_width=24)
-    heads = ["score", "to float", "MB", "of float", "made in s", "peak MB"]
+    heads = ["score", "to float", "MB", "of float", "made in s", "CPU s", "peak MB"]
     for name in [*heads, *((f"ms, {shape}", "faster") if timed else ())]:
         table.add_column(name, justify="right", no_wrap=True)
     last = None
@@ -75,6 +75,7 @@ def _figures(row: Row, original: Row | None) -> list[str]:
         f"{row.size / 1e6:.1f}" if row.size else "",
         share,
         f"{row.seconds:.0f}" if row.seconds is not None else "",
+        f"{row.cpu_seconds:.0f}" if row.cpu_seconds is not None else "",
         f"{row.peak_bytes / 1e6:.0f}" if row.peak_bytes else "",
     ]
 

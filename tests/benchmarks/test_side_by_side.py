@@ -20,7 +20,16 @@ from side_by_side.table import notes, ordered, table_of
 
 ROWS = [
     Row("Tool", "w4a4", reason="it has no int4", cannot=True),
-    Row("Tool", "w8a8", score=79.0, size=25_000_000, seconds=12.4, peak_bytes=2_000_000_000, ms=2.0),
+    Row(
+        "Tool",
+        "w8a8",
+        score=79.0,
+        size=25_000_000,
+        seconds=12.4,
+        cpu_seconds=31.0,
+        peak_bytes=2_000_000_000,
+        ms=2.0,
+    ),
     Row("Arch-Net (onnxruntime)", "w8a8", score=80.5, size=22_500_000, ms=1.0, ours=True, scope="all"),
     Row("Other", "w8a8", score=20.0, size=23_000_000, simulated=True, scope="layers", settings="its own"),
     Row("float original", "w32a32", score=80.0, size=90_000_000, seconds=0.0, peak_bytes=1, ms=4.0),
@@ -87,12 +96,12 @@ def test_the_table_shows_differences_and_ratios_to_float() -> None:
     console = Console(width=140, file=io.StringIO(), record=True)
     console.print(table_of(ROWS, "title", "1 x 32 tokens"))
     lines = [line.replace("│", "|") for line in console.export_text().splitlines()]
-    cells = {(c[1], c[2]): c[3:-1] for line in lines if len(c := [x.strip() for x in line.split("|")]) == 12}
-    assert cells["w32a32", "float original"] == ["80.00", "", "90.0", "1.00", "0", "0", "4.00", "1.00"]
-    assert cells["w8a8", "Tool"] == ["79.00", "-1.00", "25.0", "0.28", "12", "2000", "2.00", "2.00"]
+    cells = {(c[1], c[2]): c[3:-1] for line in lines if len(c := [x.strip() for x in line.split("|")]) == 13}
+    assert cells["w32a32", "float original"] == ["80.00", "", "90.0", "1.00", "0", "", "0", "4.00", "1.00"]
+    assert cells["w8a8", "Tool"] == ["79.00", "-1.00", "25.0", "0.28", "12", "31", "2000", "2.00", "2.00"]
     assert cells["w8a8", "Arch-Net (onnxruntime)"][:4] == ["80.50", "+0.50", "22.5", "0.25"]
     assert cells["w8a8", "Other"][-2:] == ["simulated", ""]
-    assert cells["w4a4", "Tool"] == ["cannot", "", "", "", "", "", "", ""]
+    assert cells["w4a4", "Tool"] == ["cannot", "", "", "", "", "", "", "", ""]
     assert notes(ROWS)[0] == "Tool, w4a4: it has no int4"
     assert "Other quantizes layers; simulated in float (its own)" in notes(ROWS)
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from side_by_side.recipe import Recipe
-from side_by_side.recipes import nncf_openvino, onnx_runtime
+from side_by_side.recipes import aimet, esp_ppq, nncf_openvino, onnx_runtime, onnx_simplifier
 
-RECIPES: tuple[Recipe, ...] = (*onnx_runtime.RECIPES, *nncf_openvino.RECIPES)
+RECIPES: tuple[Recipe, ...] = (
+    *onnx_runtime.RECIPES,
+    *nncf_openvino.RECIPES,
+    *onnx_simplifier.RECIPES,
+    *aimet.RECIPES,
+    *esp_ppq.RECIPES,
+)
 
 
 def find_recipe(name: str) -> Recipe:
