@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from archnet.backends.base import feed, user_inputs
+from archnet.backends.reference import ReferenceBackend
 from archnet.blocks import Block
 from archnet.converters.fold import Folded
 from archnet.events import read_log
 from archnet.executor import NetworkModule
 from archnet.graph import QuantizedGraph
+from archnet.integer_decoder import IntegerDecoder
 from archnet.metrics import cosine, sqnr_db
 from archnet.network import Network
+from archnet.parts import DECODER
 from archnet.reference import execute
 from archnet.results import BlockAgreement, TrainingPoint
 from archnet.valid import mask_of, row_masks, valid_rows
@@ -65,19 +69,15 @@ def block_agreement(
     states = [block for block in blocks if not block.name.endswith("tail")]
     wanted = NetworkModule(teacher).eval()(batch, keep={block.output for block in states})
     carriers = {block.name: folded.values[block.output] for block in states}
-    graph = next(iter(parts.values()))
-    names = sorted({a.carrier for a in carriers.values() if a.carrier in graph.tensors})
-    inputs = {k: batch[k].numpy() for k in user_inputs(graph)}
-    integers = execute(graph, feed(graph, inputs), names)
+    integers = _states(parts, batch, {a.carrier for a in carriers.values()})
     masks = row_masks(teacher)
     rows = []
     for block in states:
         affine = carriers[block.name]
         if affine.carrier not in integers:
             continue
-        scale = graph.tensors[affine.carrier].scale or 1.0
         mask = mask_of(batch, masks[block.output])
-        state = affine.apply(torch.from_numpy(integers[affine.carrier].astype(np.float32)) * scale)
+        state = affine.apply(integers[affine.carrier])
         value = valid_rows(state, mask).numpy()
         reference = valid_rows(wanted[block.output], mask).numpy()
         rows.append(
@@ -86,3 +86,30 @@ def block_agreement(
             )
         )
     return rows
+
+
+def _states(
+    parts: Mapping[str, QuantizedGraph], batch: Mapping[str, Tensor], wanted: Collection[str]
+) -> dict[str, Tensor]:
+    """Activations of the integer networks by name, dequantized; a decoder's from one step after the other."""
+    found: dict[str, Tensor] = {}
+
+    def keep(graph: QuantizedGraph, values: Mapping[str, NDArray[Any]]) -> None:
+        for name, value in values.items():
+            real = torch.from_numpy(value.astype(np.float32)) * (graph.tensors[name].scale or 1.0)
+            found[name] = torch.cat([found[name], real], 1) if name in found else real
+
+    first = next(iter(parts.values()))
+    inputs = {name: batch[name].numpy() for name in user_inputs(first)}
+    keep(first, execute(first, feed(first, inputs), [n for n in wanted if n in first.tensors]))
+    if DECODER in parts:
+        step = parts[DECODER]
+        stepper = IntegerDecoder(ReferenceBackend(first), ReferenceBackend(step), step)
+        source = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        tokens = batch["decoder_input_ids"]
+        stepper.start(**source, beams=1, max_length=tokens.shape[1] + 1)
+        for i in range(tokens.shape[1]):
+            fed = feed(step, stepper.inputs(tokens[:, i]))
+            keep(step, execute(step, fed, [n for n in wanted if n in step.tensors]))
+            stepper.step(tokens[:, i])
+    return found

@@ -16,6 +16,8 @@ def wide_linear(state: Lowering, node: Node) -> None:
     key, make = node.output, state.onnx
     constants = state.graph.constants
     values = make.constant(f"{key}/weight", np.ascontiguousarray(constants[weight].T))
+    if weight in state.packings:
+        state.packed[values] = state.packings[weight]
     zero = make.constant("zero_point:int8:0", np.int8(0))
     _, zero_x = state.quantization(state.spec(x))
     product = make.node(

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto
 from torch import Tensor
 
 from archnet.agreement import IntegerComparison
 from archnet.backends import open_backend
 from archnet.backends.base import Backend
 from archnet.backends.reference import ReferenceBackend
-from archnet.export.onnx import export_onnx
+from archnet.blocks import find_blocks
+from archnet.errors import ArchNetError
+from archnet.executor import NetworkModule
+from archnet.export.onnx import build_onnx, export_onnx
 from archnet.graph_check import validate_graph
 from archnet.integer_decoder import IntegerDecoder
 from archnet.operators import Op
 from archnet.parts import DECODER, ENCODER, load_parts, part_names, save_parts
+from archnet.records import block_agreement
 from archnet.search import generate
 from archnet.storage import save_graph
-from tests.small_translation import LENGTH, SETTINGS, frozen_translation, pair_batch
+from tests.small_translation import (
+    LENGTH,
+    SETTINGS,
+    captured_translation,
+    folded_translation,
+    frozen_translation,
+    pair_batch,
+)
 
 
 def decoder(family: str = "marian", bits: str = "w8a8", embedding: str = "gather") -> IntegerDecoder:
@@ -170,3 +183,45 @@ def test_what_is_handed_on_is_not_dequantized() -> None:
     )
     assert {str(value.dtype) for value in found.values()} == {"int8"}
     assert int(np.abs(found["cross_key_0"].astype(int)).max()) > 10
+
+
+def test_blocks_of_both_sides_agree_with_the_teacher_they_were_made_of() -> None:
+    folded = folded_translation()
+    teacher = captured_translation()
+    _, graphs = frozen_translation()
+    batch = pair_batch(1)
+    blocks = find_blocks(teacher)
+    rows = block_agreement(teacher, blocks, folded, graphs, batch)
+    assert [row.block for row in rows] == ["encoder block 0", "decoder block 0"]
+    student, _ = frozen_translation()
+    with torch.no_grad():
+        wanted = student(batch)
+    for block, row in zip([b for b in blocks if "tail" not in b.name], rows, strict=True):
+        state = folded.values[block.output].apply(wanted[folded.values[block.output].carrier])
+        original = NetworkModule(teacher)(batch)[block.output].detach()
+        mask = batch["decoder_attention_mask" if "decoder" in row.block else "attention_mask"].bool()
+        similarity = torch.cosine_similarity(state[mask], original[mask], dim=-1).mean()
+        assert row.cosine == pytest.approx(float(similarity), abs=0.02)
+
+
+def test_what_an_int32_layer_and_a_handed_on_output_must_be() -> None:
+    _, graphs = frozen_translation()
+    step = graphs[DECODER]
+    logits = step.outputs[0]
+    with pytest.raises(ArchNetError, match="output logits hands on integers, which only int8 and uint8"):
+        validate_graph(replace(step, outputs=(replace(logits, integers=True), *step.outputs[1:])))
+    (node,) = (n for n in step.nodes if n.output == logits.tensor)
+    name = node.inputs[3]
+    halved = {**step.constants, name: step.constants[name] // 2}
+    with pytest.raises(ArchNetError, match="its int32 output has a multiplier"):
+        validate_graph(replace(step, constants=halved))
+
+
+def test_few_bits_of_the_last_layer_are_packed_in_the_onnx_file() -> None:
+    _, graphs = frozen_translation("marian", "w4a4")
+    model = build_onnx(graphs[DECODER])
+    (made,) = (n for n in model.graph.node if n.op_type == "MatMulInteger")
+    makers = {n.output[0]: n for n in model.graph.node}
+    assert makers[made.input[1]].op_type == "Cast"
+    source = next(i for i in model.graph.initializer if i.name == makers[made.input[1]].input[0])
+    assert source.data_type == TensorProto.INT4
