@@ -22,7 +22,7 @@ from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, ignore
 from archnet.graph import QuantizedGraph
 from archnet.parts import ENCODER, is_translation, part_names
-from archnet.pipeline import STAGES, captured, prepare, run, with_settings
+from archnet.pipeline import captured, prepare, run, stages_of, with_settings
 from archnet.plan import Plan, make_plan
 from archnet.preparation import Preparation
 from archnet.sources import open_model
@@ -40,6 +40,7 @@ def convert(
     *,
     target: str,
     bits: str | Bits = "w8a8",
+    max_drop: float | None = None,
     out: str | os.PathLike[str],
     preset: str = "balanced",
     seq_len: int = 128,
@@ -55,7 +56,8 @@ def convert(
         model: a Hugging Face or sentence-transformers folder, a hub name, "file.py:factory", or a module.
         data: unlabelled text: a file or folder, or the sentences themselves.
         target: name of a target profile, or the path of one.
-        bits: widths of weights and activations.
+        bits: widths of weights and activations, or "auto" for widths that are chosen layer by layer.
+        max_drop: with "auto": points of the metric that fewer bits may cost, by an estimate.
         out: the build folder; an unfinished one of the same job is gone on with.
         preset: "fast", "balanced" or "best".
         seq_len: longest sequence in tokens.
@@ -72,14 +74,14 @@ def convert(
         ArchNetError: the model, the data, the target or the folder cannot be used.
     """
     profile = load_profile(target)
-    wanted = profile.choose_bits(Bits.parse(bits) if isinstance(bits, str) else bits)
+    wanted = profile.ask_bits(bits, max_drop)
     form = profile.choose_embedding(embedding)
     attends = profile.choose_attention(attention)
     settings = ConvertSettings(
-        profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256(), attends
+        profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256(), attends, max_drop
     )
     BuildDir.check_place(Path(out))
-    stage = Preparation(events or ignore, STAGES)
+    stage = Preparation(events or ignore, stages_of(settings))
     stage.step()
     sentences = _sentences(data)
     stage.step()
@@ -96,6 +98,7 @@ def inspect(
     seq_len: int = 128,
     embedding: str | None = None,
     attention: str | None = None,
+    bits: str | Bits = "w8a8",
 ) -> Plan:
     """What every operator of a model would become on a target; no data, no training.
 
@@ -104,10 +107,11 @@ def inspect(
     """
     profile = load_profile(target)
     attends = profile.choose_attention(attention)
+    wanted = profile.ask_bits(bits, None)
     source = open_model(model, tokenizer_required=False)
     network, _ = captured(source, min(seq_len, source.max_length, profile.max_sequence))
     form = embedding or profile.embedding_forms[0]
-    return make_plan(network, profile, model=source.name, embedding=form, attention=attends)
+    return make_plan(network, profile, model=source.name, embedding=form, attention=attends, bits=wanted)
 
 
 def _sentences(data: Data) -> list[str]:

@@ -13,6 +13,9 @@ PRESETS = ("fast", "balanced", "best")
 EMBEDDING_FORMS = ("gather", "one-hot", "host", "code")
 ATTENTION_FORMS = ("softmax", "table", "relu", "mixing")
 KNOWN_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (8, 6, 4))
+AUTO_BITS = "auto"
+"""What --bits takes for widths that are chosen layer by layer."""
+
 MAX_SEQUENCE = 1024
 """The integer softmax sums in int32, which is exact up to this sequence length."""
 
@@ -36,7 +39,8 @@ class Bits:
         if found is None or name not in KNOWN_BITS:
             raise ArchNetError(
                 f"--bits {text!r} is no bit width that Arch-Net knows",
-                fix=f"write weights and activations like w8a8; {nearest(name, KNOWN_BITS)}",
+                fix="write weights and activations like w8a8, or auto; "
+                + nearest(name, (*KNOWN_BITS, AUTO_BITS)),
             )
         return cls(int(found[1]), int(found[2]))
 
@@ -75,6 +79,8 @@ class ConvertSettings:
         seed: of all random numbers.
         embedding: the form that the word embedding takes, one of `EMBEDDING_FORMS`.
         attention: the form that attention takes, one of `ATTENTION_FORMS`.
+        max_drop: points of the metric that layers of fewer bits may cost together, by an estimate; `bits`
+            are then the widest that a layer may have. None: every layer has `bits`.
         target_sha256: of a profile of the user's own, whose name does not say what is in it; else empty.
 
     Raises:
@@ -89,6 +95,7 @@ class ConvertSettings:
     embedding: str = "gather"
     target_sha256: str = ""
     attention: str = ATTENTION_FORMS[0]
+    max_drop: float | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -106,6 +113,11 @@ class ConvertSettings:
                 f"--attention {self.attention!r} does not exist",
                 fix=f"choose another form; {nearest(self.attention, ATTENTION_FORMS)}",
             )
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise ArchNetError(
+                f"--max-drop {self.max_drop:g} is out of range",
+                fix="give points of the metric, from 0 to 100",
+            )
         if not 2 <= self.seq_len <= MAX_SEQUENCE:
             raise ArchNetError(
                 f"--seq-len {self.seq_len} is out of range",
@@ -116,22 +128,29 @@ class ConvertSettings:
                 f"--seed {self.seed} is out of range", fix="give a number from 0 to 4294967295"
             )
 
-    def to_json(self) -> dict[str, str | int]:
+    @property
+    def asked_bits(self) -> str:
+        """What was asked for, in words."""
+        return str(self.bits) if self.max_drop is None else f"auto, at most {self.max_drop:g} points lost"
+
+    def to_json(self) -> dict[str, str | int | float]:
         """As a JSON object; `from_json` reads it back."""
         value = {**asdict(self), "bits": str(self.bits)}
+        if self.max_drop is None:
+            del value["max_drop"]
         if not self.target_sha256:
             del value["target_sha256"]
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, str | int]) -> Self:
+    def from_json(cls, value: Mapping[str, str | int | float]) -> Self:
         """Read what `to_json` wrote.
 
         Raises:
             ArchNetError: a field is missing, unknown or out of range.
         """
         names = {f.name for f in fields(cls)}
-        wrong = sorted((names ^ set(value)) - ({"target_sha256", "attention"} - set(value)))
+        wrong = sorted((names ^ set(value)) - ({"target_sha256", "attention", "max_drop"} - set(value)))
         if wrong:
             raise ArchNetError(
                 f"the recorded settings have missing or unknown fields: {', '.join(wrong)}",
@@ -146,12 +165,14 @@ class ConvertSettings:
             embedding=str(value["embedding"]),
             target_sha256=str(value.get("target_sha256", "")),
             attention=str(value.get("attention", ATTENTION_FORMS[0])),
+            max_drop=float(value["max_drop"]) if "max_drop" in value else None,
         )
 
     def differences(self, other: ConvertSettings) -> list[str]:
         """Name each field that `other` changes, as "field: mine -> other's"."""
         old, new = self.to_json(), other.to_json()
-        differences = [f"{f}: {old[f]} -> {new[f]}" for f in old if f != "target_sha256" and old[f] != new[f]]
+        names = [f for f in {**old, **new} if f != "target_sha256"]
+        differences = [f"{f}: {old.get(f)} -> {new.get(f)}" for f in names if old.get(f) != new.get(f)]
         if self.target == other.target and self.target_sha256 != other.target_sha256:
             differences.append(f"the content of target {self.target}'s profile")
         return differences

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from archnet import atomic
 from archnet.attention_statistics import attention_statistics
+from archnet.bit_choice import BitChoice, choose_bits, load_choice, save_choice
 from archnet.blocks import Block, find_blocks, with_blocks
 from archnet.build import BuildDir, estimate_build_bytes
 from archnet.calibration.equalization import EXPONENT, FEW_BITS_EXPONENT, equalize
@@ -25,7 +26,7 @@ from archnet.calibration.pair_batches import PairBatches
 from archnet.calibration.token_batches import TokenBatches
 from archnet.capture import INPUTS, TRANSLATION_INPUTS, capture
 from archnet.code_embedding import with_code_embedding
-from archnet.config import ConvertSettings
+from archnet.config import Bits, ConvertSettings
 from archnet.converters.base import Statistics
 from archnet.converters.fold import Affine, Folded, fold
 from archnet.converters.homotopy import set_progress
@@ -51,6 +52,7 @@ from archnet.quantize import (
     Phase,
     Start,
     falling,
+    falling_layers,
     first_start,
     load_start,
     next_start,
@@ -72,6 +74,11 @@ QUANTIZED_STEP = 1.7
 TRANSLATE_STEPS = 150.0
 """How long the teacher's translation of the data takes in distillation steps, about."""
 
+CHOICE_STEPS = 30.0
+"""How long the choice of widths takes in distillation steps, about."""
+
+CHOICE_BATCHES = 2
+
 EXPORT_STEPS = 20.0
 """How long the export takes in distillation steps, about."""
 SAVED_SENTENCES = 32
@@ -79,7 +86,8 @@ SAVED_SENTENCES = 32
 Parts = Mapping[str, QuantizedGraph]
 """Integer networks by part of the build: "" alone, or an encoder and a decoder."""
 
-STAGES = ("distil", "quantize", "export")
+STAGES = ("distil", "bits", "quantize", "export")
+"""The second only where widths are chosen."""
 
 
 class TrainingBatches(Batches, Protocol):
@@ -110,12 +118,21 @@ class Job:
         """The schedules."""
         return PRESETS[self.settings.preset]
 
-    def phases(self) -> tuple[Phase, ...]:
-        """The widths that quantization falls through; each sees other batches than those before it."""
+    def phases(self, layers: Mapping[str, Bits] | None = None) -> tuple[Phase, ...]:
+        """The widths that quantization falls through; each sees other batches than those before it.
+
+        Args:
+            layers: with widths of their own.
+        """
         first, phases = self.preset.distil.steps, []
-        for bits in falling(self.settings.bits):
-            schedule = self.preset.quantize_at(bits)
-            phases.append(Phase(bits, schedule, first))
+        bits = self.settings.bits
+        path: list[tuple[Bits, Mapping[str, Bits]]] = [(step, {}) for step in falling(bits)]
+        if layers:
+            path = [(bits, step) for step in falling_layers(layers)]
+        for step, own in path:
+            narrowest = min([step, *own.values()])
+            schedule = self.preset.quantize_at(narrowest)
+            phases.append(Phase(step, schedule, first, own))
             first += schedule.steps
         return tuple(phases)
 
@@ -161,7 +178,12 @@ def prepare(
     teacher, blocks = captured(source, settings.seq_len)
     tell()
     plan = make_plan(
-        teacher, profile, model=source.name, embedding=settings.embedding, attention=settings.attention
+        teacher,
+        profile,
+        model=source.name,
+        embedding=settings.embedding,
+        attention=settings.attention,
+        bits=settings.bits,
     )
     plan.require()
     tell()
@@ -196,13 +218,17 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
         if build.finished:
             return out
         *earlier, last = job.phases()
-        stages = {"translate": TRANSLATE_STEPS} if job.source.kind == "translation" else {}
-        stages |= {
+        expected = {
+            "translate": TRANSLATE_STEPS,
             "distil": float(job.preset.distil.steps),
-            **{f"quantize-{p.bits}": QUANTIZED_STEP * p.schedule.steps for p in earlier},
+            "bits": CHOICE_STEPS,
+            **{phase.stage: QUANTIZED_STEP * phase.schedule.steps for phase in earlier},
             "quantize": QUANTIZED_STEP * last.schedule.steps,
             "export": EXPORT_STEPS,
         }
+        unused = {"translate"} if job.source.kind != "translation" else set()
+        unused |= {"bits"} if job.settings.max_drop is None else set()
+        stages = {name: steps for name, steps in expected.items() if name not in unused}
         with Engine(build, events, stages, earlier=(PREPARE,)) as engine:
             for note in (*job.source.notes, job.batches.warning(), _missing_tvm(job.profile)):
                 if note:
@@ -211,10 +237,16 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
             if job.source.kind == "translation":
                 job = _with_translations(job, engine)
             folded = engine.stage("distil", lambda context: _distil(job, context), save_folded, load_folded)
-            start = first_start(_shaped(job, folded, job.settings.seed), _calibration(job))
+            shaped = _shaped(job, folded, job.settings.seed)
+            choice = _chosen(job, shaped, engine)
+            if choice is not None:
+                engine.note(choice.sentence())
+                build.write_json(build.plan, {**job.plan.to_json(), "bits": choice.to_json()})
+                *earlier, last = job.phases(choice.narrowed)
+            start = first_start(shaped, _calibration(job))
             for phase in earlier:
                 start = engine.stage(
-                    f"quantize-{phase.bits}",
+                    phase.stage,
                     partial(_narrow, job, phase, start),
                     save_start,
                     load_start,
@@ -226,7 +258,7 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
                 "export", lambda context: _export(job, build, parts, context), _write_done, _read_done
             )
         _record(job, build, folded, parts)
-        build.finish(_manifest(job, parts, command))
+        build.finish(_manifest(job, parts, command, choice))
     from archnet.report import write_report
 
     write_report(out)
@@ -259,6 +291,32 @@ def _with_translations(job: Job, engine: Engine) -> Job:
         max_tokens=job.preset.max_tokens // 2,
     )
     return replace(job, batches=pairs)
+
+
+def stages_of(settings: ConvertSettings) -> tuple[str, ...]:
+    """The stages that these settings need, in order."""
+    return tuple(name for name in STAGES if name != "bits" or settings.max_drop is not None)
+
+
+def _chosen(job: Job, folded: Folded, engine: Engine) -> BitChoice | None:
+    """The widths of the layers, where they are to be chosen."""
+    max_drop = job.settings.max_drop
+    if max_drop is None:
+        return None
+
+    def compute(context: StageContext) -> BitChoice:
+        return choose_bits(
+            folded.network,
+            [folded.values[site] for site in job.teacher.outputs.values()],
+            _calibration(job)[:CHOICE_BATCHES],
+            job.profile,
+            widest=job.settings.bits,
+            embedding=job.settings.embedding,
+            max_drop=max_drop,
+            tell=lambda done, of: context.progress(done, of, unit="measurements"),
+        )
+
+    return engine.stage("bits", compute, save_choice, load_choice)
 
 
 def _calibration(job: Job) -> list[dict[str, Tensor]]:
@@ -447,7 +505,7 @@ def _sizes(build: BuildDir) -> dict[str, int]:
     return {file.relative_to(build.path).as_posix(): file.stat().st_size for file in sorted(files)}
 
 
-def _manifest(job: Job, parts: Parts, command: Sequence[str]) -> dict[str, object]:
+def _manifest(job: Job, parts: Parts, command: Sequence[str], choice: BitChoice | None) -> dict[str, object]:
     packages = ("archnet", "torch", "transformers", "numpy", "onnx", "onnxruntime", "onnxsim", "apache-tvm")
     versions = {"python": platform.python_version()}
     for package in packages:
@@ -461,6 +519,7 @@ def _manifest(job: Job, parts: Parts, command: Sequence[str]) -> dict[str, objec
         "source": {"name": job.source.name, "sha256": job.source.sha256},
         "data_sha256": job.data_sha256,
         "settings": job.settings.to_json(),
+        "bits": choice.widths if choice else None,
         "command": list(command) or sys.argv,
         "versions": versions,
         "inputs": [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
 
+from archnet.calibration.widths import Wider
+from archnet.config import Bits
 from archnet.converters import converter_for, residual
 from archnet.converters.activation import follows_linear
 from archnet.converters.base import TokenStatistics
@@ -17,6 +19,7 @@ from archnet.errors import ArchNetError
 from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.plan_translation import rejects
+from archnet.plan_widths import missing_widths, wider_than_asked
 from archnet.rewrite import materialize, rewrite
 from archnet.targets import Profile
 
@@ -64,11 +67,18 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All decisions for one model on one target."""
+    """All decisions for one model on one target.
+
+    Attributes:
+        bits: the widths that were asked for.
+        wider: what has more bits than that, and why.
+    """
 
     model: str
     target: str
     decisions: tuple[Decision, ...]
+    bits: str = ""
+    wider: tuple[Wider, ...] = ()
 
     @property
     def refusals(self) -> tuple[Decision, ...]:
@@ -87,16 +97,30 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; `from_json` reads it back."""
-        return {"model": self.model, "target": self.target, "decisions": [asdict(d) for d in self.decisions]}
+        return {
+            "model": self.model,
+            "target": self.target,
+            "decisions": [asdict(d) for d in self.decisions],
+            "asked_bits": self.bits,
+            "wider": [asdict(w) for w in self.wider],
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
         """Read what `to_json` wrote."""
-        return cls(value["model"], value["target"], tuple(Decision(**d) for d in value["decisions"]))
+        decisions = tuple(Decision(**d) for d in value["decisions"])
+        wider = tuple(Wider(**w) for w in value.get("wider", ()))
+        return cls(value["model"], value["target"], decisions, value.get("asked_bits", ""), wider)
 
 
 def make_plan(
-    network: Network, profile: Profile, *, model: str, embedding: str, attention: str = "softmax"
+    network: Network,
+    profile: Profile,
+    *,
+    model: str,
+    embedding: str,
+    attention: str = "softmax",
+    bits: Bits | None = None,
 ) -> Plan:
     """Decide for every site; nothing is trained and no weight is read.
 
@@ -104,7 +128,9 @@ def make_plan(
         network: captured, with blocks.
         embedding: form of the word embedding, one of the profile's.
         attention: form of attention, one of the profile's.
+        bits: widths of weights and activations; by default the target's first.
     """
+    bits = bits or Bits(profile.weight_bits[0], profile.activation_bits[0])
     decisions = [_decide(site, network, profile, embedding, attention) for site in network.sites]
     decisions += [
         Decision(
@@ -112,13 +138,21 @@ def make_plan(
         )
         for name in sorted(network.normalized)
     ]
-    plan = Plan(model, profile.name, tuple(decisions))
+    plan = Plan(model, profile.name, tuple(decisions), str(bits))
     if plan.refusals:
         return plan
-    problem = _unfoldable(network, attention)
-    if problem is None:
-        return plan
-    return Plan(model, profile.name, (*decisions, Decision("norms", "BatchNorm", "refuse", "", problem)))
+    try:
+        folded = _folded(network, attention)
+    except ArchNetError as error:
+        refused = Decision("norms", "BatchNorm", "refuse", "", error.problem)
+        return replace(plan, decisions=(*decisions, refused))
+    if not profile.supports(Op.ADD):
+        folded = residual.adds_as_concats(folded)
+    lacking = [
+        Decision(f"{op} at {bits}", str(op), "refuse", "", reason, count=count)
+        for op, count, reason in missing_widths(folded, bits, profile)
+    ]
+    return replace(plan, decisions=(*decisions, *lacking), wider=wider_than_asked(folded, bits))
 
 
 def _decide(site: Site, network: Network, profile: Profile, embedding: str, attention: str) -> Decision:
@@ -207,8 +241,12 @@ def _missing(profile: Profile, needs: Sequence[Op]) -> str | None:
     return "; ".join(reasons) or None
 
 
-def _unfoldable(network: Network, attention: str) -> str | None:
-    """Why the norms of this network cannot fold, found by folding it with made-up statistics."""
+def _folded(network: Network, attention: str) -> Network:
+    """The network as it will be once its norms are folded, made with statistics that nobody measured.
+
+    Raises:
+        ArchNetError: they cannot fold.
+    """
     meta = {key: torch.ones_like(value[..., :1].expand_as(value)) for key, value in network.tensors.items()}
     shape_only = Network(network.inputs, network.sites, meta, network.outputs, network.normalized)
     statistics = {
@@ -216,9 +254,5 @@ def _unfoldable(network: Network, attention: str) -> str | None:
         for site in network.sites
         if site.op in (Op.LAYER_NORM, Op.RMS_NORM)
     }
-    try:
-        student = rewrite(shape_only, statistics, attention=attention)
-        fold(materialize(student.network, student.modules, shape_only.tensors))
-    except ArchNetError as error:
-        return error.problem
-    return None
+    student = rewrite(shape_only, statistics, attention=attention)
+    return fold(materialize(student.network, student.modules, shape_only.tensors)).network

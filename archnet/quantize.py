@@ -8,7 +8,7 @@ the first phase learned holds with its quantizers only, and not for the float ne
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -49,17 +49,30 @@ class Phase:
         bits: of this phase.
         schedule: of its training.
         first_batch: index of its first batch.
+        layers: that have widths of their own.
     """
 
     bits: Bits
     schedule: Schedule
     first_batch: int
+    layers: Mapping[str, Bits] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str:
+        """The name of its stage, where it is not the last."""
+        return f"quantize-{min([self.bits, *self.layers.values()])}"
 
 
 def falling(bits: Bits) -> tuple[Bits, ...]:
     """The widths that training passes through, the asked one last."""
     first = max(bits.weights, FIRST_BITS)
     return tuple(dict.fromkeys((Bits(first, bits.activations), bits)))
+
+
+def falling_layers(layers: Mapping[str, Bits]) -> tuple[Mapping[str, Bits], ...]:
+    """The same where layers have widths of their own: those below FIRST_BITS have these bits first."""
+    first = {name: Bits(max(own.weights, FIRST_BITS), own.activations) for name, own in layers.items()}
+    return (layers,) if first == layers else (first, layers)
 
 
 def train_phase(
@@ -80,7 +93,7 @@ def train_phase(
         calibration: batches for the first steps of the quantizers and the biases.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    student = QuantizedStudent(start.folded.network, phase.bits)
+    student = QuantizedStudent(start.folded.network, phase.bits, phase.layers)
     student.calibrate(calibration)
     student.raise_fine_steps()
     student.correct_biases(calibration[0], start.means)

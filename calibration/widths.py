@@ -182,7 +182,10 @@ def _wider(
         note("layers that only feed an Add or an output", STORED_BITS, rest, "their result is not multiplied")
         note("attention scores", STORED_BITS, list(scores), "the softmax reads them, no product does")
     note("logits", ACCUMULATOR_BITS, logits, "the last layer's accumulators as they are")
-    tables = [n for n, width in weights.items() if width > bits.weights]
+    identities = {site.name for site in network.sites if site.attributes.get("identity")}
+    above = [n for n, width in weights.items() if width > bits.weights]
+    note("identity weights", STORED_BITS, [n for n in above if n in identities], "they only add")
+    tables = [n for n in above if n not in identities]
     note("embedding tables", LEAST_TABLE_BITS, tables, "their rows are looked up and not retrained")
     positions = [s.name for s in network.sites if s.op is Op.ADD and len(s.inputs) == 1]
     if bits.weights < STORED_BITS:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from archnet.config import ATTENTION_FORMS, EMBEDDING_FORMS, KNOWN_BITS, MAX_SEQUENCE, Bits
+from archnet.config import ATTENTION_FORMS, AUTO_BITS, EMBEDDING_FORMS, KNOWN_BITS, MAX_SEQUENCE, Bits
 from archnet.errors import ArchNetError, nearest
 from archnet.operators import Op
 from archnet.targets.strict_table import StrictTable
@@ -150,6 +150,33 @@ class Profile:
             ArchNetError: it does not; the widths that it has are named.
         """
         bits.require(self.weight_bits, self.activation_bits, self.name)
+        return bits
+
+    def ask_bits(self, asked: str | Bits, max_drop: float | None) -> Bits:
+        """The widths that --bits and --max-drop ask for; for "auto" the widest that the target has.
+
+        Raises:
+            ArchNetError: unknown widths, widths that the target lacks, or one option without the other.
+        """
+        if isinstance(asked, str) and asked.strip().lower() == AUTO_BITS:
+            if max_drop is None:
+                raise ArchNetError(
+                    "--bits auto needs --max-drop",
+                    fix="give the points of the metric that may be lost, such as --max-drop 0.5",
+                )
+            if len(self.weight_bits) < 2:
+                raise ArchNetError(
+                    f"--bits auto has no choice: target {self.name!r} has weights of "
+                    f"{self.weight_bits[0]} bits only",
+                    fix="leave --bits and --max-drop out, or choose another --target",
+                )
+            return Bits(max(self.weight_bits), max(self.activation_bits))
+        bits = self.choose_bits(Bits.parse(asked) if isinstance(asked, str) else asked)
+        if max_drop is not None:
+            raise ArchNetError(
+                f"--max-drop belongs to --bits auto, not to --bits {bits}",
+                fix="leave --max-drop out, or write --bits auto",
+            )
         return bits
 
     def choose_embedding(self, form: str | None = None) -> str:

@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from archnet.cli.app import app, examples
-from archnet.config import ATTENTION_FORMS
+from archnet.config import ATTENTION_FORMS, AUTO_BITS, KNOWN_BITS
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -34,6 +34,20 @@ target_option = click.option(
     shell_complete=complete_targets,
     help="See `archnet targets`; or the path of a profile (.toml).",
 )
+
+
+def bits_option(metavar: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """The --bits of commands that convert or look: "WxAy", with "|auto" where widths can be chosen."""
+    names = (*KNOWN_BITS, AUTO_BITS) if AUTO_BITS in metavar else KNOWN_BITS
+    chosen = "; auto: chosen layer by layer" if AUTO_BITS in metavar else ""
+    return click.option(
+        "--bits",
+        default="w8a8",
+        show_default=True,
+        metavar=metavar,
+        shell_complete=complete_from(names),
+        help=f"Widths of weights (8, 4, 3, 2) and activations (8, 6, 4){chosen}.",
+    )
 
 
 attention_option = click.option(

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from archnet.cli.app import Session, app, examples, program, quiet_libraries, session, shown, terminal
-from archnet.cli.completions import attention_option, complete_from, target_option
+from archnet.cli.completions import attention_option, bits_option, complete_from, target_option
 from archnet.config import EMBEDDING_FORMS, PRESETS
 
 json_log_option = click.option(
@@ -63,6 +63,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
         "archnet convert ./bert --data texts/ --target onnxruntime --bits w8a8 --out build --preset fast",
         "archnet convert model.py:make --data texts/ --target tvm --bits w8a8 --out build --seq-len 64",
         "archnet convert ./bert --data texts/ --target archnet --bits w8a8 --out build --embedding code",
+        "archnet convert ./bert --data texts/ --target tvm --bits auto --max-drop 0.5 --out build",
     ),
 )
 @click.argument("model")
@@ -73,8 +74,12 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
     help="Unlabelled text like that of the task: a file with one sentence a line, or a folder of such files.",
 )
 @target_option
+@bits_option("WxAy|auto")
 @click.option(
-    "--bits", default="w8a8", show_default=True, metavar="WxAy", help="Widths of weights and activations."
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="With --bits auto: what fewer bits may cost, in points of the metric, by an estimate.",
 )
 @out_option()
 @click.option(
@@ -102,6 +107,7 @@ def convert(
     data: str,
     target: str,
     bits: str,
+    max_drop: float | None,
     out: Path,
     preset: str,
     seq_len: int,
@@ -117,28 +123,29 @@ def convert(
 
     Killed or stopped with Ctrl-C, the same command goes on where it was.
     """
-    from archnet.config import Bits, ConvertSettings
+    from archnet.config import AUTO_BITS, ConvertSettings
     from archnet.targets.profile import load_profile
 
     # What can be refused at once is refused before torch loads.
     profile = load_profile(target)
-    width = profile.choose_bits(Bits.parse(bits))
-    ConvertSettings(
+    width = profile.ask_bits(bits, max_drop)
+    asked = ConvertSettings(
         target, width, preset, seq_len, seed, embedding or profile.embedding_forms[0],
-        attention=attention or profile.attention_forms[0],
+        attention=attention or profile.attention_forms[0], max_drop=max_drop,
     )  # fmt: skip
     profile.choose_embedding(embedding)
     profile.choose_attention(attention)
     state.folder = out
     quiet_libraries()
-    with shown(f"archnet convert: {model} to {target} {width} in {out}", json_log) as events:
+    with shown(f"archnet convert: {model} to {target}, {asked.asked_bits}, in {out}", json_log) as events:
         from archnet.api import convert as run
 
         folder = run(
             model,
             data,
             target=target,
-            bits=str(width),
+            bits=str(width) if max_drop is None else AUTO_BITS,
+            max_drop=max_drop,
             out=out,
             preset=preset,
             seq_len=seq_len,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from archnet.cli.app import app, examples, print_json, quiet_libraries, terminal
-from archnet.cli.completions import attention_option, target_option
+from archnet.cli.completions import attention_option, bits_option, target_option
 from archnet.errors import ArchNetError
 
 json_option = click.option(
@@ -33,25 +33,29 @@ def targets(as_json: bool) -> None:
     epilog=examples(
         "archnet inspect ./all-MiniLM-L6-v2 --target archnet",
         "archnet inspect ./bert --target archnet --attention relu",
+        "archnet inspect ./bert --target tvm --bits w4a4",
         "archnet inspect model.py:make --target onnxruntime --json",
     ),
 )
 @click.argument("model")
 @target_option
+@bits_option("WxAy")
 @attention_option
 @json_option
-def inspect(model: str, target: str, attention: str | None, as_json: bool) -> None:
+def inspect(model: str, target: str, bits: str, attention: str | None, as_json: bool) -> None:
     """Show every operator of MODEL and what becomes of it on a target; takes seconds, needs no data.
 
     Exits with 2 when something cannot be converted.
     """
     from archnet.targets.profile import load_profile
 
-    load_profile(target).choose_attention(attention)  # a misspelt name is told before torch loads
+    profile = load_profile(target)  # a misspelt name is told before torch loads
+    profile.choose_attention(attention)
+    profile.ask_bits(bits, None)
     quiet_libraries()
     from archnet import api
 
-    plan = api.inspect(model, target, attention=attention)
+    plan = api.inspect(model, target, attention=attention, bits=bits)
     if as_json:
         print_json(plan.to_json())
     else:

@@ -60,10 +60,21 @@ def plan_table(plan: Plan) -> Group:
     for (op, action, becomes, reason), count in sorted(groups.items()):
         word, style = _ACTIONS[action]
         table.add_row(op, str(count), Text(word, style), becomes, Text(reason, "dim"))
-    parts: list[RenderableType] = [Text(f"{plan.model} on target {plan.target}", "bold"), table]
+    title = f"{plan.model} on target {plan.target}" + (f", {plan.bits}" if plan.bits else "")
+    parts: list[RenderableType] = [Text(title, "bold"), table]
+    if plan.wider:
+        parts += [Text(f"Wider than {plan.bits}:", "bold"), _wider_table(plan)]
     if plan.refusals:
         parts += [Text("Cannot be converted:", "bold red"), _refusal_table(plan)]
     return Group(*parts)
+
+
+def _wider_table(plan: Plan) -> Table:
+    """What has more bits than was asked for, and why."""
+    table = _table("what", "bits", "count", "why", right=["bits", "count"])
+    for kind in plan.wider:
+        table.add_row(kind.what, str(kind.bits), str(kind.count), Text(kind.reason, "dim"))
+    return table
 
 
 def _refusal_table(plan: Plan) -> Table:

@@ -25,6 +25,7 @@ SECTIONS = (
     ("agreement", "Agreement"),
     ("operators", "Operators"),
     ("plan", "What became of each"),
+    ("widths", "Bit widths"),
     ("integers", "Integers"),
     ("size", "Size and cost"),
     ("latency", "Latency"),
@@ -72,6 +73,7 @@ def render_report(c: Contents) -> str:
     return environment.get_template("report.html.j2").render(
         c=c,
         v=validation,
+        bits=asked_bits(c.settings),
         css=Markup(css),
         sections=SECTIONS,
         actions=ACTIONS,
@@ -88,6 +90,13 @@ def render_report(c: Contents) -> str:
         facts=facts(c),
         hashes=_hashes(c.manifest),
     )
+
+
+def asked_bits(settings: Mapping[str, object]) -> str:
+    """The widths that were asked for, in words."""
+    if "max_drop" in settings:
+        return f"bits chosen for at most {settings['max_drop']:g} points"
+    return str(settings["bits"])
 
 
 def group_emulated(places: Sequence[EmulatedPlace]) -> list[EmulatedGroup]:
@@ -110,7 +119,7 @@ def reproduce(c: Contents) -> str:
     model = c.model if " " not in c.model else "MODEL"
     options = {
         "--target": s["target"],
-        "--bits": s["bits"],
+        **({"--bits": "auto", "--max-drop": s["max_drop"]} if "max_drop" in s else {"--bits": s["bits"]}),
         "--preset": s["preset"],
         "--seq-len": s["seq_len"],
         "--seed": s["seed"],
@@ -132,7 +141,8 @@ def facts(c: Contents) -> list[tuple[str, str]]:
     """Settings, what the conversion took, inputs, outputs and versions, as name and text."""
     named = {
         "target": "Target",
-        "bits": "Bits (weights, activations)",
+        "bits": "Bits (weights, activations)" if "max_drop" not in c.settings else "Widest bits",
+        "max_drop": "Points that fewer bits may cost, by an estimate",
         "preset": "Preset",
         "seq_len": "Longest sequence",
         "seed": "Seed",

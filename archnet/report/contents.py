@@ -60,6 +60,16 @@ class Fate:
 
 
 @dataclass(frozen=True, slots=True)
+class ChosenLayer:
+    """The width that a layer's weights got, and the share of the output's variance that it alone loses."""
+
+    site: str
+    elements: int
+    bits: int
+    lost: float
+
+
+@dataclass(frozen=True, slots=True)
 class LsbRow:
     """Integer agreement of all tensors of one operator on one backend and scope."""
 
@@ -94,11 +104,14 @@ class Contents:
     Attributes:
         folder: the build folder as the user named it, for commands to copy.
         sizes: label -> bytes, the float original first.
+        wider: what has more bits than was asked for.
+        layers: widths that were chosen layer by layer, widest first; none where they were given.
+        choice: in words, how they were chosen; or empty.
     """
 
     folder: str
     model: str
-    settings: Mapping[str, str | int]
+    settings: Mapping[str, str | int | float]
     manifest: Mapping[str, Json]
     fates: tuple[Fate, ...]
     census: tuple[CensusRow, ...]
@@ -109,6 +122,9 @@ class Contents:
     sizes: Mapping[str, int]
     seconds: Mapping[str, float]
     peak_memory_bytes: int | None
+    wider: tuple[Mapping[str, Json], ...] = ()
+    layers: tuple[ChosenLayer, ...] = ()
+    choice: str = ""
 
     def command(self, verb: str, *rest: str) -> str:
         """A command line on this folder, quoted for a shell."""
@@ -155,6 +171,9 @@ def read_contents(folder: Path) -> Contents:
         sizes=_sizes(build.path, metrics.get("sizes") or {}),
         seconds=metrics.get("seconds") or {},
         peak_memory_bytes=metrics.get("peak_memory_bytes"),
+        wider=tuple(_records(plan.get("wider"))),
+        layers=_layers(plan.get("bits")),
+        choice=_choice(plan.get("bits")),
     )
 
 
@@ -182,6 +201,37 @@ def _lsb_row(op: str, members: Sequence[TensorAgreement]) -> LsbRow:
         elements=sum(m.elements for m in members),
         differing=sum(m.differing for m in members),
         max_lsb=max(m.max_lsb for m in members),
+    )
+
+
+def _records(value: Json) -> list[Mapping[str, Json]]:
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+
+
+def _layers(choice: Json) -> tuple[ChosenLayer, ...]:
+    if not isinstance(choice, Mapping):
+        return ()
+    layers = [
+        ChosenLayer(
+            str(entry["site"]),
+            int(entry["elements"]),
+            int(entry["bits"]),
+            float((entry.get("damage") or {}).get(str(entry["bits"]), 0.0)),
+        )
+        for entry in _records(choice.get("layers"))
+    ]
+    return tuple(sorted(layers, key=lambda layer: -layer.bits))
+
+
+def _choice(choice: Json) -> str:
+    """How the widths were chosen, and what that is worth."""
+    if not isinstance(choice, Mapping):
+        return ""
+    return (
+        f"Chosen without labels for at most {choice['max_drop']:g} points lost. Each layer was measured "
+        "alone, before training, by the share of the output's variance that fewer bits lose. The shares of "
+        f"the chosen widths add up to {choice['predicted']:.2%}; {choice['budget']:.2%} were taken for the "
+        "points. That is an estimate; the task score above is the measurement."
     )
 
 

@@ -26,7 +26,7 @@ def test_other_bits_are_refused_with_what_there_is(text: str) -> None:
     with pytest.raises(ArchNetError) as caught:
         Bits.parse(text)
     assert caught.value.problem == f"--bits {text!r} is no bit width that Arch-Net knows"
-    assert "known: w2a4, " in caught.value.fix
+    assert "known: auto, w2a4, " in caught.value.fix
 
 
 def test_the_nearest_bits_are_suggested() -> None:
@@ -82,6 +82,22 @@ def test_values_out_of_range_are_refused(field: str, value: object, problem: str
     with pytest.raises(ArchNetError) as caught:
         replace(SETTINGS, **{field: value})  # type: ignore[arg-type]
     assert caught.value.problem == problem
+
+
+@pytest.mark.parametrize("value", [-0.1, 101.0, float("nan"), float("inf")])
+def test_a_drop_out_of_range_is_refused(value: float) -> None:
+    with pytest.raises(ArchNetError, match=f"--max-drop {value:g} is out of range"):
+        replace(SETTINGS, max_drop=value)
+
+
+def test_chosen_widths_are_part_of_the_settings() -> None:
+    chosen = replace(SETTINGS, max_drop=0.5)
+    assert ConvertSettings.from_json(chosen.to_json()) == chosen
+    assert "max_drop" not in SETTINGS.to_json()
+    assert SETTINGS.differences(chosen) == ["max_drop: None -> 0.5"]
+    assert chosen.differences(replace(chosen, max_drop=1.0)) == ["max_drop: 0.5 -> 1.0"]
+    assert chosen.asked_bits == "auto, at most 0.5 points lost"
+    assert SETTINGS.asked_bits == "w8a8"
 
 
 def test_the_nearest_preset_is_suggested() -> None:

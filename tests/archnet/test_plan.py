@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from archnet.config import Bits
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -169,3 +170,38 @@ def test_all_refusals_are_told_at_once(profile: Profile) -> None:
         "\n    s (SiLU): it does not follow a fully connected layer"
     )
     assert raised.value.fix == "choose another --target, or add a converter (docs/add_a_converter.md)"
+
+
+def test_a_plan_lists_what_stays_wider_than_was_asked_for(profile: Profile) -> None:
+    sites = (
+        Site("norm", Op.LAYER_NORM, ("words",), {"weight": "g", "bias": "b"}, {"eps": 1e-5}),
+        Site("up", Op.LINEAR, ("norm",), LINEAR),
+        Site("gelu", Op.GELU, ("up",)),
+        Site("down", Op.LINEAR, ("gelu",), LINEAR),
+        Site("sum", Op.ADD, ("down", "norm")),
+        Site("mean", Op.MEAN_POOL, ("sum", "attention_mask")),
+    )
+    made = make_plan(network(*sites), profile, model="tiny", embedding="one-hot", bits=Bits.parse("w2a4"))
+    assert made.refusals == ()
+    assert made.bits == "w2a4"
+    assert {(w.what, w.bits) for w in made.wider} >= {("residual stream", 8), ("embedding tables", 4)}
+    assert all(w.reason and w.count for w in made.wider)
+    assert Plan.from_json(made.to_json()) == made
+    plain = make_plan(network(*sites), profile, model="tiny", embedding="one-hot")
+    assert (plain.bits, plain.wider) == ("w8a8", ())
+
+
+def test_an_operator_without_the_width_is_refused_with_the_reason(profile: Profile) -> None:
+    support = replace(profile.operators[Op.LINEAR], bits=("w8a8", "w4a8"))
+    add = replace(profile.operators[Op.ADD], bits=("a4",))
+    other = replace(profile, name="chip", operators={**profile.operators, Op.LINEAR: support, Op.ADD: add})
+    sites = (
+        Site("up", Op.LINEAR, ("words",), LINEAR),
+        Site("down", Op.LINEAR, ("words",), LINEAR),
+        Site("sum", Op.ADD, ("down", "up")),
+    )
+    made = make_plan(network(*sites), other, model="tiny", embedding="one-hot", bits=Bits.parse("w4a4"))
+    assert [(d.site, d.reason, d.count) for d in made.refusals] == [
+        ("FullyConnected at w4a4", "chip runs FullyConnected at w8a8, w4a8, not at w4a4", 2),
+        ("Add at w4a4", "chip runs Add at a4, not at w8a8", 1),
+    ]

@@ -18,6 +18,7 @@ from archnet.quantize import (
     Phase,
     Start,
     falling,
+    falling_layers,
     first_start,
     load_start,
     next_start,
@@ -44,6 +45,14 @@ from tests.small_encoder import padded_batch
 )
 def test_bits_fall_in_steps(bits: str, path: list[str]) -> None:
     assert [str(step) for step in falling(Bits.parse(bits))] == path
+
+
+def test_layers_of_their_own_fall_by_way_of_four_bits() -> None:
+    layers = {"a": Bits(2, 8), "b": Bits(4, 8)}
+    assert falling_layers(layers) == ({"a": Bits(4, 8), "b": Bits(4, 8)}, layers)
+    assert falling_layers({"b": Bits(4, 8)}) == ({"b": Bits(4, 8)},)
+    assert Phase(Bits(8, 8), Schedule(1, 1e-3), 0, layers).stage == "quantize-w2a8"
+    assert Phase(Bits(4, 8), Schedule(1, 1e-3), 0).stage == "quantize-w4a8"
 
 
 def test_fewer_bits_train_longer() -> None:

@@ -14,6 +14,7 @@ import pytest
 from click.testing import Result
 
 from archnet.build import BuildDir
+from archnet.calibration.widths import Wider
 from archnet.cli import app
 from archnet.config import Bits, ConvertSettings
 from archnet.engine import Interrupted
@@ -132,6 +133,8 @@ class FakePlan:
     decisions: tuple[FakeDecision, ...]
     model: str = "tiny"
     target: str = "archnet"
+    bits: str = "w8a8"
+    wider: tuple[Wider, ...] = ()
 
     @property
     def refusals(self) -> tuple[FakeDecision, ...]:
@@ -153,15 +156,27 @@ BAD = (
 
 
 def test_inspect_counts_operators(archnet: Archnet, replace_module: Replace) -> None:
-    replace_module("archnet.api", inspect=lambda model, target, attention: FakePlan(GOOD))
+    replace_module("archnet.api", inspect=lambda model, target, attention, bits: FakePlan(GOOD, bits=bits))
     result = archnet("inspect", "tiny", "--target", "archnet")
     assert result.exit_code == 0
     row = next(line for line in result.output.splitlines() if "LayerNorm" in line)
     assert row.split()[:4] == ["LayerNorm", "3", "replaced", "BatchNorm"]
 
 
+def test_inspect_lists_what_stays_wider_than_was_asked_for(archnet: Archnet, replace_module: Replace) -> None:
+    wider = (Wider("attention scores", 8, 6, "the softmax reads them"),)
+    replace_module(
+        "archnet.api", inspect=lambda model, target, attention, bits: FakePlan(GOOD, bits=bits, wider=wider)
+    )
+    result = archnet("inspect", "tiny", "--target", "archnet", "--bits", "w4a4")
+    assert result.exit_code == 0
+    assert "Wider than w4a4:" in result.output
+    row = next(line for line in result.output.splitlines() if "attention scores" in line)
+    assert row.split()[-6:] == ["8", "6", "the", "softmax", "reads", "them"]
+
+
 def test_inspect_lists_all_refusals_and_exits_with_2(archnet: Archnet, replace_module: Replace) -> None:
-    replace_module("archnet.api", inspect=lambda model, target, attention: FakePlan(GOOD + BAD))
+    replace_module("archnet.api", inspect=lambda model, target, attention, bits: FakePlan(GOOD + BAD))
     result = archnet("inspect", "tiny", "--target", "archnet")
     assert result.exit_code == 2
     assert "a.fft" in result.stdout
@@ -180,6 +195,11 @@ def test_inspect_lists_all_refusals_and_exits_with_2(archnet: Archnet, replace_m
         (["--target", "tvn"], "did you mean 'tvm'"),
         (["--target", "tvm", "--bits", "w8a88"], "did you mean 'w8a8'"),
         (["--target", "tvm", "--bits", "w4a2"], "did you mean 'w4a"),
+        (["--target", "tvm", "--bits", "auto"], "--bits auto needs --max-drop"),
+        (["--target", "tvm", "--max-drop", "0.5"], "--max-drop belongs to --bits auto, not to --bits w8a8"),
+        (["--target", "tvm", "--bits", "auto", "--max-drop", "-1"], "--max-drop -1 is out of range"),
+        (["--target", "tvm", "--bits", "auto", "--max-drop", "nan"], "--max-drop nan is out of range"),
+        (["--target", "tvm", "--bits", "autoo", "--max-drop", "1"], "did you mean 'auto'"),
         (["--target", "tvm", "--preset", "fastt"], "did you mean 'fast'"),
         (["--target", "tvm", "--seq-len", "5000"], "--seq-len 5000 is out of range"),
         (["--target", "tvm", "--embedding", "hots"], "--embedding 'hots' does not exist"),
@@ -241,6 +261,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "data": "x.txt",
             "target": "tvm",
             "bits": "w8a8",
+            "max_drop": None,
             "out": build,
             "preset": "fast",
             "seq_len": 32,
@@ -260,6 +281,17 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
     assert f"archnet validate {build}" in result.output
     kinds = [json.loads(line)["event"] for line in log.read_text().splitlines()]
     assert kinds == ["stage_started", "progress", "note", "stage_finished"]
+
+
+def test_convert_hands_the_choice_of_widths_on(
+    archnet: Archnet, replace_module: Replace, build: Path
+) -> None:
+    calls: list[dict[str, Any]] = []
+    replace_module("archnet.api", convert=fake_convert(build, calls))
+    options = ("--target", "tvm", "--bits", "AUTO", "--max-drop", "0.5", "--out", str(build))
+    result = archnet("convert", "tiny", "--data", "x.txt", *options)
+    assert result.exit_code == 0, result.stderr
+    assert (calls[0]["bits"], calls[0]["max_drop"]) == ("auto", 0.5)
 
 
 def test_convert_leaves_the_embedding_to_the_target(
@@ -479,7 +511,7 @@ def test_completion_knows_commands_and_targets(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_an_error_of_ours_is_two_lines(archnet: Archnet, replace_module: Replace) -> None:
-    def inspect(model: str, target: str, attention: str | None) -> None:
+    def inspect(model: str, target: str, attention: str | None, bits: str) -> None:
         raise ArchNetError("tiny/config.json is no JSON", fix="download it again")
 
     replace_module("archnet.api", inspect=inspect)
@@ -500,7 +532,7 @@ def test_an_error_of_ours_is_two_lines(archnet: Archnet, replace_module: Replace
 def test_what_the_machine_lacks_is_bad_input(
     archnet: Archnet, replace_module: Replace, error: Exception, words: str
 ) -> None:
-    def inspect(model: str, target: str, attention: str | None) -> None:
+    def inspect(model: str, target: str, attention: str | None, bits: str) -> None:
         raise error
 
     replace_module("archnet.api", inspect=inspect)

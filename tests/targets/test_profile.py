@@ -169,6 +169,20 @@ def test_reasons_say_which_width_or_that_nothing_is_known(write: Callable[[str],
     assert "w8a8" in caught.value.fix
 
 
+def test_what_is_asked_for_is_given_or_refused(write: Callable[[str], str]) -> None:
+    profile = load_profile("tvm")
+    assert profile.ask_bits("w4a8", None) == Bits(4, 8)
+    assert profile.ask_bits(Bits(2, 4), None) == Bits(2, 4)
+    assert profile.ask_bits("auto", 0.5) == Bits(8, 8)
+    with pytest.raises(ArchNetError, match="--bits auto needs --max-drop") as caught:
+        profile.ask_bits("auto", None)
+    assert "--max-drop 0.5" in caught.value.fix
+    with pytest.raises(ArchNetError, match="--max-drop belongs to --bits auto, not to --bits w4a8"):
+        profile.ask_bits("w4a8", 0.5)
+    with pytest.raises(ArchNetError, match="no choice: target 'my_chip' has weights of 8 bits only"):
+        load_profile(write(MINIMAL)).ask_bits("auto", 0.5)
+
+
 def test_an_operator_without_weights_ignores_their_width() -> None:
     assert load_profile("archnet").supports(Op.ADD, Bits(4, 8))
 
