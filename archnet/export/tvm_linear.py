@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from archnet.calibration.packing import Packing
 from archnet.export.tvm_isa import GENERIC, Isa, pack_weights, product_tile
+from archnet.export.tvm_packing import pack_runs, unpack_run
 from archnet.export.tvm_tir import (
     Buffer,
     Expr,
@@ -50,6 +52,7 @@ class LinearForm:
         lead: the axes before the last.
         depth, columns: K and N of the weights (N, K).
         bounds: least and greatest output.
+        packing: of the weights, where they have fewer bits than a byte.
     """
 
     isa: Isa
@@ -59,13 +62,31 @@ class LinearForm:
     input_dtype: str
     output_dtype: str
     bounds: tuple[int, int]
+    packing: Packing | None = None
 
     @classmethod
-    def of(cls, isa: Isa, x: TensorSpec, weight: NDArray[Any], output: TensorSpec) -> LinearForm:
+    def of(
+        cls,
+        isa: Isa,
+        x: TensorSpec,
+        weight: NDArray[Any],
+        output: TensorSpec,
+        packing: Packing | None = None,
+    ) -> LinearForm:
         """The form of a layer."""
         columns, depth = weight.shape
         fitting = isa if depth % isa.depth == 0 else GENERIC
-        return cls(fitting, x.shape[:-1], depth, columns, x.dtype, output.dtype, output.range)
+        return cls(fitting, x.shape[:-1], depth, columns, x.dtype, output.dtype, output.range, packing)
+
+    @property
+    def run(self) -> int:
+        """Weights of one step in one register."""
+        return self.isa.lanes * self.isa.depth
+
+    @property
+    def tile_shape(self) -> tuple[int, int, int]:
+        """Of a tile's weights: steps, registers, run."""
+        return self.depth // self.isa.depth, self.width // self.isa.lanes, self.run
 
     @property
     def wide(self) -> bool:
@@ -85,11 +106,11 @@ class LinearForm:
     @property
     def parameters(self) -> list[tuple[tuple[Dim, ...], str]]:
         """Shape and dtype of x, packed weights, columns and y."""
-        isa = self.isa
-        packed = (self.blocks, self.depth // isa.depth, self.width // isa.lanes, isa.lanes * isa.depth)
+        steps, vectors, run = self.tile_shape
+        size, dtype = (run, "int8") if self.packing is None else (run * self.packing.width // 8, "uint8")
         return [
             ((*self.lead, self.depth), self.input_dtype),
-            (packed, "int8"),
+            ((self.blocks, steps, vectors, size), dtype),
             ((3, self.blocks * self.width), "int32"),
             ((*self.lead, self.columns), self.output_dtype),
         ]
@@ -97,7 +118,7 @@ class LinearForm:
 
 def pack_linear(
     form: LinearForm, weight: NDArray[Any], bias: NDArray[Any], multiplier: NDArray[Any]
-) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+) -> tuple[NDArray[Any], NDArray[np.int32]]:
     """The constants that the kernel reads: packed weights and (3, padded N) bias, multiplier, limit."""
     isa = form.isa
     sums = weight.astype(np.int64).sum(axis=1)
@@ -108,7 +129,8 @@ def pack_linear(
     columns[_BIAS, : form.columns] = moved.astype(np.int32)
     columns[_MULTIPLIER, : form.columns] = multiplier
     columns[_LIMIT, : form.columns] = limits
-    return pack_weights(isa, weight, isa.tile(form.columns)[0]), columns
+    weights = pack_weights(isa, weight, isa.tile(form.columns)[0])
+    return (weights if form.packing is None else pack_runs(weights, form.packing)), columns
 
 
 def linear_kernel(form: LinearForm, name: str) -> Any:
@@ -116,7 +138,8 @@ def linear_kernel(form: LinearForm, name: str) -> Any:
 
     Rows are divided into tasks of _TASK_ROWS, columns into groups; a task runs over its tiles of
     columns, and for each over its tiles of rows, so that the tile's weights stay in the first-level
-    cache. The last tile of rows repeats the last row where rows are missing.
+    cache. Weights of few bits are unpacked there first, once for all rows of the task. The last tile of
+    rows repeats the last row where rows are missing.
     """
     builder = KernelBuilder(name)
     with builder.body(form.parameters) as buffers:
@@ -128,10 +151,15 @@ def linear_kernel(form: LinearForm, name: str) -> Any:
         with parallel(ceil_div(rows, _TASK_ROWS) * groups) as task:
             first = task // groups * _TASK_ROWS
             tiles = tirx.min(ceil_div(rows - first, kernel.tile_rows), i64(_TASK_ROWS // kernel.tile_rows))
+            kernel.begin_task()
             if full:
-                with serial(full // groups) as block, serial(tiles) as tile:
-                    kernel.tile(task % groups * (full // groups) + block, first + tile * kernel.tile_rows)
+                with serial(full // groups) as index:
+                    block = task % groups * (full // groups) + index
+                    kernel.unpack(block)
+                    with serial(tiles) as tile:
+                        kernel.tile(block, first + tile * kernel.tile_rows)
             if padded:
+                kernel.unpack(i64(full))
                 with serial(tiles) as tile:
                     kernel.tile(i64(full), first + tile * kernel.tile_rows, form.columns - full * form.width)
     return builder.function
@@ -154,6 +182,29 @@ class _Linear:
         self.x, self.weights, self.columns, self.y = buffers
         self.lead = [builder.size(dim) for dim in form.lead]
         self.rows = product(self.lead)
+        self.unpacked: Buffer = None
+
+    def begin_task(self) -> None:
+        """Take the memory that a task works in."""
+        if self.form.packing is not None:
+            self.unpacked = local(self.form.tile_shape, "int8")
+
+    def unpack(self, block: Expr) -> None:
+        """Unpack the weights of a block, if they are packed."""
+        if self.form.packing is None:
+            return
+        steps, vectors, run = self.form.tile_shape
+        with serial(steps) as step:
+            for v in range(vectors):
+                place = [step, v]
+                unpack_run(self.weights, [block, *place], run, self.form.packing, self.unpacked, place)
+
+    def weight(self, block: Expr, step: Expr, v: int) -> Expr:
+        """The int8 weights of a step for a register of columns."""
+        every = ramp(0, self.form.run)
+        if self.form.packing is None:
+            return load(self.weights, block, step, v, every)
+        return load(self.unpacked, step, v, every)
 
     def tile(self, block: Expr, first: Expr, columns: int | None = None) -> None:
         """Rows from `first` on, columns of `block`; `columns`: how many of a padded block."""
@@ -171,7 +222,7 @@ class _Linear:
             lambda r, step: isa.operand(
                 self.x, *rows[r], step * isa.depth, dtype=dtype, flips=isa.flips(dtype)
             ),
-            lambda step, v: load(self.weights, block, step, v, ramp(0, isa.lanes * isa.depth)),
+            lambda step, v: self.weight(block, step, v),
         )
         for r, row in enumerate(rows):
             for v in range(self.vectors):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tvm import relax, tirx
 
 from archnet.errors import ArchNetError
@@ -13,10 +14,19 @@ from archnet.export.tvm_attention import AttentionForm, attention_kernel, attent
 from archnet.export.tvm_fusion import Group, OneHotGroup, find_groups
 from archnet.export.tvm_isa import Isa
 from archnet.export.tvm_linear import LinearForm, linear_kernel, pack_linear
-from archnet.export.tvm_operators import OPERATORS, Operand, operator_kernel, table_sum_kernel
+from archnet.export.tvm_operators import (
+    OPERATORS,
+    Operand,
+    TableRows,
+    operator_kernel,
+    packed_gather_kernel,
+    table_sum_kernel,
+)
+from archnet.export.tvm_packing import pack_runs
 from archnet.export.tvm_tir import saturation_limit
 from archnet.graph import Dim, Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
+from archnet.packed_constants import packed_constants
 
 ENTRY = "main"
 """The function of the library: graph.inputs in order -> `result_names` in order."""
@@ -44,6 +54,7 @@ class _ModuleBuilder:
         self._graph = graph
         self._isa = isa
         self._tensors = tensors
+        self._packings = packed_constants(graph)
         self._relax = relax.BlockBuilder()
         self._dims = {dim: tirx.Var(dim, "int64") for dim in ("batch", "sequence")}
         self._kernels: dict[Hashable, Any] = {}
@@ -77,6 +88,8 @@ class _ModuleBuilder:
             return self._relax.emit(relax.op.reshape(self._values[node.inputs[0]], sizes))
         if node.op is Op.LINEAR:
             return self._linear(node, output)
+        if node.op is Op.EMBEDDING and (rows := self._gather(node, output)) is not None:
+            return rows
         if node.op not in OPERATORS:
             raise ArchNetError(
                 f"{node.name}: the TVM exporter has no kernel for {node.op}",
@@ -98,7 +111,8 @@ class _ModuleBuilder:
 
     def _linear(self, node: Node, output: TensorSpec) -> Any:
         weight, bias, multiplier = (self._graph.constants[name] for name in node.inputs[1:4])
-        form = LinearForm.of(self._isa, self._graph.tensors[node.inputs[0]], weight, output)
+        x = self._graph.tensors[node.inputs[0]]
+        form = LinearForm.of(self._isa, x, weight, output, self._packings.get(node.inputs[1]))
         packed = pack_linear(form, weight, bias, multiplier)
         inputs = [self._values[node.inputs[0]], *(relax.const(array) for array in packed)]
         return self._call(form, node.op, lambda name: linear_kernel(form, name), inputs, output)
@@ -121,6 +135,27 @@ class _ModuleBuilder:
             form, "attention", lambda name: attention_kernel(form, name), inputs, output
         )
 
+    def _packed_rows(self, name: str, table: NDArray[Any]) -> tuple[NDArray[Any], TableRows]:
+        """A table as its kernel reads it: packed where its rows fill whole bytes."""
+        packing = self._packings.get(name)
+        if packing is not None and table.shape[1] % (8 // packing.width) == 0:
+            table = pack_runs(table, packing)
+        else:
+            packing = None
+        return table, TableRows(table.shape, str(table.dtype), packing)
+
+    def _gather(self, node: Node, output: TensorSpec) -> Any | None:
+        """The look-up in a packed table; None where the table is not packed."""
+        table, rows = self._packed_rows(node.inputs[1], self._graph.constants[node.inputs[1]])
+        if rows.packing is None:
+            return None
+        ids = self._operand(node.inputs[0])
+        key = ("packed_gather", ids, rows, output.shape, output.dtype)
+        inputs = [self._values[node.inputs[0]], relax.const(table)]
+        return self._call(
+            key, "packed_gather", lambda name: packed_gather_kernel(ids, rows, output, name), inputs, output
+        )
+
     def _one_hot(self, group: OneHotGroup, output: TensorSpec) -> Any:
         weight, bias, multiplier = (self._graph.constants[name] for name in group.linear.inputs[1:4])
         limits = [saturation_limit(int(m), output.range) for m in multiplier]
@@ -130,7 +165,7 @@ class _ModuleBuilder:
         digits = ids.shape[2] if len(ids.shape) == 3 else 1
         assert isinstance(digits, int)
         depth = table.shape[0] // digits
-        rows = Operand(table.shape, str(table.dtype))
+        table, rows = self._packed_rows(group.linear.inputs[1], table)
         key = ("table_sum", ids, rows, output.shape, output.dtype, output.bits)
         inputs = [self._values[group.ids], relax.const(table), relax.const(columns)]
         return self._call(

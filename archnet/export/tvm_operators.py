@@ -12,6 +12,8 @@ from typing import Any
 
 from tvm import tirx
 
+from archnet.calibration.packing import Packing
+from archnet.export.tvm_packing import packed_element
 from archnet.export.tvm_tir import (
     Buffer,
     Expr,
@@ -46,6 +48,15 @@ class Operand:
     shape: tuple[Dim, ...]
     dtype: str
     bits: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class TableRows:
+    """The rows of a table as a kernel reads them: int8, or packed into uint8."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    packing: Packing | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +308,7 @@ def _widen(call: OperatorCall) -> None:
     _each(call, lambda at: convert(load(x, *at), "int32") * i32(2**WIDEN_SHIFT) + load(offset, at[-1]))
 
 
-def table_sum_kernel(ids: Operand, table: Operand, depth: int, output: TensorSpec, name: str) -> Any:
+def table_sum_kernel(ids: Operand, table: TableRows, depth: int, output: TensorSpec, name: str) -> Any:
     """PrimFunc (ids, table, columns) -> clamp(requantize(bias + sum over digits of table rows)).
 
     A fully connected layer over the one-hot codes of ids (B, S) or (B, S, K): digit k reads row
@@ -311,6 +322,7 @@ def table_sum_kernel(ids: Operand, table: Operand, depth: int, output: TensorSpe
     parameters = [(ids.shape, ids.dtype), (table.shape, table.dtype), ((3, width), "int32")]
     digits = ids.shape[2] if len(ids.shape) == 3 else 1
     assert isinstance(digits, int)
+    assert isinstance(width, int)
     with builder.body([*parameters, (output.shape, output.dtype)]) as (codes, rows, columns, result):
         call = OperatorCall(builder, Node(Op.LINEAR, name, (), output.name), (ids,), (codes,), output, result)
 
@@ -318,11 +330,31 @@ def table_sum_kernel(ids: Operand, table: Operand, depth: int, output: TensorSpe
             total = load(columns, 0, at[-1])
             for digit in range(digits):
                 code = load(codes, *at[:-1], digit) if len(ids.shape) == 3 else load(codes, *at[:-1])
-                total = total + convert(load(rows, code + digit * depth, at[-1]), "int32")
+                row = code + digit * depth
+                total = total + _table_element(rows, row, at[-1], width, table.packing)
             return requantize(total, load(columns, 1, at[-1]), load(columns, 2, at[-1]), output.range)
 
         _each(call, element)
     return builder.function
+
+
+def packed_gather_kernel(ids: Operand, table: TableRows, output: TensorSpec, name: str) -> Any:
+    """PrimFunc (ids, packed table) -> the rows of these ids."""
+    builder = KernelBuilder(name)
+    width = output.shape[-1]
+    assert isinstance(width, int)
+    parameters = [(ids.shape, ids.dtype), (table.shape, table.dtype), (output.shape, output.dtype)]
+    with builder.body(parameters) as (places, rows, result):
+        node = Node(Op.EMBEDDING, name, (), output.name)
+        call = OperatorCall(builder, node, (ids,), (places,), output, result)
+        _each(call, lambda at: _table_element(rows, load(places, *at[:-1]), at[-1], width, table.packing))
+    return builder.function
+
+
+def _table_element(rows: Buffer, row: Expr, column: Expr, columns: int, packing: Packing | None) -> Expr:
+    if packing is None:
+        return convert(load(rows, row, column), "int32")
+    return packed_element(rows, row, column, columns, packing)
 
 
 OPERATORS: Mapping[Op, Callable[[OperatorCall], None]] = {

@@ -44,7 +44,7 @@ def network(name: str) -> QuantizedGraph:
 
 def compile_and_compare(
     graph: QuantizedGraph, folder: Path, isa_name: str, cpu: str, *, tensors: bool
-) -> None:
+) -> Path:
     """Compile with one instruction set and compare all that the library returns with the reference."""
     from tvm import relax
 
@@ -68,6 +68,16 @@ def compile_and_compare(
         for name, result in zip(names, results, strict=True):
             np.testing.assert_array_equal(result.numpy(), expected[name], err_msg=f"{name} {isa_name}")
             assert result.numpy().dtype == expected[name].dtype
+    return path
+
+
+def host_isa() -> tuple[str, str]:
+    """This machine's instruction set for products, and its processor's name."""
+    from archnet.export.tvm_isa import choose_isa
+    from archnet.export.tvm_target import find_processor
+
+    processor = find_processor("host")
+    return choose_isa(tvm.target.Target(processor.tvm_target())).name, processor.cpu
 
 
 @pytest.mark.parametrize("tensors", [False, True], ids=["fused", "every-tensor"])
@@ -79,6 +89,38 @@ def test_integers_equal_the_reference(name: str, tensors: bool, tmp_path: Path) 
     processor = find_processor("host")
     isa = choose_isa(tvm.target.Target(processor.tvm_target()))
     compile_and_compare(network(name), tmp_path, isa.name, processor.cpu, tensors=tensors)
+
+
+def with_odd_weights(graph: QuantizedGraph) -> QuantizedGraph:
+    """Weights of 2 bits as -3, -1, 1 and 3; a gathered table as multiples of 16, 4 bits wide."""
+    constants = dict(graph.constants)
+    nodes = []
+    for node in graph.nodes:
+        if node.op is Op.LINEAR:
+            constants[node.inputs[1]] = constants[node.inputs[1]] * np.int8(2) + np.int8(1)
+        elif node.op is Op.EMBEDDING:
+            constants[node.inputs[1]] = (constants[node.inputs[1]] // 16 * 16).astype(np.int8)
+            node = replace(node, attributes={"weight_bits": 4, "step": 16})
+        nodes.append(node)
+    return replace(graph, nodes=tuple(nodes), constants=constants)
+
+
+def test_packed_constants_are_unpacked_by_the_kernels(tmp_path: Path) -> None:
+    """Two bits that are odd numbers, and a table of 4-bit rows, in a library that is smaller for it."""
+    from archnet.packed_constants import packed_constants
+
+    sizes = []
+    for bits in (2, 8):
+        graph = tiny_encoder(np.random.default_rng(7), hidden=96, vocab=2000, weight_bits=bits)
+        if bits == 2:
+            graph = with_odd_weights(graph)
+            layers = sum(node.op in (Op.LINEAR, Op.EMBEDDING) for node in graph.nodes)
+            assert len(packed_constants(graph)) == layers
+        folder = tmp_path / str(bits)
+        folder.mkdir()
+        sizes.append(compile_and_compare(graph, folder, *host_isa(), tensors=False).stat().st_size)
+    packed = 2000 * 96 // 2 + (12 * 96 * 96) * 3 // 4
+    assert sizes[0] < sizes[1] - 0.9 * packed
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="instructions of x86")
@@ -93,7 +135,7 @@ def test_other_instruction_sets_give_the_same_integers(
 
     if not host_features().get(feature):
         pytest.skip(f"this processor has no {feature}")
-    for name in ("codes", "wide"):
+    for name in ("codes", "wide", "w4a4"):
         compile_and_compare(network(name), tmp_path, isa, cpu, tensors=False)
 
 
