@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from archnet.config import Bits
 from archnet.distill import Schedule
 
-WEIGHTS_BELOW_8 = (2.0, 2.0)
-ACTIVATIONS_BELOW_8 = (5.0, 2.0)
-WEIGHTS_BELOW_4 = (8.0, 4.0)
+WEIGHTS_BELOW_8 = (1.5, 2.0)
+ACTIVATIONS_BELOW_8 = (3.75, 2.0)
+WEIGHTS_BELOW_4 = (5.6, 4.0)
 """How much longer, and at how many times the rate, a width trains than 8 bits do."""
 
 
