@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from archnet.calibration.affine import (
+    fit_linear_scales,
     fit_operand_scale,
     fit_output_scale,
     fit_weight_scale,
@@ -217,6 +218,25 @@ def _linear(b: GraphBuilder, site: Site) -> None:
     )
 
 
+def output_scales(b: GraphBuilder, out: TensorSpec) -> list[float] | None:
+    """Scales near a tensor's own that it may have as well; None where it is free.
+
+    An Add wants operand scales that match its own. Tensors that are joined need one common scale.
+    """
+    assert out.scale is not None
+    readers = b.network.consumers().get(out.name, [])
+    if all(reader.op not in (Op.ADD, Op.CONCAT) for reader in readers):
+        return None
+    if len(readers) > 1 or readers[0].op is Op.CONCAT:
+        return [out.scale]
+    scale_y = b.scales[readers[0].name]
+    found = {out.scale}
+    for step in range(-64, 65):
+        with suppress(ArchNetError):
+            found.add(fit_operand_scale(out.scale * (1.0 + step / 4096), scale_y)[1])
+    return sorted(found)
+
+
 def emit_linear(
     b: GraphBuilder,
     site: Site,
@@ -234,7 +254,12 @@ def emit_linear(
     least = 1.5 / 2**16 * out.scale / scale_x  # a channel of zeros still needs a multiplier of at least 1
     most = LARGEST_FACTOR * out.scale / scale_x
     wished = np.clip(weight_scale, least, most).astype(np.float32)
-    multiplier, scale = fit_weight_scale(wished, scale_x, out.scale)
+    try:
+        multiplier, scale = fit_weight_scale(wished, scale_x, out.scale)
+    except ArchNetError:  # a pair of scales without a match in some channel: another output scale has one
+        among = output_scales(b, out)
+        multiplier, scale, scale_y = fit_linear_scales(wished, scale_x, out.scale, among=among)
+        out = replace(out, scale=scale_y)
     # What training saw are the rounded weights; where the scale moved, those are rounded to it.
     trained = round_weights(torch.from_numpy(weight / wished[:, None]), bits)
     moved = torch.from_numpy(wished / scale)[:, None]

@@ -1,0 +1,57 @@
+"""Scales without an exact multiplier in some channel: another output scale is taken, not an error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from archnet.calibration.affine import accumulator_factor, fit_weight_scale
+from archnet.config import Bits
+from archnet.errors import ArchNetError
+from archnet.freeze import GraphBuilder, emit_linear
+from archnet.graph import TensorSpec
+from archnet.network import Network, Site
+from archnet.operators import Op
+from archnet.quantized_student import QuantizedStudent
+
+SCALE_X, SCALE_Y = 0.01086263358592987, 0.003482222557067871
+FACTOR = 0.0117
+"""No float32 weight scale near this factor gives an odd multiplier exactly between these two scales."""
+
+
+def builder(*, added: bool) -> tuple[GraphBuilder, Site]:
+    """x -> a layer, and where asked for an Add that reads it."""
+    weight, bias = torch.ones(2, 4), torch.zeros(2)
+    layer = Site("layer", Op.LINEAR, ("x",), {"weight": "w", "bias": "b"})
+    first = Site("x", Op.EMBEDDING, ("input_ids",), {"table": "t"})
+    total = Site("sum", Op.ADD, ("layer", "other"))
+    other = Site("other", Op.LINEAR, ("x",), {"weight": "v", "bias": "c"})
+    sites = (first, layer, other, total) if added else (first, layer)
+    tensors = {"w": weight, "b": bias, "v": weight, "c": bias, "t": torch.ones(3, 4)}
+    network = Network(("input_ids",), sites, tensors, {"y": sites[-1].name})
+    b = GraphBuilder(network, QuantizedStudent(network, Bits(8, 8)), 8)
+    b.tensors["x"] = TensorSpec("x", ("batch", 4), "int8", 8, SCALE_X)
+    b.scales["sum"] = 0.00513
+    return b, layer
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_another_output_scale_is_taken(added: bool) -> None:
+    b, site = builder(added=added)
+    wished = np.full(2, FACTOR * SCALE_Y / SCALE_X, np.float32)
+    with pytest.raises(ArchNetError, match="gives the multiplier exactly"):
+        fit_weight_scale(wished, SCALE_X, SCALE_Y)
+    out = TensorSpec("layer", ("batch", 2), "int8", 8, SCALE_Y)
+    weight = np.ones((2, 4), np.float32) * wished[0] * 100
+    emit_linear(b, site, "x", out, weight, np.zeros(2, np.float32), wished, 8)
+    scale_y = b.tensors["layer"].scale
+    assert scale_y is not None
+    assert scale_y == pytest.approx(SCALE_Y, rel=0.02)
+    scale = b.constants["layer.weight_scale"]
+    factor = accumulator_factor(SCALE_X, scale, scale_y)
+    assert (factor == b.constants["layer.multiplier"] / 2**16).all()
+    assert b.constants["layer.weight"].astype(np.float64) * scale[:, None] == pytest.approx(weight, rel=0.02)
+    if added:
+        operand = np.float32(scale_y) / np.float32(b.scales["sum"]) * 2**16
+        assert operand == np.rint(operand)
