@@ -21,8 +21,9 @@ from side_by_side.frontier import frontier
 from side_by_side.recipe import Recipe
 from side_by_side.recipes import RECIPES
 from side_by_side.rows import Limits, Row, our_row, peer_row
-from side_by_side.subject import SUBJECTS, Subject, open_subject
+from side_by_side.subject import Question, Subject
 from side_by_side.table import notes, ordered, table_of, to_json
+from side_by_side.tasks import SUBJECTS
 
 from archnet.errors import ArchNetError
 from archnet.quickstart import model_folder
@@ -50,6 +51,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--model", type=Path, help="the float model (default: all-MiniLM-L6-v2 of its package)")
     add("--calibration", type=Path, help="unlabelled data, the same for every tool")
     add("--data", type=Path, nargs="+", default=[], help="labelled files that the networks are scored on")
+    add("--references", type=Path, help="the references of a translation")
     add("--ours", type=Path, nargs="+", default=[], metavar="DIR", help="finished build folders of Arch-Net")
     add("--backend", nargs="+", default=["onnxruntime"], help="what runs ours (default: onnxruntime)")
     add("--tools", nargs="+", default=[], help="parts of names of tools; the float original always runs")
@@ -142,16 +144,18 @@ def list_tools(console: Console) -> None:
 
 def compare(arguments: argparse.Namespace, console: Console) -> None:
     arguments.cache.mkdir(parents=True, exist_ok=True)
-    model = arguments.model or model_folder()
-    subject = open_subject(
-        arguments.task,
-        model,
+    arguments.cache = arguments.cache.resolve()
+    if arguments.model is None and arguments.task != "sts":
+        raise ArchNetError(f"the task {arguments.task} has no model of its own", fix="give --model")
+    question = Question(
+        arguments.model or model_folder(),
         arguments.calibration,
-        arguments.data,
-        arguments.cache.resolve(),
+        tuple(arguments.data),
+        arguments.references,
+        arguments.cache,
         arguments.limit,
     )
-    arguments.cache = arguments.cache.resolve()
+    subject = SUBJECTS[arguments.task](question)
     rows: list[Row] = []
     for row in rows_of(arguments, subject, console):
         rows.append(row)

@@ -111,7 +111,7 @@ def our_row(build_dir: Path, backend: str, subject: Subject, cache: Path, limits
     )
     stamps = [(str(f.relative_to(build.path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     folder = RowFolder.of(cache, recipe.name, row.bits, network=subject.folder.sha256, files=stamps)
-    return _measured(row, name, folder, interpreter(None, cache), subject, limits)
+    return _measured(row, name, folder, interpreter(None, cache), subject, limits, build)
 
 
 def _try_again(made: Mapping[str, Any], limits: Limits) -> bool:
@@ -159,13 +159,21 @@ def _described(recipe: Recipe, bits: str, made: Mapping[str, Any], found: Mappin
     )
 
 
-def _measured(row: Row, name: str, folder: RowFolder, python: Path, subject: Subject, limits: Limits) -> Row:
+def _measured(
+    row: Row,
+    name: str,
+    folder: RowFolder,
+    python: Path,
+    subject: Subject,
+    limits: Limits,
+    ours: BuildDir | None = None,
+) -> Row:
     """The row with its score, and its time where that was asked for; `name` is the recipe's."""
     key = f"score-{subject.data_key}"
     score, latency = folder.read(key), folder.read("latency")
     if score is not None and "failed" in score and limits.retry:
         score = None
-    untimed = limits.timed and not row.simulated and latency is None
+    untimed = limits.timed and bool(subject.timed) and not row.simulated and latency is None
     if score is None or (untimed and "failed" not in score):
         folder.path.mkdir(parents=True, exist_ok=True)
         arguments = [
@@ -180,7 +188,7 @@ def _measured(row: Row, name: str, folder: RowFolder, python: Path, subject: Sub
             try:
                 child.expect_ready()
                 if score is None:
-                    score = _scored(child, subject)
+                    score = _scored(child, subject, ours)
                     folder.write(key, score)
                 if untimed:
                     latency = _timed(child, subject)
@@ -194,9 +202,10 @@ def _measured(row: Row, name: str, folder: RowFolder, python: Path, subject: Sub
     return replace(row, score=float(score["score"]), sets=sets, ms=latency["ms"] if latency else None)
 
 
-def _scored(child: Child, subject: Subject) -> dict[str, Any]:
+def _scored(child: Child, subject: Subject, ours: BuildDir | None) -> dict[str, Any]:
     runs = {graph.name: child.run_of(graph.name) for graph in subject.folder.graphs}
-    return subject.score(runs).to_json()
+    score = subject.score(runs) if ours is None else subject.score_ours(ours, runs)
+    return score.to_json()
 
 
 def _timed(child: Child, subject: Subject) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from side_by_side.recipe import Forward, Order, Recipe
 
-BACKEND_FILES = {"onnxruntime": "onnx/*.onnx", "tvm": "tvm/*/*", "reference": "graph/*"}
-"""Which files of a build folder each backend needs."""
+BACKEND_FILES = {"onnxruntime": "**/onnx/*.onnx", "tvm": "**/tvm/*/*", "reference": "**/graph/*"}
+"""Which files of a build folder each backend needs; an encoder-decoder has two networks."""
 
 
 def recipe_of(name: str) -> Recipe:
@@ -21,7 +21,8 @@ def recipe_of(name: str) -> Recipe:
     def opened(place: Path, threads: int) -> Forward:
         from archnet.backends import open_backend
 
-        return open_backend(backend, build, threads=threads).run
+        part = build / place.name  # "encoder" or "decoder"; the only network lies in the folder itself
+        return open_backend(backend, part if part.is_dir() else build, threads=threads).run
 
     return Recipe(
         name=f"Arch-Net ({backend})",
