@@ -1,8 +1,9 @@
 """From the folded float student to integers: quantizers on every tensor, trained in falling bit widths.
 
 Weights of fewer than 4 bits are reached by way of 4. The second phase starts from the weights that the
-first one trained, with steps chosen anew and biases that keep the means of the first one's layers: what
-the first phase learned holds with its quantizers only, and not for the float network of its weights.
+first one trained, with its activations' steps, and with biases that keep the means of its layers: what the
+first phase learned holds with its quantizers only. Without them outliers that these cut off run through
+the network, and nothing can be calibrated on that.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ class Start:
     Attributes:
         folded: the network, as distillation or the phase before left it.
         means: of its fully connected sites on the first calibration batch, `linear_means`.
+        steps: of the phase before, by activation quantizer; None before the first phase.
     """
 
     folded: Folded
     means: Mapping[str, Tensor]
+    steps: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,10 @@ def train_phase(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     student = QuantizedStudent(start.folded.network, phase.bits, phase.layers)
-    student.calibrate(calibration)
+    if start.steps is None:
+        student.calibrate(calibration)
+    else:
+        student.set_activation_steps(start.steps)
     student.raise_fine_steps()
     student.correct_biases(calibration[0], start.means)
     train(
@@ -119,15 +125,17 @@ def next_start(start: Start, student: QuantizedStudent, calibration: Sequence[Ma
     """Start from what a phase has trained."""
     tensors = student.trained(start.folded.network)
     folded = replace(start.folded, network=replace(start.folded.network, tensors=tensors))
-    return Start(folded, linear_means(student, calibration[0]))
+    return Start(folded, linear_means(student, calibration[0]), student.activation_steps())
 
 
 def save_start(start: Start, folder: Path) -> None:
-    """Write the network and the means."""
+    """Write the network, the means and the steps."""
     save_folded(start.folded, folder)
     save_tensors(folder / "means.safetensors", {n: m.contiguous() for n, m in start.means.items()})
+    save_tensors(folder / "steps.safetensors", dict(start.steps or {}))
 
 
 def load_start(folder: Path) -> Start:
     """Read what `save_start` wrote."""
-    return Start(load_folded(folder), load_tensors(folder / "means.safetensors"))
+    means, steps = (load_tensors(folder / f"{name}.safetensors") for name in ("means", "steps"))
+    return Start(load_folded(folder), means, steps)

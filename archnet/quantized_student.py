@@ -215,6 +215,19 @@ class QuantizedStudent(NetworkModule):
                     tensors[name] = learned.detach().clone()
         return tensors
 
+    def activation_steps(self) -> dict[str, Tensor]:
+        """The step of every activation quantizer, by the name of its module."""
+        return {name: quantizer.step.detach().clone() for name, quantizer in self._quantizers()}
+
+    @torch.no_grad()
+    def set_activation_steps(self, steps: Mapping[str, Tensor]) -> None:
+        """Take the steps of a student of the same network with the same widths of activations."""
+        for name, quantizer in self._quantizers():
+            quantizer.step.copy_(steps[name])
+
+    def _quantizers(self) -> list[tuple[str, ActivationQuantizer]]:
+        return [(n, m) for n, m in self.named_modules() if isinstance(m, ActivationQuantizer)]
+
     @torch.no_grad()
     def raise_fine_steps(self) -> None:
         """Raise the steps of results that are finer than what their products can tell apart.

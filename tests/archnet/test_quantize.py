@@ -95,7 +95,9 @@ def test_a_phase_goes_on_from_the_weights_before_it(tmp_path: Path) -> None:
     assert second.folded.values.keys() == folded.values.keys()
     assert not torch.equal(learned, folded.network.parameter(site, "weight"))
     narrow = QuantizedStudent(second.folded.network, Bits(2, 4))
-    narrow.calibrate(calibration)
+    assert second.steps is not None
+    narrow.set_activation_steps(second.steps)
+    assert narrow.activation_steps() == student.activation_steps()
     narrow.raise_fine_steps()
     before = drift(narrow, second.means, calibration[0])
     narrow.correct_biases(calibration[0], second.means)
