@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from archnet.backends import open_backend
 from archnet.build import BuildDir
@@ -17,6 +19,7 @@ from archnet.events import EventSink, Progress, StageFinished, StageStarted, ign
 from archnet.float_model import FloatModel
 from archnet.parts import is_translation
 from archnet.results import LatencyRow, merge_metrics
+from archnet.search import Stepper
 from archnet.storage import load_graph
 from archnet.validate import REFERENCE, agreement_inputs, default_backends
 
@@ -29,6 +32,10 @@ WARM_SECONDS = 0.1
 LEAST_PAIRS, MOST_PAIRS = 5, 51
 SECONDS = 4.0
 """Time that one shape on one backend takes, unless `LEAST_PAIRS` take longer."""
+
+
+Forward = Callable[[Inputs], Mapping[str, object]]
+"""Runs one batch."""
 
 
 def bench(
@@ -56,20 +63,13 @@ def bench(
         ArchNetError: the folder is no finished build, or has nothing to time.
     """
     build = BuildDir.open_finished(Path(folder))
-    if is_translation(build.path):
-        raise ArchNetError(
-            f"{build.path} translates token by token, and only networks of one pass are timed",
-            fix="time archnet run on a text of yours",
-        )
     names = list(backends) if backends is not None else [n for n in default_backends(build) if n != REFERENCE]
     if not names:
         raise ArchNetError(
             f"{build.path} has no exported network to time", fix="run archnet export DIR --format onnx first"
         )
-    graph = load_graph(build.graph_dir)
-    original = FloatModel.open(build.path, threads=threads)
-    opened = [open_backend(name, build.path, threads=threads) for name in names]
-    lengths = list(dict.fromkeys(min(length, graph.max_sequence) for length in sequences))
+    original, opened, longest = _opened(build, names, threads)
+    lengths = list(dict.fromkeys(min(length, longest) for length in sequences))
     shapes = [(batch, length) for batch in batches for length in lengths]
     samples = agreement_inputs(build)
     sink = events if events is not None else ignore
@@ -78,14 +78,42 @@ def bench(
     rows: list[LatencyRow] = []
     for batch, length in shapes:
         inputs = full_batch(samples, batch, length)
-        for backend in opened:
-            detail = f"{backend.name}, batch {batch} × {length} tokens"
-            sink(Progress("bench", backend.name, len(rows), len(shapes) * len(opened), detail=detail))
-            pairs = paired_times(original.run, backend.run, inputs, seconds)
-            rows.append(_row(backend.name, batch, length, threads, pairs))
+        for name, run in opened.items():
+            detail = f"{name}, batch {batch} × {length} tokens"
+            sink(Progress("bench", name, len(rows), len(shapes) * len(opened), detail=detail))
+            pairs = paired_times(original, run, inputs, seconds)
+            rows.append(_row(name, batch, length, threads, pairs))
     merge_metrics(build.metrics, latency=rows)
     sink(StageFinished("bench", time.perf_counter() - began))
     return rows
+
+
+def _opened(build: BuildDir, names: Sequence[str], threads: int) -> tuple[Forward, dict[str, Forward], int]:
+    """What runs the float original, what runs the integers in each backend, and the most tokens."""
+    if is_translation(build.path):
+        from archnet.translation import Translation, open_translation
+
+        torch.set_num_threads(threads)
+        floats = Translation.open_float(build)
+        integers = {name: open_translation(build, name, threads=threads) for name in names}
+        # The last token of a translation is never fed, so one step fewer than tokens fit.
+        runs: dict[str, Forward] = {
+            name: partial(_translate, translation.stepper) for name, translation in integers.items()
+        }
+        return partial(_translate, floats.stepper), runs, floats.longest - 1
+    opened = [open_backend(name, build.path, threads=threads) for name in names]
+    original = FloatModel.open(build.path, threads=threads)
+    return original.run, {b.name: b.run for b in opened}, load_graph(build.graph_dir).max_sequence
+
+
+def _translate(stepper: Stepper, inputs: Inputs) -> dict[str, object]:
+    """A greedy translation into as many tokens as the source has, whether or not it ends before."""
+    ids, mask = (torch.from_numpy(inputs[name]) for name in ("input_ids", "attention_mask"))
+    stepper.start(ids, mask, beams=1, max_length=ids.shape[1] + 1)
+    tokens = ids[:, 0]
+    for _ in range(ids.shape[1]):
+        tokens = stepper.step(tokens).argmax(-1)
+    return {}
 
 
 def full_batch(samples: Inputs, batch: int, length: int) -> Inputs:
@@ -93,9 +121,6 @@ def full_batch(samples: Inputs, batch: int, length: int) -> Inputs:
     tokens = samples["input_ids"][samples["attention_mask"] != 0]
     ids = np.resize(tokens, (batch, length)).astype(np.int64)
     return {"input_ids": ids, "attention_mask": np.ones((batch, length), dtype=np.int64)}
-
-
-Forward = Callable[[Inputs], Mapping[str, object]]
 
 
 def paired_times(

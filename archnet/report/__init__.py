@@ -84,7 +84,7 @@ def render_report(c: Contents) -> str:
         block_plots=figures.block_plots(c.blocks),
         census_plots=figures.census_plots(c.census),
         cost_plots=figures.cost_plots(c.sizes, c.seconds),
-        latency_plot=figures.latency_plot(c.latency) if c.latency else "",
+        latency_plot=figures.latency_plot(c.latency, c.float_runtime) if c.latency else "",
         training_plots=figures.training_plots(c.training),
         reproduce=reproduce(c),
         facts=facts(c),

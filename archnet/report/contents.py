@@ -131,6 +131,25 @@ class Contents:
         return shlex.join(["archnet", verb, self.folder, *rest])
 
     @property
+    def translates(self) -> bool:
+        """Whether the model is an encoder-decoder."""
+        return self.manifest.get("kind") == "translation"
+
+    @property
+    def float_runtime(self) -> str:
+        """What runs the float original."""
+        return "PyTorch" if self.translates else "ONNX Runtime"
+
+    @property
+    def score_command(self) -> str:
+        """The command that measures a task's score."""
+        if self.translates:
+            return self.command(
+                "validate", "--task", "translation", "--data", "SOURCES", "--references", "FILE"
+            )
+        return self.command("validate", "--task", "sts", "--data", "FILE_OR_DIR")
+
+    @property
     def lsb_tables(self) -> tuple[LsbTable, ...]:
         """The integers of every backend against the reference's."""
         return lsb_tables(self.validation.tensors) if self.validation else ()

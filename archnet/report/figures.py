@@ -80,8 +80,8 @@ def cost_plots(sizes: Mapping[str, int], seconds: Mapping[str, float]) -> list[M
     return plots
 
 
-def latency_plot(rows: Sequence[LatencyRow]) -> Markup:
-    """How many times as fast as the float original, by batch, sequence and backend."""
+def latency_plot(rows: Sequence[LatencyRow], runtime: str) -> Markup:
+    """How many times as fast as the float original in its runtime, by batch, sequence and backend."""
     shapes = list(dict.fromkeys((r.batch, r.sequence) for r in rows))
     groups = [
         Group(
@@ -95,7 +95,7 @@ def latency_plot(rows: Sequence[LatencyRow]) -> Markup:
         for batch, sequence in shapes
     ]
     return bar_plot(
-        "Times as fast as the float model in ONNX Runtime",
+        f"Times as fast as the float model in {runtime}",
         groups,
         unit="batch × tokens; the line at 1 is the float model",
         reference=1.0,

@@ -106,7 +106,7 @@ def _speed(contents: Contents) -> tuple[str, Card | None]:
     same = numbers.times(low) == numbers.times(high)
     figure = numbers.times(low) if same else f"{numbers.times(low)[:-1]} to {numbers.times(high)}"
     name, threads = numbers.backend(rows[0].backend), rows[0].threads
-    context = f"as fast: integers in {name}, float model in ONNX Runtime, {threads} threads"
+    context = f"as fast: integers in {name}, float model in {contents.float_runtime}, {threads} threads"
     return f"{figure} as fast", Card("Speed", figure, context, "good" if low > 1 else "bad")
 
 
