@@ -108,7 +108,7 @@ class OutputComparison:
     _original: list[Array] = field(default_factory=list)
     _network: list[Array] = field(default_factory=list)
 
-    def add(self, original: Array, network: Array, mask: Array) -> None:
+    def add(self, original: Array, network: Array, mask: Array | None) -> None:
         """One batch: (batch, width), or (batch, sequence, width), of which masked tokens do not count.
 
         Raises:
@@ -124,7 +124,7 @@ class OutputComparison:
                 f"the output {self.name} has values that are no numbers",
                 fix="convert again into a new folder; if it stays, report it with the build folder",
             )
-        chosen = mask != 0 if original.ndim == 3 else slice(None)
+        chosen = mask != 0 if mask is not None and original.ndim == 3 else slice(None)
         self._original.append(original[chosen])
         self._network.append(network[chosen])
 
@@ -163,8 +163,12 @@ def emulated_places(graph: QuantizedGraph, backends: Sequence[str]) -> tuple[Emu
 
 
 def split_batches(inputs: Inputs, batch_size: int) -> list[Inputs]:
-    """Batches of at most `batch_size` sentences, each cut to the longest sentence in it."""
-    mask = inputs["attention_mask"]
+    """Batches of at most `batch_size` sentences, each cut to the longest sentence in it; or of images."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        count = len(next(iter(inputs.values())))
+        starts = range(0, count, batch_size)
+        return [{name: value[s : s + batch_size] for name, value in inputs.items()} for s in starts]
     batches = []
     for start in range(0, len(mask), batch_size):
         rows = slice(start, start + batch_size)

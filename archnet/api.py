@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from archnet.backends import open_backend
-from archnet.backends.base import Backend
+from archnet.backends.base import Backend, user_inputs
 from archnet.build import BuildDir
 from archnet.calibration.data import load_sentences
+from archnet.calibration.image_files import holds_pictures
+from archnet.classify import PIXELS, Prediction, classify_files
 from archnet.config import Bits, ConvertSettings
 from archnet.encode import encode, open_tokenizer, padding_id
 from archnet.errors import ArchNetError, nearest
@@ -50,11 +52,12 @@ def convert(
     tokenizer: object | None = None,
     events: EventSink | None = None,
 ) -> Path:
-    """Convert a trained text encoder into an integer network for a target.
+    """Convert a trained text encoder, encoder-decoder or image classifier into integers for a target.
 
     Args:
         model: a Hugging Face or sentence-transformers folder, a hub name, "file.py:factory", or a module.
-        data: unlabelled text: a file or folder, or the sentences themselves.
+        data: unlabelled text: a file or folder, or the sentences themselves; for an image model a folder
+            or .zip of pictures, whose folders' names are not read.
         target: name of a target profile, or the path of one.
         bits: widths of weights and activations, or "auto" for widths that are chosen layer by layer.
         max_drop: with "auto": points of the metric that fewer bits may cost, by an estimate.
@@ -83,10 +86,10 @@ def convert(
     BuildDir.check_place(Path(out))
     stage = Preparation(events or ignore, stages_of(settings))
     stage.step()
-    sentences = _sentences(data)
+    given = _data(data)
     stage.step()
     source = open_model(model, tokenizer=tokenizer)
-    job = prepare(source, sentences, profile, with_settings(settings, source, profile), stage.step)
+    job = prepare(source, given, profile, with_settings(settings, source, profile), stage.step)
     stage.finish({"operators": len(job.teacher.sites), "sentences": len(job.batches)})
     return run(job, Path(out), events=events or ignore)
 
@@ -112,6 +115,13 @@ def inspect(
     network, _ = captured(source, min(seq_len, source.max_length, profile.max_sequence))
     form = embedding or profile.embedding_forms[0]
     return make_plan(network, profile, model=source.name, embedding=form, attention=attends, bits=wanted)
+
+
+def _data(data: Data) -> list[str] | Path:
+    """The sentences of the data, or the place of its pictures, which the model says how to read."""
+    if isinstance(data, (str, os.PathLike)) and holds_pictures(data):
+        return Path(data)
+    return _sentences(data)
 
 
 def _sentences(data: Data) -> list[str]:
@@ -147,7 +157,7 @@ class ArchNet:
 
     def __init__(self, folder: Path, backend: str = "reference", *, threads: int | None = None) -> None:
         build = BuildDir.open_finished(folder)
-        self.folder = folder
+        self.folder, self._build = folder, build
         self.manifest: Mapping[str, Any] = build.read_json(build.manifest)
         place = folder / part_names(folder)[-1]
         self.graph: QuantizedGraph = load_graph(place / "graph")
@@ -160,9 +170,11 @@ class ArchNet:
 
     def __call__(
         self,
-        input_ids: Tensor | NDArray[np.int64],
+        input_ids: Tensor | NDArray[np.int64] | None = None,
         attention_mask: Tensor | NDArray[np.int64] | None = None,
         token_type_ids: Tensor | NDArray[np.int64] | None = None,
+        *,
+        pixel_values: Tensor | NDArray[np.float32] | None = None,
         **others: object,
     ) -> Outputs:
         """Run the network.
@@ -171,13 +183,16 @@ class ArchNet:
             input_ids: int64 (batch, sequence), torch or NumPy.
             attention_mask: the same shape, 1 for tokens and 0 for padding; all tokens by default.
             token_type_ids: zeros, which is what was folded into the network.
+            pixel_values: of an image model instead, float32 as its image processor gives them.
             others: `return_dict=True` and the like are accepted; anything that asks for more is refused.
 
         Returns:
-            float32 outputs by name, torch tensors when `input_ids` is one.
+            float32 outputs by name, torch tensors when `input_ids` or `pixel_values` is one.
         """
         _refuse_others(others)
         self._refuse_translation("called")
+        if pixel_values is not None or input_ids is None:
+            return self._see(pixel_values, (input_ids, attention_mask, token_type_ids))
         ids = _integers("input_ids", input_ids)
         mask = np.ones_like(ids) if attention_mask is None else _integers("attention_mask", attention_mask)
         if token_type_ids is not None and _integers("token_type_ids", token_type_ids).any():
@@ -189,6 +204,20 @@ class ArchNet:
         if isinstance(input_ids, Tensor):
             return Outputs({name: torch.from_numpy(value) for name, value in outputs.items()})
         return Outputs(outputs)
+
+    def _see(self, pixel_values: Tensor | NDArray[np.float32] | None, others: Sequence[object]) -> Outputs:
+        names = user_inputs(self.graph)
+        if pixel_values is None or any(other is not None for other in others):
+            raise ArchNetError(f"the network takes {', '.join(names)}", fix=f"give {', '.join(names)} only")
+        values = pixel_values.detach().cpu().numpy() if isinstance(pixel_values, Tensor) else pixel_values
+        outputs = self.backend.run({PIXELS: np.asarray(values, np.float32)})
+        if isinstance(pixel_values, Tensor):
+            return Outputs({name: torch.from_numpy(value) for name, value in outputs.items()})
+        return Outputs(outputs)
+
+    def classify(self, files: Sequence[str | os.PathLike[str]], *, batch_size: int = 32) -> list[Prediction]:
+        """The likeliest class of each picture, which is resized and normalised as the model was made for."""
+        return classify_files(self.backend.run, self._build, files, batch_size=batch_size)
 
     def encode(self, sentences: Sequence[str], *, batch_size: int = 32) -> NDArray[np.float32]:
         """Embeddings of sentences, (sentences, width) float32, with the build's own tokenizer."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from archnet.aten_attention import attention, matmul, permute, reshape, scaled, softmax
+from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
 from archnet.aten_pooling import masked, row_norm, summed
 from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of
 from archnet.network import Network, Site, SiteAttribute
@@ -59,6 +60,8 @@ class Translator:
         for node in self.graph.graph.nodes:
             if node.op == "call_function":
                 self._visit(node)
+            elif node.op == "placeholder" and node.name == IMAGE_INPUT:
+                self.known[node] = Value(IMAGE_INPUT, "map")
             elif node.op == "output":
                 outputs = self._outputs(node)
         return Network(self.inputs, tuple(self.sites), self.tensors, outputs, frozenset(self.normalized))
@@ -92,7 +95,7 @@ class Translator:
         if kind == "embedding":
             self._embedding(node)
             return
-        if not any(a in self.known for a in node.all_input_nodes):
+        if kind.startswith("sym_") or not any(a in self.known for a in node.all_input_nodes):
             return
         if kind in PASS_THROUGH:
             self.known[node] = self.known[node.all_input_nodes[0]]
@@ -148,7 +151,7 @@ class Translator:
             if isinstance(found, Curve):
                 bases.add(found.base)
                 operands[source] = found.samples
-            elif isinstance(found, Value) and found.layout in ("tokens", "row"):
+            elif isinstance(found, Value) and found.layout in ("tokens", "row", "map", "pooled"):
                 bases.add(replace(found, gain=1.0))
                 operands[source] = GRID * found.gain
             elif found is None and source in self.recorded[0] and self.recorded[0][source].numel() == 1:
@@ -183,7 +186,7 @@ class Translator:
             )
         operands = [a for a in curve.node.args[:2] if isinstance(a, fx.Node) and a in self.known]
         if node_kind(curve.node).rstrip("_") == "add" and len(operands) == 2 and not curve.node.kwargs:
-            left, right = (self.value(a, "tokens", "row") for a in operands)
+            left, right = (self.value(a, "tokens", "row", "map") for a in operands)
             return replace(left, site=self.add_site(curve.node, Op.ADD, (left.site, right.site)))
         if factor is not None and curve.base.site in self.tables:
             return self._scaled_words(curve, factor)
@@ -267,15 +270,15 @@ class Translator:
             self.tables[site] = table
             self.known[node] = Value(site, tokens=MASKS[ids])
 
-    def side_table(self, node: fx.Node, width: int) -> Tensor:
-        """A side value that is added to token features: constant, (sequence or 1, features)."""
+    def side_table(self, node: fx.Node, size: tuple[int, ...]) -> Tensor:
+        """A side value that is added to token features of (sequence, features): constant, of that size."""
         if node.op == "get_attr":
             constant: Tensor | None = attribute_of(self.graph, str(node.target))
         else:
             constant = side_constant(self.recorded[0][node], self.recorded[1][node], batched_rank=3)
         if constant is None:
             raise Unknown("what is added depends on the input in an unknown way")
-        sequence = self.probes[0].input_ids.shape[1]
+        sequence, width = size
         if constant.numel() not in (width, sequence * width) or constant.shape[-1] != width:
             raise Unknown("what is added has another shape than (sequence, features)")
         return constant.reshape(-1, width).float().expand(sequence, width).contiguous()
@@ -364,17 +367,17 @@ def add(t: Translator, node: fx.Node) -> Known:
         if not isinstance(right, fx.Node) or right in t.known or found.probabilities:
             raise Unknown("attention scores plus a token-dependent tensor")
         return replace(found, addends=(*found.addends, right))
-    x = t.value(left, "tokens", "row")
+    x = t.value(left, "tokens", "row", "map")
     if isinstance(right, fx.Node) and right in t.known:
-        other = t.value(right, "tokens", "row")
+        other = t.value(right, "tokens", "row", "map")
         if t.shape(left) != t.shape(right) or x.tokens != other.tokens:
             raise Unknown("an Add that broadcasts")
         return replace(x, site=t.add_site(node, Op.ADD, (x.site, other.site)))
     if not isinstance(right, fx.Node):
         raise Unknown("a number is added to token features")
     if x.layout != "tokens":
-        raise Unknown("a constant is added behind the pooling")
-    table = t.side_table(right, t.shape(node)[-1])
+        raise Unknown("a constant is added to something else than tokens")
+    table = t.side_table(right, t.shape(left)[1:])
     return replace(x, site=t.add_site(node, Op.ADD, (x.site,), parameters={"table": table}))
 
 
@@ -402,9 +405,11 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "add": add,
     "mul": scaled,
     "div": scaled,
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "unflatten", "flatten", "expand"), reshape),
-    "transpose": permute,
-    "permute": permute,
+    **dict.fromkeys(
+        ("view", "reshape", "_unsafe_view", "unflatten", "flatten", "expand"), flattened(reshape)
+    ),
+    "transpose": to_tokens(permute),
+    "permute": to_tokens(permute),
     "matmul": matmul,
     "softmax": softmax,
     "_softmax": softmax,
@@ -413,5 +418,6 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "slice": slice_all,
     **dict.fromkeys(("masked_fill", "where"), masked),
     "sum": summed,
+    **IMAGE_HANDLERS,
     **dict.fromkeys(("linalg_vector_norm", "norm", "clamp_min", "clamp", "expand_as"), row_norm),
 }

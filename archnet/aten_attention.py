@@ -156,6 +156,8 @@ def _addend(
 ) -> tuple[str | None, Tensor | None]:
     """What a tensor added to the scores is: ("padding" of the keys or "causal", constant bias left over)."""
     padded = t.recorded[2][node]
+    if query_tokens not in t.probes[2].values:
+        return None, _bias_of_all(t, node)
     queries, keys = (t.probes[2].values[name] for name in (query_tokens, key_tokens))
     full = side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=4)
     if full is None:
@@ -171,3 +173,13 @@ def _addend(
     rest = without_padding(padded, keys) if padded.dim() == 4 else padded
     masked = padded.dim() == 4 and not torch.equal(rest, padded)
     return "padding" if masked else None, bias if bool(bias.any()) else None
+
+
+def _bias_of_all(t: Translator, node: fx.Node) -> Tensor | None:
+    """The constant bias that a mask amounts to where no token is padding (images); None for none."""
+    full = side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=4)
+    if full is None or (full.dtype == torch.bool and not bool(full.all())):
+        raise Unknown("its attention mask hides tokens of an image")
+    if full.dtype == torch.bool or not bool(full.any()):
+        return None
+    return full.reshape(-1, *full.shape[-2:]).float()

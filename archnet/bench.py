@@ -54,7 +54,8 @@ def bench(
         folder: a finished build folder.
         backends: what runs the integer network; what the folder was exported for when None. The
             reference executor is never timed unless it is named: it is written to be exact.
-        sequences: tokens; longer ones than the build allows are replaced by its longest.
+        sequences: tokens; longer ones than the build allows are replaced by its longest. Images have
+            the size that the model reads.
         threads: of the float original and of the integer network.
         seconds: about this long for each shape and backend.
         events: told what is going on.
@@ -69,9 +70,14 @@ def bench(
             f"{build.path} has no exported network to time", fix="run archnet export DIR --format onnx first"
         )
     original, opened, longest = _opened(build, names, threads)
-    lengths = list(dict.fromkeys(min(length, longest) for length in sequences))
-    shapes = [(batch, length) for batch in batches for length in lengths]
     samples = agreement_inputs(build)
+    images = samples.get("pixel_values")
+    lengths = (
+        [images.shape[2]]
+        if images is not None
+        else list(dict.fromkeys(min(length, longest) for length in sequences))
+    )
+    shapes = [(batch, length) for batch in batches for length in lengths]
     sink = events if events is not None else ignore
     began = time.perf_counter()
     sink(StageStarted("bench", 0, 1))
@@ -79,7 +85,8 @@ def bench(
     for batch, length in shapes:
         inputs = full_batch(samples, batch, length)
         for name, run in opened.items():
-            detail = f"{name}, batch {batch} × {length} tokens"
+            unit = "tokens" if images is None else "pixels high"
+            detail = f"{name}, batch {batch} × {length} {unit}"
             sink(Progress("bench", name, len(rows), len(shapes) * len(opened), detail=detail))
             pairs = paired_times(original, run, inputs, seconds)
             rows.append(_row(name, batch, length, threads, pairs))
@@ -117,7 +124,13 @@ def _translate(stepper: Stepper, inputs: Inputs) -> dict[str, object]:
 
 
 def full_batch(samples: Inputs, batch: int, length: int) -> Inputs:
-    """A batch without padding, made of the tokens of the sample sentences in order, repeated as needed."""
+    """A batch without padding, made of the tokens of the sample sentences in order, repeated as needed.
+
+    Of images so many, repeated as needed.
+    """
+    if "pixel_values" in samples:
+        images = samples["pixel_values"]
+        return {"pixel_values": np.resize(images, (batch, *images.shape[1:]))}
     tokens = samples["input_ids"][samples["attention_mask"] != 0]
     ids = np.resize(tokens, (batch, length)).astype(np.int64)
     return {"input_ids": ids, "attention_mask": np.ones((batch, length), dtype=np.int64)}

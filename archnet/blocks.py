@@ -81,8 +81,13 @@ def find_blocks(network: Network) -> tuple[Block, ...]:
     """Split a network into head, repeated blocks and tail.
 
     A network without repetition is one block. An encoder-decoder is split twice, with the encoder's last
-    value as given for the decoder: "encoder block 0", "decoder block 0", ...
+    value as given for the decoder: "encoder block 0", "decoder block 0", ... A convolutional network,
+    whose blocks differ in size, is split behind its residual Adds.
     """
+    if any(site.op is Op.CONV for site in network.sites) and not any(
+        site.op is Op.ATTENTION for site in network.sites
+    ):
+        return _residual_blocks(network)
     begin = next((i for i, s in enumerate(network.sites) if "decoder_input_ids" in s.inputs), None)
     if begin is None:
         return _split(network.sites, set(network.outputs.values()), "")
@@ -109,6 +114,31 @@ def _split(sites: Sequence[Site], outputs: Collection[str], side: str) -> tuple[
     tail = [site for segment in segments[start + count * period :] for site in segment]
     if tail:
         blocks.append(_block(f"{side}tail", tail))
+    return tuple(blocks)
+
+
+def _residual_blocks(network: Network) -> tuple[Block, ...]:
+    """Blocks that end with a residual Add, or with the ReLU behind it."""
+    sites, readers = network.sites, network.consumers()
+    cuts = bottlenecks(sites, set(network.outputs.values()))
+    makers = {site.name: site.op for site in sites}
+
+    def ends(index: int) -> bool:
+        site = sites[index]
+        if site.op is Op.ADD:
+            return len(site.inputs) == 2 and [r.op for r in readers[site.name]] != [Op.RELU]
+        return site.op is Op.RELU and makers.get(site.inputs[0]) is Op.ADD
+
+    found = [cut for cut in cuts if ends(cut)]
+    if not found:
+        return (_block("block 0", sites),)
+    start = max((cut for cut in cuts if cut < found[0] and sites[cut].op is not Op.ADD), default=-1) + 1
+    blocks = [_block("head", sites[:start])] if start else []
+    for number, end in enumerate(found):
+        blocks.append(_block(f"block {number}", sites[start : end + 1]))
+        start = end + 1
+    if start < len(sites):
+        blocks.append(_block("tail", sites[start:]))
     return tuple(blocks)
 
 

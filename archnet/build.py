@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from archnet import __version__, atomic
+from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.config import ConvertSettings
 from archnet.errors import ArchNetError
 
@@ -298,6 +299,10 @@ class BuildDir:
     @property
     def tokenizer_dir(self) -> Path:
         return self.path / "tokenizer"
+
+    @property
+    def image_settings(self) -> Path:
+        return self.path / SETTINGS_FILE
 
     @property
     def graph_dir(self) -> Path:

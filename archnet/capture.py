@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from archnet.aten import Translator
+from archnet.aten_image import IMAGE_INPUT
 from archnet.errors import ArchNetError
 from archnet.executor import NetworkModule
 from archnet.network import Network, Site, detached
@@ -79,18 +80,33 @@ def export_graph(
     lengths = {name: 20 if name.startswith("decoder_") else 24 for name in inputs}
     probe = make_probes(vocabulary, 24, padding=None, sides=_sides(inputs))[0]
     example = {name: probe.values[name][:, :length].clone() for name, length in lengths.items()}
+    return exported(module, example, free_axes=2)
+
+
+def exported(
+    module: nn.Module, example: Mapping[str, Tensor], *, free_axes: int
+) -> tuple[fx.GraphModule, tuple[str, ...]]:
+    """torch.export of a module.
+
+    Args:
+        example: its inputs by name.
+        free_axes: how many leading axes of each input have free sizes.
+
+    Returns:
+        The graph and the names of its outputs in order.
+    """
     free = torch.export.Dim.AUTO
-    shapes = {name: {0: free, 1: free} for name in inputs}
+    shapes = {name: dict.fromkeys(range(free_axes), free) for name in example}
     try:
         with _quiet(), torch.no_grad():
             result = module(**example)
-            program = torch.export.export(module, (), example, dynamic_shapes=shapes)
+            program = torch.export.export(module, (), dict(example), dynamic_shapes=shapes)
             graph = program.module()
     except Exception as error:
         line = next((text for text in str(error).splitlines() if text.strip()), type(error).__name__)
         raise ArchNetError(
             f"the model cannot be captured by torch.export: {line.strip()[:300]}",
-            fix=f"make forward({', '.join(inputs)}) traceable (no data-dependent Python branches); "
+            fix=f"make forward({', '.join(example)}) traceable (no data-dependent Python branches); "
             "see docs/convert_your_model.md",
         ) from error
     names = _output_names(result)
@@ -167,10 +183,38 @@ def capture(
         )
     if pooling is not None:
         network = _pooled(network, pooling, normalize)
+    return _checked(network, module, probes[2])
+
+
+def capture_image(module: nn.Module, size: tuple[int, int, int]) -> Capture:
+    """Capture an image model as a Network and check it against the original.
+
+    Args:
+        module: called with pixel_values, float32 (batch, channels, height, width).
+        size: channels, height and width of its images; the network is for this size only.
+
+    Raises:
+        ArchNetError: the model cannot be exported, or the captured network computes something else.
+    """
+    module.eval()
+    generator = torch.Generator().manual_seed(0)
+    probes = [Probe({IMAGE_INPUT: torch.randn(n, *size, generator=generator)}) for n in (2, 2, 3)]
+    graph, names = exported(module, probes[0].values, free_axes=1)
+    network = Translator(graph, (IMAGE_INPUT,), names, (probes[0], probes[1], probes[2])).network()
+    if not network.outputs:
+        raise ArchNetError(
+            "no output of the model depends on its pixels in a way that Arch-Net can follow",
+            fix="return a float tensor that is computed from pixel_values",
+        )
+    return _checked(network, module, probes[2])
+
+
+def _checked(network: Network, module: nn.Module, probe: Probe) -> Capture:
+    """The network without what no output needs, compared with the original on a probe."""
     network = with_biases(replace(network, tensors=detached(network.tensors)).pruned())
     network = with_logits(network)
     unknown = tuple(site for site in network.sites if site.op is Op.OTHER)
-    error = float("nan") if unknown else _check(network, module, probes[2])
+    error = float("nan") if unknown else _check(network, module, probe)
     return Capture(network, unknown, error)
 
 
@@ -205,6 +249,11 @@ def _check(network: Network, module: nn.Module, probe: Probe) -> float:
         worst = max(worst, error if math.isfinite(error) else math.inf)
     if worst <= TOLERANCE:
         return worst
+    if IMAGE_INPUT in network.inputs:
+        raise ArchNetError(
+            f"the captured network differs from the original by {worst:.2g} (relative) on random images",
+            fix="please report the model",
+        )
     raise ArchNetError(
         f"the captured network differs from the original by {worst:.2g} (relative) on padded input",
         fix="the model uses its attention mask in a way that Arch-Net does not know; please report the model",

@@ -121,7 +121,7 @@ class Objective:
         for name, affine in self.states.items():
             mask = mask_of(batch, self.masks[name])
             wanted = valid_rows(teacher[name].float(), mask)
-            got = valid_rows(affine.apply(student[affine.carrier].float()), mask)
+            got = affine.apply(valid_rows(student[affine.carrier].float(), mask))
             total = total + (got - wanted).square().mean() / (wanted.var() * len(self.states))
         for name, affine in self.rows.items():
             got = affine.apply(student[affine.carrier].float())
@@ -168,7 +168,9 @@ def _is_row(network: Network, name: str) -> bool:
         site = network.site(name)
         if site.op in (Op.MEAN_POOL, Op.SELECT):
             return True
-        if site.op is Op.EMBEDDING or not site.inputs:
+        if site.op is Op.FLATTEN:
+            return True
+        if site.op is Op.EMBEDDING or not site.inputs or site.inputs[0] in network.inputs:
             return False
         name = site.inputs[0]
 

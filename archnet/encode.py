@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from archnet.atomic import read_json
 from archnet.errors import ArchNetError
 
-Inputs = dict[str, NDArray[np.int64]]
+Inputs = dict[str, NDArray[Any]]
 Run = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[np.float32]]]
 """Runs a network: input_ids and attention_mask, int64 (batch, sequence) -> float outputs by name."""
 

@@ -56,7 +56,7 @@ class NetworkModule(nn.Module):
         """Run every site.
 
         Args:
-            inputs: "input_ids" and "attention_mask", int64 (batch, sequence).
+            inputs: "input_ids" and "attention_mask", int64 (batch, sequence), or "pixel_values", float32.
             keep: sites whose values are wanted; all by default. Others are freed after their last use.
 
         Returns:
@@ -169,6 +169,24 @@ def _silu(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
     return x * torch.sigmoid(float(s.attributes.get("slope", 1.0)) * x)
 
 
+def _window(s: Site) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Kernel, stride and padding of a pooling site, (height, width) each."""
+    kernel = int(s.attributes["kernel_y"]), int(s.attributes["kernel_x"])
+    return kernel, *strides(s)
+
+
+def strides(s: Site) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Stride and padding of a site with a window, (height, width) each."""
+    stride = int(s.attributes["stride_y"]), int(s.attributes["stride_x"])
+    return stride, (int(s.attributes["pad_y"]), int(s.attributes["pad_x"]))
+
+
+def _convolution(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
+    stride, pad = strides(s)
+    groups = int(s.attributes["groups"])
+    return F.conv2d(x, m.parameter(s, "weight"), m.parameter(s, "bias"), stride, pad, groups=groups)
+
+
 def _other(m: NetworkModule, s: Site, *inputs: Tensor) -> Tensor:
     raise RuntimeError(f"{s.name}: {s.attributes.get('aten', s.op)} cannot be executed")
 
@@ -195,5 +213,11 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.MEAN_POOL: lambda m, s, x, mask: mean_pool(x, mask),
     Op.SELECT: lambda m, s, x: x[:, int(s.attributes["index"])],
     Op.REQUANTIZE: lambda m, s, x: x,
+    Op.CONV: _convolution,
+    Op.MAX_POOL: lambda m, s, x: F.max_pool2d(x, *_window(s)),
+    Op.AVG_POOL: lambda m, s, x: F.avg_pool2d(x, *_window(s)),
+    Op.TO_TOKENS: lambda m, s, x: x.flatten(2).transpose(1, 2),
+    Op.PREPEND: lambda m, s, x: F.pad(x, (0, 0, int(s.attributes["rows"]), 0)),
+    Op.FLATTEN: lambda m, s, x: x.flatten(1),
     Op.OTHER: _other,
 }

@@ -23,11 +23,12 @@ from archnet.calibration.affine import (
     quantize_affine,
 )
 from archnet.calibration.observers import round_weights
-from archnet.calibration.widths import STORED_BITS
+from archnet.calibration.widths import IMAGES, PASSING, STORED_BITS, fused_reader
 from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
 from archnet.freeze_attention import relu_context
 from archnet.freeze_embedding import freeze_embedding, position_rows
+from archnet.freeze_image import average_pool, convolution, flatten, max_pool, prepend, to_tokens
 from archnet.freeze_mixing import freeze_concat, freeze_rows, freeze_token_mix
 from archnet.graph import (
     WIDEN_SHIFT,
@@ -139,6 +140,7 @@ def freeze(
     max_sequence: int,
     embedding: str,
     pool_on_host: bool = False,
+    size: tuple[int, int, int] | None = None,
 ) -> QuantizedGraph:
     """Turn a trained student into integers.
 
@@ -149,6 +151,7 @@ def freeze(
         max_sequence: longest sequence, rows of the position tables.
         embedding: "gather", "one-hot", "host" or "code".
         pool_on_host: an output's mean over tokens is part of its dequantization, not a node.
+        size: channels, height and width of an image network's images; None for other networks.
     """
     student.raise_fine_steps()
     network = student.network
@@ -157,7 +160,9 @@ def freeze(
     ids = TensorSpec("input_ids", TOKENS, "int64", 64)
     mask = TensorSpec("attention_mask", TOKENS, "int64", 64)
     builder.values = {"input_ids": "input_ids", "attention_mask": "attention_mask"}
-    if embedding in ("gather", "one-hot"):
+    if size is not None:
+        builder.values = {IMAGES: builder.input(images_spec(student, size))}
+    elif embedding in ("gather", "one-hot"):
         builder.input(ids)
     for site in network.sites:
         if site.op is Op.EMBEDDING:
@@ -171,6 +176,14 @@ def freeze(
     return builder.graph(name, graph_outputs)
 
 
+def images_spec(student: QuantizedStudent, size: tuple[int, int, int]) -> TensorSpec:
+    """The input of an image network: normalised pixels as integers, which the host makes of float ones."""
+    assert student.pixels is not None
+    return TensorSpec(
+        IMAGES, ("batch", *size), "int8", student.pixels.bits, float(np.float32(student.pixels.scale))
+    )
+
+
 def fitted_scales(student: QuantizedStudent) -> dict[str, float]:
     """The scale of every site's result; operands of an Add are fitted to the Add, last one first."""
     scales: dict[str, float] = {}
@@ -180,14 +193,24 @@ def fitted_scales(student: QuantizedStudent) -> dict[str, float]:
             table_bits = student.widths.weights[site.name] if site.op is Op.EMBEDDING else STORED_BITS
             scales[site.name] = float(np.float32(observer.scale / 2 ** (STORED_BITS - table_bits)))
     pinned: set[str] = set()
+    readers = student.network.consumers()
     for site in reversed(student.network.sites):
         if site.op is not Op.ADD:
             continue
-        for operand in site.inputs:
+        fused = fused_reader(site, readers)
+        total = scales[site.name if fused is None else fused.name]
+        for operand in (_owner(student.network, name) for name in site.inputs):
             if operand not in pinned and operand in scales:
-                scales[operand] = operand_scale(scales[operand], scales[site.name])
+                scales[operand] = operand_scale(scales[operand], total)
                 pinned.add(operand)
     return scales
+
+
+def _owner(network: Network, name: str) -> str:
+    """The site whose quantizer made the integers that a site passes on."""
+    while name not in network.inputs and network.site(name).op in PASSING:
+        name = network.site(name).inputs[0]
+    return name
 
 
 def operand_scale(wished: float, scale_y: float) -> float:
@@ -199,8 +222,7 @@ def operand_scale(wished: float, scale_y: float) -> float:
 
 
 def _linear(b: GraphBuilder, site: Site) -> None:
-    readers = b.network.consumers()[site.name]
-    fused = readers[0] if [r.op for r in readers] in ([Op.RELU], [Op.CLIP]) else None
+    fused = fused_reader(site, b.network.consumers())
     result = fused.name if fused is not None else site.name
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedLinear)
@@ -211,8 +233,6 @@ def _linear(b: GraphBuilder, site: Site) -> None:
         return
     shape = (*source.shape[:-1], weight.shape[0])
     out = b.activation(result, "", shape)
-    assert source.scale is not None
-    assert out.scale is not None
     b.values[site.name] = b.values[result] = emit_linear(
         b, site, source.name, out, weight, bias, numpy_of(module.quantizer.scale), module.quantizer.bits
     )
@@ -248,6 +268,22 @@ def emit_linear(
     bits: int,
 ) -> str:
     """One fully connected node: weight (channels, inputs) and bias float32, wished scales (channels,)."""
+    return emit_weighted(b, site, Op.LINEAR, source, out, weight, bias, weight_scale, bits)
+
+
+def emit_weighted(
+    b: GraphBuilder,
+    site: Site,
+    op: Op,
+    source: str,
+    out: TensorSpec,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    weight_scale: NDArray[np.float32],
+    bits: int,
+    **attributes: AttributeValue,
+) -> str:
+    """One node with weights: those (channels, ...) and bias float32, wished scales (channels,)."""
     scale_x = b.tensors[source].scale
     assert scale_x is not None
     assert out.scale is not None
@@ -261,9 +297,10 @@ def emit_linear(
         multiplier, scale, scale_y = fit_linear_scales(wished, scale_x, out.scale, among=among)
         out = replace(out, scale=scale_y)
     # What training saw are the rounded weights; where the scale moved, those are rounded to it.
-    trained = round_weights(torch.from_numpy(weight / wished[:, None]), bits)
+    rows = weight.reshape(len(weight), -1)
+    trained = round_weights(torch.from_numpy(rows / wished[:, None]), bits)
     moved = torch.from_numpy(wished / scale)[:, None]
-    integers = round_weights(trained * moved, bits).numpy().astype(np.int8)
+    integers = round_weights(trained * moved, bits).numpy().astype(np.int8).reshape(weight.shape)
     offsets = np.rint(bias.astype(np.float64) / (float(scale_x) * scale.astype(np.float64)))
     limit = 2**30
     inputs = (
@@ -273,7 +310,7 @@ def emit_linear(
         b.constant(f"{site.name}.multiplier", multiplier),
         b.constant(f"{site.name}.weight_scale", scale),
     )
-    return b.add(Op.LINEAR, site, "", inputs, out, weight_bits=bits)
+    return b.add(op, site, "", inputs, out, weight_bits=bits, **attributes)
 
 
 def emit_wide_linear(b: GraphBuilder, site: Site, source: str, module: QuantizedLinear) -> str:
@@ -296,10 +333,10 @@ def emit_wide_linear(b: GraphBuilder, site: Site, source: str, module: Quantized
 
 
 def _fused(b: GraphBuilder, site: Site) -> None:
-    """ReLU and hard tanh: the fully connected layer before them saturates at its output's range."""
+    """ReLU and hard tanh: the operator before them saturates at its output's range."""
     if site.name not in b.values:
         raise AssertionError(
-            f"{site.name}: the plan lets {site.op} stand behind a fully connected layer only"
+            f"{site.name}: the plan lets {site.op} stand only behind an operator that saturates"
         )
 
 
@@ -315,10 +352,12 @@ def _requantize(b: GraphBuilder, site: Site) -> None:
 
 def _add(b: GraphBuilder, site: Site) -> None:
     left = b.spec(site.inputs[0])
-    out = b.activation(site.name, "", left.shape)
+    fused = fused_reader(site, b.network.consumers())
+    result = site.name if fused is None else fused.name
+    out = b.activation(result, "", left.shape)
     assert out.scale is not None
     if len(site.inputs) == 1:
-        right = _table_rows(b, site, out.scale)
+        right = _table_rows(b, site, out.scale, left.shape[1])
     else:
         right = b.values[site.inputs[1]]
     factors = {}
@@ -326,23 +365,23 @@ def _add(b: GraphBuilder, site: Site) -> None:
         scale = b.tensors[operand].scale
         assert scale is not None
         factors[role] = int(np.rint(scale / out.scale * 2**16))
-    b.values[site.name] = b.add(
+    b.values[site.name] = b.values[result] = b.add(
         Op.ADD, site, "", (left.name, right), out,
         multiplier_a=factors["multiplier_a"], multiplier_b=factors["multiplier_b"],
     )  # fmt: skip
 
 
-def _table_rows(b: GraphBuilder, site: Site, scale_y: float) -> str:
+def _table_rows(b: GraphBuilder, site: Site, scale_y: float, positions: Dim) -> str:
     """A constant table (positions) as integers in a scale that suits the Add."""
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedTableAdd)
-    table = numpy_of(module.table)[: b.max_sequence]
+    table = numpy_of(module.table)[: b.max_sequence if isinstance(positions, str) else positions]
     scale = operand_scale(module.quantizer.scale, scale_y)
     integers = quantize_affine(table, scale, bits=module.quantizer.bits).astype(np.int8)
     if b.position is not None:
         return position_rows(b, site, integers, module.quantizer.bits, scale)
     name = b.constant(f"{site.name}.table", integers)
-    spec = TensorSpec(f"{site.name}/rows", ("sequence", table.shape[1]), "int8", module.quantizer.bits, scale)
+    spec = TensorSpec(f"{site.name}/rows", (positions, table.shape[1]), "int8", module.quantizer.bits, scale)
     return b.add(Op.SLICE, site, "rows", (name,), spec)
 
 
@@ -440,6 +479,11 @@ def _output(b: GraphBuilder, key: str, affine: Affine, *, pool_on_host: bool) ->
     site = next(s for s in b.network.sites if s.name == affine.carrier)
     source = b.spec(site.name)
     assert source.scale is not None
+    if site.attributes.get("logits", False) and affine.plain:
+        module = b.student.override(site.name)
+        assert isinstance(module, QuantizedLinear)
+        scales = np.float32(source.scale) * numpy_of(module.quantizer.scale)
+        return GraphOutput(key, source.name, scales.astype(np.float32))
     width = int(source.shape[-1])
     unit = source.scale / 2**WIDEN_SHIFT
     gain = np.ones(width, np.float32) if affine.weight is None else numpy_of(affine.weight)
@@ -477,4 +521,10 @@ FREEZERS: dict[Op, Callable[[GraphBuilder, Site], None]] = {
     Op.MEAN_POOL: _mean_pool,
     Op.CLIP: _fused,
     Op.REQUANTIZE: _requantize,
+    Op.CONV: convolution,
+    Op.AVG_POOL: average_pool,
+    Op.MAX_POOL: max_pool,
+    Op.TO_TOKENS: to_tokens,
+    Op.PREPEND: prepend,
+    Op.FLATTEN: flatten,
 }

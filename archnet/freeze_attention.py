@@ -32,13 +32,14 @@ def relu_context(b: GraphBuilder, site: Site, query: str, key: str, value: str) 
     scale_q, scale_k, scale_v = (b.tensors[name].scale or 0.0 for name in (query, key, value))
     wished = max(module.scores.scale, scale_q * scale_k / LARGEST_FACTOR)
     multiplier, scale = fit_output_scale(wished, scale_q, scale_k)
-    square: tuple[Dim, ...] = ("batch", module.heads, "sequence", "sequence")
+    keys = b.tensors[key].shape[2]
+    square: tuple[Dim, ...] = ("batch", module.heads, b.tensors[query].shape[2], keys)
     spec = TensorSpec(f"{site.name}/scores", square, "uint8", module.scores.bits, scale)
     scores = b.add(Op.MATMUL, site, "scores", (query, key), spec, transpose_b=True, multiplier=multiplier)
     observer = b.student.observer(site.name)
     assert observer is not None
     factor = scale * scale_v / b.scales[site.name]
-    counts = np.arange(1, b.max_sequence + 1)
+    counts = np.arange(1, (b.max_sequence if isinstance(keys, str) else keys) + 1)
     multipliers = np.clip(np.rint(factor / counts * 2**16), 1, MAX_MULTIPLIER).astype(np.int32)
     constant = b.constant(f"{site.name}.multipliers", multipliers)
     mask = ("attention_mask",) if len(site.inputs) > 3 else ()

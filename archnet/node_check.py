@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,11 @@ class NodeCheck:
                     name in known or name in self.graph.constants,
                     f"reads {name}, which is no constant and not made before it",
                 )
-            require(self.node.op in OPERATORS, f"{self.node.op} is no operator of the integer network")
-            count, check = OPERATORS[self.node.op]
+            from archnet.node_check_image import IMAGE_OPERATORS
+
+            known_operators = OPERATORS | IMAGE_OPERATORS
+            require(self.node.op in known_operators, f"{self.node.op} is no operator of the integer network")
+            count, check = known_operators[self.node.op]
             require(
                 len(self.node.inputs) == count or (count < 0 and len(self.node.inputs) >= -count),
                 f"has {len(self.node.inputs)} inputs",
@@ -151,6 +154,12 @@ def _linear(c: NodeCheck) -> Shape:
     require(isinstance(width, int), f"its input {x.name} has no fixed width")
     assert isinstance(width, int)
     weight = c.constant(1, "int8", (None, width))
+    check_weighted(c, x, weight)
+    return (*x.shape[:-1], int(weight.shape[0]))
+
+
+def check_weighted(c: NodeCheck, x: TensorSpec, weight: NDArray[Any]) -> None:
+    """What fully connected layers and convolutions have alike; weight (channels, ...)."""
     rows = weight.shape[0]
     bias, multiplier = c.constant(2, "int32", (rows,)), c.constant(3, "int32", (rows,))
     weight_scale = c.constant(4, "float32", (rows,))
@@ -158,14 +167,13 @@ def _linear(c: NodeCheck) -> Shape:
     bits = c.integer("weight_bits", 1, 8)
     _check_weights(c, weight, bits)
     check_range(c.node.inputs[3], multiplier, (1, MAX_MULTIPLIER))
-    magnitudes = np.abs(weight.astype(np.int64)).sum(axis=1) * _magnitude(x)
+    magnitudes = np.abs(weight.reshape(rows, -1).astype(np.int64)).sum(axis=1) * _magnitude(x)
     c.accumulates(int((magnitudes + np.abs(bias.astype(np.int64))).max()))
     require(bool((weight_scale > 0).all()), "a weight scale is not positive")
     if c.output.dtype == "int32":  # the accumulators themselves
         require(bool((multiplier == 2**MULTIPLIER_SHIFT).all()), "its int32 output has a multiplier")
-        return (*x.shape[:-1], rows)
+        return
     _check_factor(accumulator_factor(_scale(x), weight_scale, _scale(c.output)), multiplier)
-    return (*x.shape[:-1], rows)
 
 
 def _matmul(c: NodeCheck) -> Shape:
@@ -244,10 +252,11 @@ def _slice(c: NodeCheck) -> Shape:
     c.output_is("int8", "uint8")
     table = c.constant(0, c.output.dtype, (None, None))
     rows = int(table.shape[0])
-    require(rows >= c.graph.max_sequence, f"has {rows} rows for {c.graph.max_sequence} positions")
+    positions: Dim = c.output.shape[-2]
+    require(rows >= c.extent(positions), f"has {rows} rows for {c.extent(positions)} positions")
     check_range(c.node.inputs[0], table, c.output.range)
     batch: Shape = ("batch",) if len(c.output.shape) == 3 else ()
-    return (*batch, "sequence", int(table.shape[1]))
+    return (*batch, positions, int(table.shape[1]))
 
 
 def _mask(c: NodeCheck) -> Shape:
@@ -393,7 +402,7 @@ def _check_widened(c: NodeCheck, x: TensorSpec, index: int) -> None:
     c.accumulates(int(np.abs(offset.astype(np.int64)).max()) + _magnitude(x) * 2**WIDEN_SHIFT)
 
 
-OPERATORS: Mapping[Op, tuple[int, Callable[[NodeCheck], Shape]]] = {
+OPERATORS: dict[Op, tuple[int, Callable[[NodeCheck], Shape]]] = {
     Op.EMBEDDING: (2, _embedding),
     Op.ONE_HOT: (1, _one_hot),
     Op.SLICE: (1, _slice),

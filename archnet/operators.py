@@ -45,4 +45,8 @@ class Op(StrEnum):
     WIDEN = "Widen"
     CONV = "Conv"
     MAX_POOL = "MaxPool"
+    AVG_POOL = "AveragePool"
+    TO_TOKENS = "ToTokens"
+    PREPEND = "Prepend"
+    FLATTEN = "Flatten"
     OTHER = "Other"

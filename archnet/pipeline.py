@@ -24,7 +24,7 @@ from archnet.build import BuildDir, estimate_build_bytes
 from archnet.calibration.equalization import EXPONENT, FEW_BITS_EXPONENT, equalize
 from archnet.calibration.pair_batches import PairBatches
 from archnet.calibration.token_batches import TokenBatches
-from archnet.capture import INPUTS, TRANSLATION_INPUTS, capture
+from archnet.capture import INPUTS, TRANSLATION_INPUTS, capture, capture_image
 from archnet.code_embedding import with_code_embedding
 from archnet.config import Bits, ConvertSettings
 from archnet.converters.base import Statistics
@@ -33,7 +33,6 @@ from archnet.converters.homotopy import set_progress
 from archnet.converters.residual import adds_as_concats
 from archnet.distill import Batches, Objective, objective_for, train
 from archnet.engine import Engine, StageContext, memory_bytes
-from archnet.errors import ArchNetError
 from archnet.events import EventSink, ignore
 from archnet.executor import NetworkModule
 from archnet.export.float_onnx import export_float_onnx
@@ -41,6 +40,7 @@ from archnet.export.onnx import export_onnx
 from archnet.freeze import freeze
 from archnet.freeze_translation import freeze_translation
 from archnet.graph import QuantizedGraph
+from archnet.image_job import check_kind, image_batches
 from archnet.network import Network, census
 from archnet.network_storage import load_folded, save_folded
 from archnet.operators import Op
@@ -141,13 +141,12 @@ def captured(source: Source, seq_len: int) -> tuple[Network, tuple[Block, ...]]:
     """The teacher as a network with blocks.
 
     Raises:
-        ArchNetError: the model reads something else than tokens, or cannot be captured.
+        ArchNetError: the model cannot be captured.
     """
     if source.kind == "image":
-        raise ArchNetError(
-            f"{source.name} reads {source.kind}s; this version converts text encoders",
-            fix="give a model that takes input_ids and attention_mask",
-        )
+        network = capture_image(source.module, source.image_size).network
+        blocks = find_blocks(network)
+        return with_blocks(network, blocks), blocks
     padding = source.config.get("pad_token_id")
     found = capture(
         source.module,
@@ -163,7 +162,7 @@ def captured(source: Source, seq_len: int) -> tuple[Network, tuple[Block, ...]]:
 
 def prepare(
     source: Source,
-    sentences: Sequence[str],
+    data: Sequence[str] | Path,
     profile: Profile,
     settings: ConvertSettings,
     tell: Callable[[], None] = lambda: None,
@@ -171,9 +170,11 @@ def prepare(
     """Capture and plan; every refusal comes before anything is written or trained.
 
     Args:
+        data: sentences, or the place of pictures.
         tell: called when capturing, planning and tokenizing begin.
     """
     profile.choose_bits(settings.bits)
+    check_kind(source, data)
     tell()
     teacher, blocks = captured(source, settings.seq_len)
     tell()
@@ -188,16 +189,19 @@ def prepare(
     plan.require()
     tell()
     preset = PRESETS[settings.preset]
+    if isinstance(data, Path):
+        images, digest = image_batches(source, data, batch_size=preset.batch_size, seed=settings.seed)
+        return Job(source, profile, settings, teacher, blocks, plan, images, digest)
     batches = TokenBatches(
         source.require_tokenizer(),
-        sentences,
+        data,
         max_length=settings.seq_len,
         batch_size=preset.batch_size,
         seed=settings.seed,
         buckets=BUCKETS,
         max_tokens=preset.max_tokens,
     )
-    digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(data).encode()).hexdigest()
     return Job(source, profile, settings, teacher, blocks, plan, batches, digest)
 
 
@@ -337,15 +341,16 @@ def _distil(job: Job, context: StageContext) -> Folded:
             student.parameter(site, "table").requires_grad_(False)
     outputs = [block.output for block in job.blocks if not block.name.endswith("tail")]
     objective = objective_for(job.teacher, outputs, _itself(job.teacher))
-    train(
-        context,
-        student.to(device),
-        teacher.to(device),
-        objective,
-        job.batches,
-        job.preset.distil,
-        on_step=lambda progress: set_progress(student, progress),
-    )
+    if rewritten.modules:  # a network of convolutions and ReLU has nothing to replace, hence to learn
+        train(
+            context,
+            student.to(device),
+            teacher.to(device),
+            objective,
+            job.batches,
+            job.preset.distil,
+            on_step=lambda progress: set_progress(student, progress),
+        )
     folded = fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
     channels = channel_statistics(folded.network, _calibration(job))
     exponent = EXPONENT if job.settings.bits.weights == 8 else FEW_BITS_EXPONENT
@@ -408,6 +413,7 @@ def _quantize(job: Job, phase: Phase, start: Start, context: StageContext) -> Pa
         max_sequence=longest,
         embedding=embedding,
         pool_on_host=not job.profile.supports(Op.MEAN_POOL),
+        size=job.source.image_size if job.source.kind == "image" else None,
     )
     return {"": graph}
 
@@ -415,6 +421,8 @@ def _quantize(job: Job, phase: Phase, start: Start, context: StageContext) -> Pa
 def _export(job: Job, build: BuildDir, parts: Parts, context: StageContext) -> list[str]:
     """Write the artifacts; each is whole or absent, so that this can be done again."""
     job.source.save_tokenizer(build.tokenizer_dir)
+    if job.source.images is not None:
+        build.write_json(build.image_settings, job.source.images.to_json())
     done = ["graph", "onnx", "float"]
     context.progress(0, 4, unit="artifacts", detail="ONNX")
     for name, graph in parts.items():

@@ -38,6 +38,12 @@ KEPT: Mapping[Op, tuple[tuple[Op, ...], str]] = {
     Op.RELU: ((Op.RELU,), "fused into the layer before it"),
     Op.MEAN_POOL: ((Op.MEAN_POOL,), "integer mean over valid tokens"),
     Op.SELECT: ((Op.SELECT,), "selection of one token"),
+    Op.CONV: ((Op.CONV,), "integer convolution"),
+    Op.MAX_POOL: ((Op.MAX_POOL,), "maximum of integers"),
+    Op.AVG_POOL: ((Op.CONV,), "integer convolution of each channel with equal weights"),
+    Op.TO_TOKENS: ((Op.RESHAPE, Op.TRANSPOSE), "Reshape and Transpose"),
+    Op.PREPEND: ((Op.PREPEND,), "a row of zeros, to which a constant is added"),
+    Op.FLATTEN: ((Op.RESHAPE,), "Reshape"),
 }
 
 

@@ -10,7 +10,7 @@ from archnet.events import EventSink, Progress, StageFinished, StageStarted, Sum
 
 PREPARE = "prepare"
 
-STEPS = ("reading the text", "opening the model", "capturing the model", "planning", "tokenizing the text")
+STEPS = ("reading the data", "opening the model", "capturing the model", "planning", "preparing the data")
 
 
 class Preparation:

@@ -11,10 +11,20 @@ from torch import Tensor, nn
 from archnet.calibration.equalization import ChannelStatistics
 from archnet.calibration.lsq import ActivationQuantizer, WeightQuantizer
 from archnet.calibration.observers import sample_of
-from archnet.calibration.widths import STORED_BITS, Widths, assign, narrowed
+from archnet.calibration.widths import (
+    IMAGES,
+    PASSING,
+    STORED_BITS,
+    WEIGHTED,
+    Widths,
+    assign,
+    fused_reader,
+    narrowed,
+    unsigned_sites,
+)
 from archnet.config import Bits
 from archnet.converters.residual import IDENTITY
-from archnet.executor import MASKED, NetworkModule, later_keys, merge_heads, split_heads
+from archnet.executor import MASKED, NetworkModule, later_keys, merge_heads, split_heads, strides
 from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.quantized_mixing import QuantizedTokenMix
@@ -44,6 +54,33 @@ class QuantizedLinear(nn.Module):
         """The same layer, its weights integers as they are and never trained."""
         self.quantizer.step.data.fill_(1.0)
         return self.requires_grad_(False)
+
+
+class QuantizedConv(QuantizedLinear):
+    """Convolution on fake-quantized weights, one step an output channel.
+
+    Args:
+        weight: (channels, inputs / groups, height, width).
+        stride, pad: along height and width.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        bits: int,
+        window: tuple[tuple[int, int], tuple[int, int]],
+        groups: int,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+        self.quantizer = WeightQuantizer(weight.flatten(1), bits)
+        self.window, self.groups = window, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, inputs, height, width) -> (batch, channels, height, width)."""
+        weight = self.quantizer(self.weight.flatten(1)).view_as(self.weight)
+        return F.conv2d(x, weight, self.bias, *self.window, groups=self.groups)
 
 
 class QuantizedAttention(nn.Module):
@@ -149,24 +186,31 @@ class QuantizedStudent(NetworkModule):
         overrides: dict[str, nn.Module] = {}
         observe: dict[str, nn.Module] = {}
         readers = network.consumers()
-        unsigned = {site.name for site in network.sites if site.op is Op.RELU}
+        unsigned = unsigned_sites(network)
         for site in network.sites:
             module = _override(network, site, self.widths)
             if module is not None:
                 overrides[site.name] = module
-            fused = site.op is Op.LINEAR and [r.op for r in readers[site.name]] in ([Op.RELU], [Op.CLIP])
-            exact = site.op in (Op.MEAN_POOL, Op.SELECT) or bool(site.attributes.get("logits", False))
+            fused = fused_reader(site, readers) is not None
+            exact = site.op in PASSING or bool(site.attributes.get("logits", False))
             if not fused and not exact:
                 bits_of = self.widths.weights if _is_table(site) else self.widths.results
                 observe[site.name] = _observer(site, bits_of[site.name], unsigned)
         share_quantizers(network, observe)
         super().__init__(network, overrides, observe)
+        self.pixels = ActivationQuantizer(STORED_BITS, signed=True) if IMAGES in network.inputs else None
         for site in network.sites:
             for key in site.parameters.values():
                 if site.name in overrides:
                     del self.values[key.replace(".", "|")]
                 else:
                     self.values[key.replace(".", "|")].requires_grad_(False)
+
+    def forward(self, inputs: Mapping[str, Tensor], keep: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Run every site, on images that are quantized first (see NetworkModule)."""
+        if self.pixels is not None:
+            inputs = {**inputs, IMAGES: self.pixels(inputs[IMAGES])}
+        return super().forward(inputs, keep)
 
     def observer(self, site: str) -> ActivationQuantizer | None:
         """The quantizer of a site's result."""
@@ -185,6 +229,8 @@ class QuantizedStudent(NetworkModule):
         attentions = [m for m in self.overrides.values() if isinstance(m, QuantizedAttention)]
         quantizers = dict(self.observe.items())
         masks = row_masks(self.network)
+        if self.pixels is not None:
+            self.pixels.calibrate(torch.cat([sample_of(batch[IMAGES]) for batch in batches]))
         for attention in attentions:
             attention.calibrating = True
         for name in quantizers:
@@ -236,16 +282,23 @@ class QuantizedStudent(NetworkModule):
         """
         readers = self.network.consumers()
         for site in self.network.sites:
-            if site.op in (Op.LINEAR, Op.TOKEN_MIX) and not site.attributes.get("logits", False):
+            if site.op in WEIGHTED and not site.attributes.get("logits", False):
                 module = self.override(site.name)
                 assert isinstance(module, (QuantizedLinear, QuantizedTokenMix))
                 result = self.observer(site.name) or self.observer(readers[site.name][0].name)
                 assert result is not None
                 step = self._scale_of(site.inputs[0]) * float(module.quantizer.scale.max())
                 result.step.clamp_min_(min(step / LARGEST_FACTOR, result.most))
+            elif site.op is Op.ADD and len(site.inputs) == 2:
+                result = self.observer(site.name) or self.observer(readers[site.name][0].name)
+                assert result is not None
+                step = max(self._scale_of(name) for name in site.inputs)
+                result.step.clamp_min_(step / LARGEST_FACTOR)
 
     def _scale_of(self, name: str) -> float:
         """The scale of a site's result, which some operators take from what they read."""
+        if name == IMAGES and self.pixels is not None:
+            return self.pixels.scale
         observer = self.observer(name)
         return self._scale_of(self.network.site(name).inputs[0]) if observer is None else observer.scale
 
@@ -264,7 +317,7 @@ class QuantizedStudent(NetworkModule):
         masks = row_masks(self.network)
         hooks = []
         for site in self.network.sites:
-            if site.op is Op.LINEAR and not site.attributes.get(IDENTITY):
+            if site.op in (Op.LINEAR, Op.CONV) and not site.attributes.get(IDENTITY):
                 module = self.override(site.name)
                 hooks.append(
                     module.register_forward_hook(
@@ -278,8 +331,8 @@ class QuantizedStudent(NetworkModule):
 
 @torch.no_grad()
 def linear_means(module: NetworkModule, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The mean of every fully connected site's result over the valid rows of a batch, (channels,)."""
-    names = {site.name for site in module.network.sites if site.op is Op.LINEAR}
+    """The mean of every layer's and convolution's result over the valid rows of a batch, (channels,)."""
+    names = {site.name for site in module.network.sites if site.op in (Op.LINEAR, Op.CONV)}
     masks = row_masks(module.network)
     values = module(batch, keep=names)
     return {n: valid_rows(values[n].float(), mask_of(batch, masks[n])).mean(0) for n in sorted(names)}
@@ -319,7 +372,7 @@ def _corrector(wanted: Tensor, mask: Tensor | None) -> Callable[[nn.Module, obje
         assert isinstance(module, QuantizedLinear)
         shift = wanted - valid_rows(result.float(), mask).mean(0)
         module.bias.add_(shift)
-        return result + shift
+        return result + (shift[:, None, None] if result.dim() == 4 else shift)
 
     return correct
 
@@ -332,8 +385,7 @@ def _is_table(site: Site) -> bool:
 def _observer(site: Site, bits: int, unsigned: Collection[str]) -> ActivationQuantizer:
     """A hard tanh is what saturation computes, so its integers must not reach beyond 1."""
     most = 1.0 / (2 ** (bits - 1) - 1) if site.op is Op.CLIP else float("inf")
-    source = site.inputs[0] if site.op is Op.REQUANTIZE else site.name
-    return ActivationQuantizer(bits, signed=source not in unsigned, most=most)
+    return ActivationQuantizer(bits, signed=site.name not in unsigned, most=most)
 
 
 def _override(network: Network, site: Site, widths: Widths) -> nn.Module | None:
@@ -341,6 +393,10 @@ def _override(network: Network, site: Site, widths: Widths) -> nn.Module | None:
         weight, bias = network.parameter(site, "weight"), network.parameter(site, "bias")
         layer = QuantizedLinear(weight, bias, widths.weights[site.name])
         return layer.fixed() if site.attributes.get(IDENTITY) else layer
+    if site.op is Op.CONV:
+        weight, bias = network.parameter(site, "weight"), network.parameter(site, "bias")
+        groups = int(site.attributes["groups"])
+        return QuantizedConv(weight, bias, widths.weights[site.name], strides(site), groups)
     if site.op is Op.ATTENTION and site.attributes.get("form") == "relu":
         from archnet.quantized_attention import QuantizedReluAttention
 

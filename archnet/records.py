@@ -77,8 +77,7 @@ def block_agreement(
         if affine.carrier not in integers:
             continue
         mask = mask_of(batch, masks[block.output])
-        state = affine.apply(integers[affine.carrier])
-        value = valid_rows(state, mask).numpy()
+        value = affine.apply(valid_rows(integers[affine.carrier], mask)).numpy()
         reference = valid_rows(wanted[block.output], mask).numpy()
         rows.append(
             BlockAgreement(

@@ -19,13 +19,11 @@ from scipy import sparse
 from archnet.calibration.affine import requantize, round_shift
 from archnet.errors import ArchNetError
 from archnet.graph import WIDEN_SHIFT, Dim, Node, QuantizedGraph, TensorSpec
+from archnet.integer_product import integer_matmul
 from archnet.operators import Op
+from archnet.reference_image import convolution, max_pool, prepend
 
 Array = NDArray[Any]
-
-# A float32 holds every integer up to 2**24, a float64 up to 2**53.
-_FLOAT32_EXACT = 2**24
-_FLOAT64_EXACT = 2**53
 
 # One-hot rows have one entry in thousands: below this share of nonzeros a sparse product is faster.
 _SPARSE_SHARE = 1 / 32
@@ -61,26 +59,6 @@ class Call:
         """Clamp to the output's range and convert to its dtype."""
         low, high = self.output.range
         return np.clip(values, low, high).astype(self.output.dtype)
-
-
-def integer_matmul(a: Array, b: Array) -> NDArray[np.int64]:
-    """a @ b of integer arrays, exactly: (..., M, K) times (..., K, N) -> int64 (..., M, N).
-
-    NumPy multiplies integers without BLAS, which is very slow. A product in floats is exact, whatever
-    the order of the additions and whether or not they are fused, when every partial sum is an integer
-    that the float type holds: |partial sum| <= max|a| * max over n of sum over k of |b[k, n]|, which
-    is checked here.
-    """
-    bound = _magnitude(a) * int(np.abs(b.astype(np.int64)).sum(axis=-2).max(initial=0))
-    dtype: type[np.generic] = np.int64
-    if bound <= _FLOAT64_EXACT:
-        dtype = np.float32 if bound <= _FLOAT32_EXACT else np.float64
-    product: Array = np.matmul(a.astype(dtype), b.astype(dtype))
-    return product.astype(np.int64)
-
-
-def _magnitude(values: Array) -> int:
-    return max(abs(int(values.min())), abs(int(values.max()))) if values.size else 0
 
 
 def _sparse_matmul(x: Array, weight: Array) -> NDArray[np.int64]:
@@ -267,6 +245,9 @@ OPERATORS: dict[Op, Callable[..., Array]] = {
     Op.SELECT: select,
     Op.MEAN_POOL: mean_pool,
     Op.WIDEN: widen,
+    Op.CONV: convolution,
+    Op.MAX_POOL: max_pool,
+    Op.PREPEND: prepend,
 }
 """What each operator computes: f(call, *inputs) -> output, inputs in the order of Node.inputs."""
 

@@ -219,6 +219,7 @@ class LatencyRow(Record):
 
     Attributes:
         backend: what ran the integer network.
+        sequence: tokens, or the height of images.
         float_ms, int8_ms: medians, milliseconds.
         ratio: median over the paired runs of float time / integer time: above 1 is faster.
     """

@@ -39,7 +39,7 @@ class _Recorder(fx.Interpreter):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One set of probe inputs by name, (batch, sequence) int64 each."""
+    """One set of probe inputs by name: (batch, sequence) int64 each, or images float32."""
 
     values: Mapping[str, Tensor]
 
@@ -112,6 +112,8 @@ def record(
     try:
         recorder.run(*probe.inputs(names))
     except (RuntimeError, IndexError) as error:
+        if "input_ids" not in probe.values:
+            raise
         length = probe.input_ids.shape[1]
         raise ArchNetError(
             f"the model fails on a sequence of {length} tokens: {str(error).strip().splitlines()[0][:200]}",

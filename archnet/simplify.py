@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from archnet.aten_image import IMAGE_INPUT
 from archnet.network import Network, Site
 from archnet.operators import Op
 
 
 def with_logits(network: Network) -> Network:
-    """Mark the layers that score the words of a target: outputs of an encoder-decoder."""
-    if "decoder_input_ids" not in network.inputs:
+    """Mark the layers that score words of a target or classes of an image: their results are int32."""
+    if "decoder_input_ids" in network.inputs:
+        outputs = set(network.outputs.values())
+    elif IMAGE_INPUT in network.inputs:
+        outputs = {site for name, site in network.outputs.items() if name == "logits"}
+    else:
         return network
-    outputs = set(network.outputs.values())
     return replace(
         network,
         sites=tuple(

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from archnet.agreement import (
     IntegerComparison,
@@ -22,6 +24,7 @@ from archnet.agreement import (
 from archnet.backends import open_backend
 from archnet.backends.base import Backend
 from archnet.build import BuildDir
+from archnet.classify import PictureScorer
 from archnet.encode import Inputs, Run, open_tokenizer
 from archnet.errors import ArchNetError
 from archnet.events import EventSink, Progress, StageFinished, StageStarted, ignore
@@ -38,7 +41,7 @@ from archnet.results import (
 )
 from archnet.scoring import Scorer
 from archnet.storage import load_graph
-from archnet.tasks import TaskScore, load_task
+from archnet.tasks import Task, TaskScore, load_task
 
 REFERENCE = "reference"
 
@@ -88,7 +91,7 @@ def validate(
     loaded = load_task(task, paths) if task is not None else None
     names = _named(build, backends)
     graph = load_graph(build.graph_dir)
-    scorer = Scorer.open(loaded, build, graph) if loaded is not None else None
+    scorer = _scorer(loaded, build, graph) if loaded is not None else None
     opened = [open_backend(name, build.path) for name in names]
     original = FloatModel.open(build.path)
     sink = events if events is not None else ignore
@@ -101,7 +104,7 @@ def validate(
         metric="",
         data="",
         samples=0,
-        agreement_samples=len(inputs["attention_mask"]),
+        agreement_samples=len(next(iter(inputs.values()))),
         float_score=BackendScore("float"),
         scores=tuple(scores),
         blocks=_blocks(build),
@@ -151,6 +154,18 @@ def _validate_translation(
     return result
 
 
+def _scorer(task: Task, build: BuildDir, graph: QuantizedGraph) -> Scorer | PictureScorer:
+    """What feeds the task's data to a network."""
+    if task.places:
+        return PictureScorer.open(task, build)
+    if build.image_settings.is_file():
+        raise ArchNetError(
+            f"{build.path} classifies pictures, which the task {task.name} does not score",
+            fix="give --task images",
+        )
+    return Scorer.open(task, build, graph)
+
+
 def _named(build: BuildDir, backends: Sequence[str] | None) -> list[str]:
     names = list(dict.fromkeys(backends)) if backends is not None else default_backends(build)
     if not names:
@@ -178,12 +193,15 @@ def agreement_inputs(build: BuildDir) -> Inputs:
     file = build.path / "calibration.npz"
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            inputs = {n: arrays[n].astype(np.int64) for n in arrays.files}
+            inputs = {n: _plain(arrays[n]) for n in arrays.files}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
         raise ArchNetError(
             f"{file} cannot be read: {reason}", fix="convert again into a new folder"
         ) from error
+    images = inputs.get("pixel_values")
+    if images is not None and images.ndim == 4:
+        return {"pixel_values": images[:AGREEMENT_SENTENCES]}
     if (
         not inputs.keys() >= {"input_ids", "attention_mask"}
         or inputs["input_ids"].ndim != 2
@@ -191,6 +209,11 @@ def agreement_inputs(build: BuildDir) -> Inputs:
     ):
         raise ArchNetError(f"{file} is damaged: its arrays do not fit", fix="convert again into a new folder")
     return {name: value[:AGREEMENT_SENTENCES] for name, value in inputs.items()}
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    """Token ids and masks as int64, pixels as float32."""
+    return values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
 
 
 class _Stage:
@@ -234,7 +257,7 @@ def _agreement(
         outputs = OutputComparison(name)
         integers = IntegerComparison(graph, backend)
         for i, (batch, expected) in enumerate(zip(batches, floats, strict=True)):
-            outputs.add(expected[name], backend.run(batch)[name], batch["attention_mask"])
+            outputs.add(expected[name], backend.run(batch)[name], batch.get("attention_mask"))
             if backend.name != REFERENCE:
                 integers.add(batch)
             stage.step(backend.name, i + 1, len(batches), "batches")
@@ -251,7 +274,7 @@ def _with_scores(
     result: ValidationResult,
     original: FloatModel,
     backends: Sequence[Backend],
-    scorer: Scorer,
+    scorer: Scorer | PictureScorer,
     stage: _Stage,
 ) -> ValidationResult:
     """Score the float original and every backend on the task, and add that to the agreement."""

@@ -48,15 +48,24 @@ def groups(network: Network) -> list[list[str]]:
         return name
 
     blocked: set[str] = set()
+    readers = network.consumers()
     for site in network.sites:
         if site.op in (Op.ADD, Op.RELU, Op.MEAN_POOL, Op.SELECT):
             tied = [name for name in site.inputs if name in parent]
         elif site.op is Op.ATTENTION:
             tied = [site.inputs[2]]
             blocked.update(site.inputs[:2])
+        elif site.op in (Op.TO_TOKENS, Op.PREPEND):
+            tied = list(site.inputs)
         elif site.op in (Op.LINEAR, Op.EMBEDDING):
             tied = []
             if site.attributes.get("logits", False):  # accumulators, whose channels have scales of their own
+                blocked.add(site.name)
+        elif site.op is Op.CONV:
+            # Channels of maps are left as they are; what a patch embedding writes is a token stream.
+            tied = []
+            blocked.update(site.inputs)
+            if [reader.op for reader in readers[site.name]] != [Op.TO_TOKENS]:
                 blocked.add(site.name)
         else:
             tied = []
@@ -146,6 +155,8 @@ def _shift(
                 (other,) = (name for name in site.inputs if name != free[-1])
                 shifts[free[-1]] = statistics[site.name].mean - shifts[other]
             shifts[site.name] = shifts[site.inputs[0]] + shifts[site.inputs[1]]
+        elif site.op in (Op.CONV, Op.TO_TOKENS, Op.PREPEND):  # rows of zeros stand in front
+            shifts[site.name] = torch.zeros(())
         elif site.name in statistics:
             shifts[site.name] = statistics[site.name].mean
         else:
@@ -158,6 +169,11 @@ def _apply(folded: Folded, scales: Mapping[str, Tensor], shifts: Mapping[str, Te
     for site in network.sites:
         if site.op is Op.LINEAR:
             _absorb(site, tensors, scales, shifts)
+        elif site.op is Op.CONV and site.name in scales:
+            for role in ("weight", "bias"):
+                key = site.parameters[role]
+                scale = scales[site.name].reshape(-1, *[1] * (tensors[key].dim() - 1))
+                tensors[key] = tensors[key] / scale
         elif site.op is Op.EMBEDDING and site.name in scales:
             key = site.parameters["table"]
             tensors[key] = (tensors[key] - shifts.get(site.name, 0.0)) / scales[site.name]

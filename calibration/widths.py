@@ -26,11 +26,14 @@ LEAST_TABLE_BITS = 4
 WEIGHTED = (Op.LINEAR, Op.CONV, Op.TOKEN_MIX)
 """Operators that multiply activations by weights."""
 
-PASSING = (Op.SELECT, Op.MEAN_POOL)
+PASSING = (Op.SELECT, Op.MEAN_POOL, Op.MAX_POOL, Op.TO_TOKENS, Op.PREPEND, Op.FLATTEN)
 """Operators whose result is in the integers of what they read."""
 
 FUSED = ([Op.RELU], [Op.CLIP])
 """What a weighted operator computes in its own saturation, when nothing else reads it."""
+
+IMAGES = "pixel_values"
+"""The input that images come in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,27 @@ def assign(network: Network, bits: Bits, layers: Mapping[str, Bits] | None = Non
     return Widths(weights, results, scores, shares, _wider(network, bits, weights, results, scores))
 
 
+def fused_reader(site: Site, readers: Mapping[str, list[Site]]) -> Site | None:
+    """The activation that the saturation of a site computes; None when there is none.
+
+    An Add of two tensors has a ReLU in it, as a weighted operator has.
+    """
+    following = readers[site.name]
+    ops = [reader.op for reader in following]
+    joined = site.op is Op.ADD and len(site.inputs) == 2 and ops == [Op.RELU]
+    return following[0] if joined or (site.op in WEIGHTED and ops in FUSED) else None
+
+
+def unsigned_sites(network: Network) -> set[str]:
+    """Sites whose results are never negative: ReLU, and what only chooses from one or averages it."""
+    found: set[str] = set()
+    for site in network.sites:
+        follows = site.op in (*PASSING, Op.AVG_POOL, Op.REQUANTIZE) and site.inputs[0] in found
+        if site.op is Op.RELU or follows:
+            found.add(site.name)
+    return found
+
+
 def _product_operands(site: Site) -> tuple[int, ...]:
     """Which of a site's inputs it multiplies (identity weights only add)."""
     if site.attributes.get("identity"):
@@ -142,9 +166,8 @@ def _wanted(
     bits: Bits,
     layers: Mapping[str, Bits],
 ) -> int:
-    following = readers[site.name]
-    if site.op in WEIGHTED and [r.op for r in following] in FUSED:
-        following = readers[following[0].name]
+    fused = fused_reader(site, readers)
+    following = readers[site.name if fused is None else fused.name]
     if [r.op for r in following] == [Op.CONCAT]:
         following = readers[following[0].name]
     if site.name in outputs or not following:
@@ -180,6 +203,8 @@ def _wider(
         rest = [n for n in kept if n not in (*sums, *logits) and ops[n] is not Op.EMBEDDING]
         note("residual stream", STORED_BITS, sums, "errors of every layer add up in it; it is only added")
         note("layers that only feed an Add or an output", STORED_BITS, rest, "their result is not multiplied")
+        pixels = [name for name in network.inputs if name == IMAGES]
+        note("images", STORED_BITS, pixels, "pixels come with 8 bits")
         note("attention scores", STORED_BITS, list(scores), "the softmax reads them, no product does")
     note("logits", ACCUMULATOR_BITS, logits, "the last layer's accumulators as they are")
     identities = {site.name for site in network.sites if site.attributes.get("identity")}

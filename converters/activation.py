@@ -83,11 +83,16 @@ class ActivationConverter:
         return Replacement((new,), {site.name: modules[self.source]})
 
 
+LAYER_NAMES = {Op.LINEAR: "fully connected layer", Op.CONV: "convolution", Op.ADD: "Add"}
+
+
 def follows_linear(site: Site, network: Network) -> str | None:
     """Why an activation cannot be fused into the layer before it, or None."""
     source = site.inputs[0]
-    if source in network.inputs or network.site(source).op is not Op.LINEAR:
+    before = None if source in network.inputs else network.site(source)
+    joined = before is not None and before.op is Op.ADD and len(before.inputs) == 2 and site.op is not Op.TANH
+    if before is None or (before.op not in (Op.LINEAR, Op.CONV) and not joined):
         return "it does not follow a fully connected layer"
     if len(network.consumers()[source]) != 1:
-        return "the fully connected layer before it is read by other operators too"
+        return f"the {LAYER_NAMES[before.op]} before it is read by other operators too"
     return None

@@ -258,6 +258,66 @@ def add_sentence_transformer(
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(config, indent=1))
 
 
+# Image models --------------------------------------------------------------------------------------
+
+CLASS_NAMES = {0: "cat", 1: "dog", 2: "cow"}
+
+
+def make_resnet(seed: int = 0, **overrides: Any) -> nn.Module:
+    """A tiny ResNetForImageClassification of three blocks in eval mode, with used BatchNorm statistics."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    settings = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic"}
+    torch_state = torch.get_rng_state()
+    try:
+        torch.manual_seed(seed)
+        model = ResNetForImageClassification(
+            ResNetConfig(**{"id2label": CLASS_NAMES, **settings, **overrides})
+        )
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.running_mean, std=0.3)
+                nn.init.uniform_(module.running_var, 0.5, 2.0)
+    finally:
+        torch.set_rng_state(torch_state)
+    return model.eval()
+
+
+def make_image_folder(folder: Path, family: str = "resnet", *, size: int = 16) -> Path:
+    """Write the folder of a tiny image classifier of CLASS_NAMES, "resnet" or "vit", and return it."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    model: Any = (
+        make_resnet() if family == "resnet" else make_model("vit", layers=1, id2label=CLASS_NAMES, labels=3)
+    )
+    model.save_pretrained(folder)
+    settings = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": size, "width": size},
+        "resample": 2,
+        "rescale_factor": 1 / 255,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def write_pictures(folder: Path, each: int = 4, *, size: tuple[int, int] = (20, 24)) -> Path:
+    """Random .png pictures, `each` in a folder a class of CLASS_NAMES."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name in CLASS_NAMES.values():
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
 # Translation models --------------------------------------------------------------------------------
 
 END, PAD = 2, 1

@@ -45,7 +45,8 @@ def feed(graph: QuantizedGraph, inputs: Mapping[str, NDArray[Any]]) -> dict[str,
 
     Args:
         inputs: "input_ids" and "attention_mask", (batch, sequence) of any integer dtype; the mask
-            holds 0 and 1.
+            holds 0 and 1; or "pixel_values", float32 as the image processor gives them, which are
+            quantized here, or the integers themselves.
 
     Raises:
         ArchNetError: names, shapes, dtypes or values that the network does not take.
@@ -68,9 +69,12 @@ def feed(graph: QuantizedGraph, inputs: Mapping[str, NDArray[Any]]) -> dict[str,
             _check_values(host.source, ids, table.shape[0])
             fed[spec.name] = table[ids].astype(spec.dtype)
         else:
-            if spec.dtype != "int64" and inputs[spec.name].dtype == spec.dtype:
+            if spec.dtype != "int64" and np.asarray(inputs[spec.name]).dtype == spec.dtype:
                 fed[spec.name] = inputs[spec.name]  # handed on by another network
                 _check_range(spec, fed[spec.name])
+                continue
+            if spec.dtype == "int8" and np.asarray(inputs[spec.name]).dtype.kind == "f":
+                fed[spec.name] = quantize_input(spec, inputs[spec.name])
                 continue
             values = _integers(spec.name, inputs[spec.name])
             limit = 2 if spec.name.endswith("_mask") else limits.get(spec.name)
@@ -81,6 +85,21 @@ def feed(graph: QuantizedGraph, inputs: Mapping[str, NDArray[Any]]) -> dict[str,
             fed[spec.name] = values.astype(spec.dtype)
     _check_shapes(graph, fed)
     return fed
+
+
+def quantize_input(spec: TensorSpec, values: NDArray[Any]) -> NDArray[np.int8]:
+    """clip(round_half_even(values / scale)): normalised pixels as the network's integers.
+
+    Raises:
+        ArchNetError: some are NaN or infinite.
+    """
+    scaled = np.asarray(values, np.float32) / np.float32(spec.scale or 1.0)
+    if not np.isfinite(scaled).all():
+        raise ArchNetError(
+            f"the input {spec.name!r} holds values that are no numbers",
+            fix="check how pictures are normalised",
+        )
+    return np.asarray(np.clip(np.rint(scaled), *spec.range), dtype=np.int8)
 
 
 def dequantize_output(

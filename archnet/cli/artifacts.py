@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archnet.atomic import human_bytes, replacing, write_bytes
+from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.cli.app import app, examples, quiet_libraries
 from archnet.cli.check import folder_argument
 from archnet.errors import ArchNetError, nearest
@@ -95,6 +96,7 @@ def export(folder: Path, form: str, out: Path | None, target_arch: str | None, l
     epilog=examples(
         "archnet run build --inputs in.npz --outputs out.npz --backend onnxruntime",
         "archnet run translator --inputs lines.en --outputs lines.de --beams 4",
+        "archnet run classifier --inputs pictures/ --outputs classes.tsv",
         "python -c \"import numpy as n; n.savez('in.npz', input_ids=n.array([[101, 7592, 102]]),"
         ' attention_mask=n.ones((1, 3), int))"',
     ),
@@ -105,7 +107,7 @@ def export(folder: Path, form: str, out: Path | None, target_arch: str | None, l
     required=True,
     type=click.Path(path_type=Path),
     metavar="X.npz",
-    help="Named arrays; for a translation model a text, one sentence a line.",
+    help="Named arrays; for a translation model a text, one sentence a line; for a classifier also pictures.",
 )
 @click.option(
     "--outputs", required=True, type=click.Path(path_type=Path), metavar="Y.npz", help="Where to write."
@@ -119,13 +121,17 @@ def export(folder: Path, form: str, out: Path | None, target_arch: str | None, l
 def run(folder: Path, inputs: Path, outputs: Path, beams: int | None, backend: str) -> None:
     """Run the network in DIR once: arrays of X.npz in, float32 arrays of Y.npz out.
 
-    A translation model reads a text and writes one, a translation a line.
+    A translation model reads a text and writes one, a translation a line. An image classifier may read a
+    picture or a folder of them, too, and then writes a class a line: file, class, probability.
     """
     if is_translation(folder):
         _translate(folder, inputs, outputs, beams, backend)
         return
     if beams is not None:
         raise ArchNetError("--beams is of translation models only", fix="leave it out")
+    if (folder / SETTINGS_FILE).is_file() and inputs.suffix.lower() != ".npz":
+        _classify(folder, inputs, outputs, backend)
+        return
     arrays = read_arrays(inputs)
     quiet_libraries()
     from archnet.backends import open_backend
@@ -135,6 +141,20 @@ def run(folder: Path, inputs: Path, outputs: Path, beams: int | None, backend: s
     write_arrays(outputs, results)
     for name, value in results.items():
         click.echo(f"{name} {'x'.join(map(str, value.shape))} {value.dtype}")
+
+
+def _classify(folder: Path, inputs: Path, outputs: Path, backend: str) -> None:
+    """Write the likeliest class of a picture, or of every picture in a folder, with its probability."""
+    from archnet.calibration.image_files import picture_files
+
+    files = picture_files(inputs)
+    quiet_libraries()
+    import archnet
+
+    found = archnet.load(folder, backend=backend).classify(files)
+    lines = [f"{file}\t{one.label}\t{one.share:.4f}\n" for file, one in zip(files, found, strict=True)]
+    write_bytes(outputs, "".join(lines).encode())
+    click.echo(f"{outputs}: {len(found)} pictures")
 
 
 def _translate(folder: Path, inputs: Path, outputs: Path, beams: int | None, backend: str) -> None:

@@ -12,7 +12,7 @@ from archnet.cli.app import Session, app, examples, print_json, quiet_libraries,
 from archnet.cli.look import json_option
 from archnet.errors import EXIT_DROP_EXCEEDED, ArchNetError
 
-TASKS = ("sts", "classification", "translation")
+TASKS = ("sts", "classification", "images", "translation")
 
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 
@@ -23,6 +23,7 @@ folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_t
         "archnet validate build",
         "archnet validate build --backend reference,onnxruntime,tvm --json",
         "archnet validate build --task sts --data sick.tsv --data sts2012/ --max-drop 0.3",
+        "archnet validate classifier --task images --data test.zip",
         "archnet validate build --task translation --data test.en --references test.de",
     ),
 )

@@ -64,6 +64,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
         "archnet convert model.py:make --data texts/ --target tvm --bits w8a8 --out build --seq-len 64",
         "archnet convert ./bert --data texts/ --target archnet --bits w8a8 --out build --embedding code",
         "archnet convert ./bert --data texts/ --target tvm --bits auto --max-drop 0.5 --out build",
+        "archnet convert ./vit --data pictures.zip --target archnet --bits w8a8 --out build",
     ),
 )
 @click.argument("model")
@@ -71,7 +72,8 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
     "--data",
     required=True,
     metavar="FILE_OR_DIR",
-    help="Unlabelled text like that of the task: a file with one sentence a line, or a folder of such files.",
+    help="Unlabelled data like that of the task: a file with one sentence a line, a folder of such files, or "
+    "for an image classifier a folder or .zip of pictures.",
 )
 @target_option
 @bits_option("WxAy|auto")

@@ -73,7 +73,9 @@ def build_float_onnx(source: Source) -> onnx.ModelProto:
     """The float original as an ONNX model (see `export_float_onnx`)."""
     text = source.kind == "text"
     names = source.output_names if source.pooling is None else (SENTENCE_OUTPUT, source.output_names[0])
-    inputs = example_inputs(source.module, source.kind, batch=2, sequence=min(8, source.max_length))
+    inputs = example_inputs(
+        source.module, source.kind, batch=2, sequence=min(8, source.max_length), images=source.images
+    )
     batch = torch.export.Dim("batch", min=1, max=4096)
     dims: dict[int, Any] = {0: batch}
     if text:

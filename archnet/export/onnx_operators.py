@@ -13,6 +13,7 @@ from onnx import TensorProto
 from archnet.errors import ArchNetError
 from archnet.export.onnx_attention import lower_crop, lower_mean_matmul, lower_table_softmax, lower_zero_pad
 from archnet.export.onnx_handover import hand_on, wide_linear
+from archnet.export.onnx_image import lower_conv, lower_max_pool, lower_prepend, real_weights
 from archnet.export.onnx_model import ELEMENT_TYPES
 from archnet.export.onnx_state import Layout, Lowering, StoredTensor
 from archnet.graph import WIDEN_SHIFT, GraphOutput, Node, TensorSpec
@@ -79,10 +80,13 @@ def _one_hot(state: Lowering, node: Node) -> None:
 def _slice(state: Lowering, node: Node) -> None:
     table = _stored_table(state, node, node.inputs[0])
     zero = state.onnx.integers(0)
-    rows = state.onnx.node(
-        "Slice", [table, zero, state.onnx.size("sequence", state.graph.inputs[0]), zero], node.output
-    )
     spec = state.spec(node.output)
+    positions = spec.shape[-2]
+    if isinstance(positions, int):
+        end = state.onnx.integers(positions)
+    else:
+        end = state.onnx.size(positions, state.graph.inputs[0])
+    rows = state.onnx.node("Slice", [table, zero, end, zero], node.output)
     if len(spec.shape) == 3:
         batch = state.onnx.size("batch", state.graph.inputs[0])
         ones = state.onnx.integers(1, 1)
@@ -96,26 +100,14 @@ def _linear(state: Lowering, node: Node) -> None:
     if state.spec(node.output).dtype == "int32":
         wide_linear(state, node)
         return
-    x, weight, bias, _, weight_scale = node.inputs
-    key, constants, scale_x = node.name, state.graph.constants, state.spec(x).scale
-    integers, scales = constants[weight], constants[weight_scale]
+    integers = state.graph.constants[node.inputs[1]]
     width, depth = integers.shape
     as_gemm = state.linear == "gemm"
     stored = integers.T if as_gemm else integers.reshape(width, depth, 1, 1)
-    scale = state.onnx.constant(f"{key}/weight_scale", scales)
-    zeros = state.onnx.constant(f"zeros:int8:{width}", np.zeros(width, np.int8))
-    values = state.onnx.constant(f"{key}/weight", np.ascontiguousarray(stored))
-    if weight in state.packings:
-        state.packed[values] = state.packings[weight]
-    axis = 1 if as_gemm else 0
-    w = state.onnx.node("DequantizeLinear", [values, scale, zeros], f"{key}/weight/real", axis=axis)
-    bias_scale = state.onnx.constant(
-        f"{key}/bias_scale", np.float32(cast(float, scale_x)) * scales.astype(np.float32)
-    )
-    bias_zeros = state.onnx.constant(f"zeros:int32:{width}", np.zeros(width, np.int32))
-    bias_values = state.onnx.constant(f"{key}/bias", constants[bias])
-    b = state.onnx.node("DequantizeLinear", [bias_values, bias_scale, bias_zeros], f"{key}/bias/real", axis=0)
-    operands = [state.real(x, "matrix"), w, b]
+    operands = [
+        state.real(node.inputs[0], "matrix"),
+        *real_weights(state, node, stored, axis=1 if as_gemm else 0),
+    ]
     if as_gemm:
         y = state.onnx.node("Gemm", operands, f"{node.output}/exact")
     else:
@@ -192,6 +184,8 @@ def _add(state: Lowering, node: Node) -> None:
     same = state.spec(a).shape == state.spec(b).shape
     layout: Layout = "matrix" if same and (state.has(a, "matrix") or state.has(b, "matrix")) else "logical"
     y = state.onnx.node("Add", [state.real(a, layout), state.real(b, layout)], f"{node.output}/exact")
+    if state.spec(node.output).dtype == "uint8":
+        y = state.onnx.node("Relu", [y], f"{node.output}/relu")
     state.quantize(node.output, y, layout)
 
 
@@ -366,5 +360,8 @@ LOWERINGS: dict[Op, Callable[[Lowering, Node], None]] = {
     Op.SELECT: _select,
     Op.MEAN_POOL: _mean_pool,
     Op.WIDEN: _widen,
+    Op.CONV: lower_conv,
+    Op.MAX_POOL: lower_max_pool,
+    Op.PREPEND: lower_prepend,
 }
 """What each operator becomes, in ONNX."""

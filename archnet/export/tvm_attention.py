@@ -59,6 +59,7 @@ class AttentionForm:
     """
 
     isa: Isa
+    tokens: Dim
     heads: int
     width: int
     masked: bool
@@ -78,15 +79,17 @@ class AttentionForm:
         scores, shares = graph.tensors[group.scores.output], graph.tensors[group.softmax.output]
         if scores.dtype != "int8":
             return None
+        tokens = context.shape[2]
+        longest = tokens if isinstance(tokens, int) else graph.max_sequence
         return cls(
-            isa, heads, width, group.mask is not None, scores.range, shares.range[1],
-            context.dtype, context.range, graph.max_sequence,
+            isa, tokens, heads, width, group.mask is not None, scores.range, shares.range[1],
+            context.dtype, context.range, longest,
         )  # fmt: skip
 
     @property
     def parameters(self) -> list[tuple[tuple[Dim, ...], str]]:
         """Shape and dtype of query, key, value, (mask,) table, numbers and context."""
-        tokens: tuple[Dim, ...] = ("batch", "sequence")
+        tokens: tuple[Dim, ...] = ("batch", self.tokens)
         state = (*tokens, self.heads * self.width)
         masks = [(tokens, "int64")] if self.masked else []
         inputs = [(state, "int8")] * 3
@@ -118,7 +121,7 @@ def attention_kernel(form: AttentionForm, name: str) -> Any:
     """PrimFunc (query, key, value, [mask,] table, numbers) -> context; heads divided among the threads."""
     builder = KernelBuilder(name)
     with builder.body(form.parameters) as buffers:
-        batch, sequence = builder.dims["batch"], builder.dims["sequence"]
+        batch, sequence = builder.size("batch"), builder.size(form.tokens)
         with parallel(batch * form.heads) as task:
             head = _Head(form, buffers, sequence, task // form.heads, task % form.heads)
             head.pack_keys()

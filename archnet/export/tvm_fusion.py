@@ -125,7 +125,7 @@ class _Finder:
         source, shape = self._graph.tensors.get(split.inputs[0]), self._graph.tensors[split.output].shape
         if source is None or source.dtype != "int8":
             return None
-        if source.shape[:-1] != ("batch", "sequence") or shape[:2] != ("batch", "sequence"):
+        if len(source.shape) != 3 or source.shape[0] != "batch" or shape[:2] != source.shape[:2]:
             return None
         return split, swap
 

@@ -12,6 +12,7 @@ from tvm import relax, tirx
 from archnet.errors import ArchNetError
 from archnet.export.tvm_attention import AttentionForm, attention_kernel, attention_numbers
 from archnet.export.tvm_fusion import Group, OneHotGroup, find_groups
+from archnet.export.tvm_image import Window, map_kernel, rows_spec, windows_kernel
 from archnet.export.tvm_isa import Isa
 from archnet.export.tvm_linear import LinearForm, linear_kernel, pack_linear
 from archnet.export.tvm_operators import (
@@ -90,6 +91,8 @@ class _ModuleBuilder:
             return self._linear(node, output)
         if node.op is Op.EMBEDDING and (rows := self._gather(node, output)) is not None:
             return rows
+        if node.op is Op.CONV and node.attributes["groups"] == 1:
+            return self._convolution(node, output)
         if node.op not in OPERATORS:
             raise ArchNetError(
                 f"{node.name}: the TVM exporter has no kernel for {node.op}",
@@ -116,6 +119,37 @@ class _ModuleBuilder:
         packed = pack_linear(form, weight, bias, multiplier)
         inputs = [self._values[node.inputs[0]], *(relax.const(array) for array in packed)]
         return self._call(form, node.op, lambda name: linear_kernel(form, name), inputs, output)
+
+    def _convolution(self, node: Node, output: TensorSpec) -> Any:
+        """A dense convolution: windows as rows, a fully connected layer over them, rows as a map."""
+        x = self._graph.tensors[node.inputs[0]]
+        weight, bias, multiplier = (self._graph.constants[name] for name in node.inputs[1:4])
+        window = Window.of(node, x.shape, weight.shape[2:])
+        size = (int(output.shape[2]), int(output.shape[3]))
+        matrix = weight.reshape(len(weight), -1)
+        depth = -(-matrix.shape[1] // self._isa.depth) * self._isa.depth
+        # What the windows are filled up with is 0, so any weight that can be packed may stand there.
+        filling = int(matrix.flat[0])
+        matrix = np.pad(matrix, ((0, 0), (0, depth - matrix.shape[1])), constant_values=filling)
+        rows = TensorSpec(f"{node.name}/windows", ("batch", size[0] * size[1], depth), x.dtype, x.bits)
+        taken = self._call(
+            ("windows", window, x.dtype, size, depth),
+            "windows",
+            lambda name: windows_kernel(window, x.dtype, size, depth, name),
+            [self._values[x.name]],
+            rows,
+        )
+        spec = rows_spec(output, f"{node.name}/rows")
+        form = LinearForm.of(self._isa, rows, matrix, spec, self._packings.get(node.inputs[1]))
+        inputs = [taken, *(relax.const(array) for array in pack_linear(form, matrix, bias, multiplier))]
+        made = self._call(form, "convolution", lambda name: linear_kernel(form, name), inputs, spec)
+        return self._call(
+            ("map", output.dtype, output.shape),
+            "map",
+            lambda name: map_kernel(output.dtype, size, len(weight), name),
+            [made],
+            output,
+        )
 
     def _group(self, group: Group) -> None:
         """Emit a group as one kernel, or its nodes where no kernel fits."""

@@ -13,6 +13,7 @@ from typing import Any
 from tvm import tirx
 
 from archnet.calibration.packing import Packing
+from archnet.export.tvm_image import grouped_convolution, max_pool, prepend
 from archnet.export.tvm_packing import packed_element
 from archnet.export.tvm_tir import (
     Buffer,
@@ -376,5 +377,8 @@ OPERATORS: Mapping[Op, Callable[[OperatorCall], None]] = {
     Op.SELECT: _select,
     Op.MEAN_POOL: _mean_pool,
     Op.WIDEN: _widen,
+    Op.CONV: grouped_convolution,
+    Op.MAX_POOL: max_pool,
+    Op.PREPEND: prepend,
 }
-"""What writes each operator's loops. RESHAPE is a view; LINEAR is in tvm_linear.py."""
+"""What writes each operator's loops. RESHAPE is a view; LINEAR and dense CONV are built in tvm_module.py."""

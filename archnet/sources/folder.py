@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
+from archnet.calibration.image_settings import SETTINGS_FILE, ImageSettings
 from archnet.errors import ArchNetError
 from archnet.generation import GenerationSettings
 from archnet.sources.jsonfile import read_json_object
@@ -60,10 +61,12 @@ def open_folder(folder: Path, *, name: str | None = None, tokenizer_required: bo
     tokenizer, tokenizer_files = found if found else (None, ())
     if tokenizer is not None and chain and chain.lower_case:
         tokenizer = lower_cased(tokenizer)
+    settings = encoder / SETTINGS_FILE
+    images = ImageSettings.read(settings) if kind == "image" and settings.is_file() else None
     return Source(
         name=name,
         module=module,
-        output_names=probe_outputs(module, kind, str(encoder)),
+        output_names=probe_outputs(module, kind, str(encoder), images),
         tokenizer=tokenizer,
         tokenizer_files=tokenizer_files,
         pooling=chain.pooling if chain else None,
@@ -74,6 +77,7 @@ def open_folder(folder: Path, *, name: str | None = None, tokenizer_required: bo
         config=module_config(module),
         notes=(*notes, *more, *(chain.notes if chain else ())),
         generation=generation,
+        images=images,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
@@ -11,6 +12,7 @@ from typing import NoReturn
 import torch
 from torch import nn
 
+from archnet.calibration.image_settings import SETTINGS_FILE, ImageSettings
 from archnet.errors import ArchNetError
 from archnet.generation import GenerationSettings
 from archnet.sources.factory import call_factory
@@ -46,7 +48,8 @@ def open_model(
             (this runs that file's code; the factory returns a module or (module, tokenizer)), or a live
             `torch.nn.Module`, which is copied and never changed.
         tokenizer: for a live module or a factory: a `tokenizers.Tokenizer`, a fast transformers
-            tokenizer, or the path of a tokenizer.json or of the folder that has one.
+            tokenizer, or the path of a tokenizer.json or of the folder that has one; for an image model
+            what preprocessor_config.json holds, or its path.
         tokenizer_required: refuse a folder of a text model without tokenizer (`inspect` needs none).
 
     Raises:
@@ -163,6 +166,9 @@ def _open_module(module: nn.Module, name: str, tokenizer: object | None) -> Sour
     if kind == "translation":
         generation, notes = generation_settings(module, name)
         module = TranslationModel(module)
+    images: ImageSettings | None = None
+    if kind == "image" and tokenizer is not None:
+        images, tokenizer = as_image_settings(tokenizer), None
     found = as_tokenizer(tokenizer) if tokenizer is not None else None
     if found is None:
         origin = getattr(getattr(module, "config", None), "_name_or_path", None) if kind != "image" else None
@@ -170,7 +176,7 @@ def _open_module(module: nn.Module, name: str, tokenizer: object | None) -> Sour
     return Source(
         name=name,
         module=module,
-        output_names=probe_outputs(module, kind, name),
+        output_names=probe_outputs(module, kind, name, images),
         tokenizer=found[0] if found else None,
         tokenizer_files=found[1] if found else (),
         pooling=None,
@@ -181,7 +187,29 @@ def _open_module(module: nn.Module, name: str, tokenizer: object | None) -> Sour
         config=module_config(module),
         notes=notes,
         generation=generation,
+        images=images,
     )
+
+
+def as_image_settings(given: object) -> ImageSettings:
+    """What a live image model or a factory gives beside the module: settings, or the path of such a file.
+
+    Raises:
+        ArchNetError: it is something else, or not complete.
+    """
+    if isinstance(given, ImageSettings):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        path = Path(given).expanduser()
+        return ImageSettings.read(path / SETTINGS_FILE if path.is_dir() else path)
+    settings = given if isinstance(given, Mapping) else getattr(given, "to_dict", dict)()
+    try:
+        return ImageSettings.parse(settings)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArchNetError(
+            f"the settings beside the image model are not known: {error}",
+            fix=f"give the path of a {SETTINGS_FILE}, or a dictionary with what it holds",
+        ) from error
 
 
 def _copy(module: nn.Module) -> nn.Module:

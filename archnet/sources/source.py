@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from archnet.calibration.image_settings import SETTINGS_FILE, ImageSettings
 from archnet.errors import ArchNetError
 from archnet.generation import GenerationSettings
 
@@ -45,6 +46,7 @@ class Source:
         config: the transformers configuration as plain data; empty for other modules.
         notes: what was left out or changed while opening, for the plan and the report.
         generation: how an encoder-decoder searches; None for other models.
+        images: how pictures become an image model's pixels; None elsewhere, or when it came without.
     """
 
     name: str
@@ -60,6 +62,27 @@ class Source:
     config: dict[str, Any]
     notes: tuple[str, ...] = ()
     generation: GenerationSettings | None = None
+    images: ImageSettings | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image model's pictures."""
+        return image_size(self.module, self.images)
+
+    def require_images(self) -> ImageSettings:
+        """How pictures become pixels; ArchNetError when the model came without that."""
+        if self.images is None:
+            raise ArchNetError(
+                f"{self.name} has no {SETTINGS_FILE}, so pictures cannot be fed to it",
+                fix="save its image processor beside the weights: "
+                "AutoImageProcessor.from_pretrained(name).save_pretrained(folder)",
+            )
+        if self.image_size[0] != 3:
+            raise ArchNetError(
+                f"{self.name} reads pictures of {self.image_size[0]} channels, not red, green and blue",
+                fix="convert a model for colour pictures",
+            )
+        return self.images
 
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer; ArchNetError when the model came without one."""
@@ -105,17 +128,25 @@ def input_kind(module: nn.Module, name: str) -> Kind:
 
 
 def example_inputs(
-    module: nn.Module, kind: Kind, *, batch: int = 1, sequence: int = 8
+    module: nn.Module, kind: Kind, *, batch: int = 1, sequence: int = 8, images: ImageSettings | None = None
 ) -> dict[str, torch.Tensor]:
     """Valid arguments for a call: ids of 0 with a full mask, or black images of the configured size."""
     if kind != "image":
         ids = torch.zeros((batch, sequence), dtype=torch.int64)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         return inputs if kind == "text" else inputs | {f"decoder_{k}": v for k, v in inputs.items()}
+    return {"pixel_values": torch.zeros((batch, *image_size(module, images)))}
+
+
+def image_size(module: nn.Module, images: ImageSettings | None) -> tuple[int, int, int]:
+    """Channels, height and width: what pictures are resized to, else what the configuration says."""
     config = getattr(module, "config", None)
+    channels = int(getattr(config, "num_channels", 3))
+    if images is not None:
+        return channels, images.height, images.width
     size = getattr(config, "image_size", 224)
     height, width = (size, size) if isinstance(size, int) else tuple(size)
-    return {"pixel_values": torch.zeros((batch, getattr(config, "num_channels", 3), height, width))}
+    return channels, int(height), int(width)
 
 
 def named_outputs(result: object) -> dict[str, torch.Tensor]:
@@ -132,9 +163,11 @@ def named_outputs(result: object) -> dict[str, torch.Tensor]:
     return {k: v for k, v in found.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
 
 
-def probe_outputs(module: nn.Module, kind: Kind, name: str) -> tuple[str, ...]:
+def probe_outputs(
+    module: nn.Module, kind: Kind, name: str, images: ImageSettings | None = None
+) -> tuple[str, ...]:
     """Call the module once on a tiny input and name its outputs."""
-    inputs = example_inputs(module, kind)
+    inputs = example_inputs(module, kind, images=images)
     try:
         with torch.no_grad():
             outputs = named_outputs(module(**inputs))

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from archnet.errors import ArchNetError, nearest
-from archnet.tasks import classification, sts
+from archnet.tasks import classification, images, sts
 from archnet.tasks.classification import LabelledSet
 from archnet.tasks.score import Encode, TaskScore
 from archnet.tasks.sts import PairSet, Paths
 
-TASKS = ("classification", "sts", "translation")
+TASKS = ("classification", "images", "sts", "translation")
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task with its labelled data: `pairs` for "sts", `labelled` for "classification"."""
+    """A task with its labelled data: `pairs` for "sts", `labelled` for "classification".
+
+    Pictures are read when it is known how large they must be: `places` for "images".
+    """
 
     name: str
     metric: str
     pairs: tuple[PairSet, ...] = ()
     labelled: tuple[LabelledSet, ...] = ()
+    places: tuple[Path, ...] = ()
 
     @property
     def data(self) -> str:
         """The names of the sets, for people."""
         names = [s.name for s in self.pairs] + [s.name for s in self.labelled]
+        names += [place.name for place in self.places]
         return ", ".join(names)
 
     def check_outputs(self, names: Sequence[str], model: str) -> None:
@@ -66,6 +73,9 @@ def load_task(name: str, path: Paths) -> Task:
     """
     if name == "sts":
         return Task(name, sts.METRIC, pairs=tuple(sts.load_pair_sets(path)))
+    if name == "images":
+        places = [path] if isinstance(path, (str, os.PathLike)) else path
+        return Task(name, images.METRIC, places=tuple(Path(place).expanduser() for place in places))
     if name == "classification":
         return Task(name, classification.METRIC, labelled=tuple(classification.load_labelled_sets(path)))
     if name == "translation":

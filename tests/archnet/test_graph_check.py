@@ -142,7 +142,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "add-multiplier": (attribute("embeddings.add", multiplier_b="x"), "attribute multiplier_b is 'x'"),
     "add-shapes": (
         spec("embeddings.positions:0", shape=(3, 16)),
-        r"has shape \(3, 16\), not \('sequence', 16\)",
+        r"adds \('batch', 'sequence', 16\) to \(3, 16\)",
     ),
     "lookup-table": (constant("layer0.gelu.table", lambda a: a[:255]), r"has shape \(255,\)"),
     "lookup-function": (attribute("layer0.gelu", function=3), "attribute function is 3"),

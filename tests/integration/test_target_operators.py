@@ -27,6 +27,7 @@ from archnet.reference import execute
 from archnet.targets import list_profiles, load_profile
 from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import tiny_encoder
+from tests.image_graphs import image_graph
 
 NEVER_A_NODE = {Op.BATCH_NORM, Op.RELU}
 """Folded and fused before the integer network exists."""
@@ -44,6 +45,8 @@ def networks(bits: Bits) -> list[QuantizedGraph]:
         with_table_softmax(make()),
         with_relu_attention(make()),
         with_padding(make()),
+        image_graph("vit", bits),
+        image_graph("cnn", bits),
     ]
 
 
@@ -52,7 +55,8 @@ def alone(op: Op, bits: Bits) -> QuantizedGraph:
     present = networks(Bits(8, 6)) if op is Op.REQUANTIZE and bits.activations == 8 else networks(bits)
     graph, node = next((g, n) for g in present for n in g.nodes if n.op is op)
     inputs = [graph.tensors[name] for name in node.inputs if name in graph.tensors]
-    if not any("sequence" in spec.shape for spec in inputs) and op is not Op.SELECT:
+    fixed = "attention_mask" not in graph.tensors
+    if not fixed and not any("sequence" in spec.shape for spec in inputs) and op is not Op.SELECT:
         inputs.append(graph.tensors["attention_mask"])  # binds "sequence"
     return replace(
         graph,

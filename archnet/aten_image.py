@@ -1,0 +1,248 @@
+"""Handlers of the ATen nodes of image models: convolutions, pooling, and the way from maps to tokens.
+
+A BatchNorm in inference is an affine map a channel: it folds into the convolution before it, or, where
+there is none of its own, becomes a depthwise convolution with a kernel of 1 x 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx
+
+from archnet.network import SiteAttribute
+from archnet.operators import Op
+from archnet.side_values import side_constant
+from archnet.token_values import Known, Unknown, Value, node_kind, scalar_of
+
+if TYPE_CHECKING:
+    from archnet.aten import Translator
+
+IMAGE_INPUT = "pixel_values"
+
+Handler = Callable[["Translator", fx.Node], Known]
+
+_CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_WINDOW = ("input", "kernel_size", "stride", "padding")
+
+
+def _arguments(node: fx.Node, names: Sequence[str]) -> dict[str, object]:
+    """The node's arguments by name."""
+    positional: dict[str, object] = dict(zip(names, node.args, strict=False))
+    return positional | dict(node.kwargs)
+
+
+def _pair(value: object, default: int) -> tuple[int, int]:
+    """An argument that says the same or something else for height and width."""
+    if value is None or value == []:
+        return default, default
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, Sequence) and all(isinstance(v, int) for v in value) and len(value) in (1, 2):
+        return int(value[0]), int(value[-1])
+    raise Unknown(f"its window is given as {value!r}")
+
+
+def window(stride: tuple[int, int], pad: tuple[int, int]) -> dict[str, SiteAttribute]:
+    """Stride and padding (the same at both ends of an axis) as attributes of a site."""
+    return {"stride_y": stride[0], "stride_x": stride[1], "pad_y": pad[0], "pad_x": pad[1]}
+
+
+def convolution(t: Translator, node: fx.Node) -> Known:
+    """A convolution over a map, dense or in groups."""
+    given = _arguments(node, _CONVOLUTION)
+    if node_kind(node) == "convolution":  # its seventh argument says whether it is transposed
+        if node.args[6]:
+            raise Unknown("a transposed convolution")
+        given["groups"] = node.args[8]
+    x = t.value(given["input"], "map")
+    if _pair(given.get("dilation"), 1) != (1, 1):
+        raise Unknown("a convolution with dilation")
+    if isinstance(given.get("padding"), str):
+        raise Unknown(f"a convolution with padding '{given['padding']}'; give it in pixels")
+    weight = t.tensor(given["weight"])
+    if weight.dim() != 4:
+        raise Unknown("a convolution over another number of axes than two")
+    bias = t.tensor(given["bias"]) if given.get("bias") is not None else torch.zeros(weight.shape[0])
+    groups = given.get("groups", 1)
+    assert isinstance(groups, int)
+    attributes = window(_pair(given.get("stride"), 1), _pair(given.get("padding"), 0))
+    parameters = {"weight": weight, "bias": bias}
+    site = t.add_site(
+        node, Op.CONV, (x.site,), parameters=parameters, attributes={**attributes, "groups": groups}
+    )
+    return Value(site, "map")
+
+
+def batch_norm(t: Translator, node: fx.Node) -> Known:
+    """BatchNorm with its running statistics."""
+    names = ("input", "weight", "bias", "running_mean", "running_var")
+    given = _arguments(node, names)
+    source = given["input"]
+    assert isinstance(source, fx.Node)
+    x = t.value(source, "map")
+    mean, variance = t.tensor(given["running_mean"]), t.tensor(given["running_var"])
+    training = node.args[5] is True and "no_training" not in node_kind(node)
+    if training:
+        raise Unknown("a BatchNorm with the statistics of the batch; put the model into eval mode")
+    eps = scalar_of(node.args[-1] if node_kind(node) != "batch_norm" else node.args[7])
+    inverse = (variance + (eps or 0.0)).rsqrt()
+    gain = inverse * t.tensor(given["weight"]) if given.get("weight") is not None else inverse
+    shift = (t.tensor(given["bias"]) if given.get("bias") is not None else 0.0) - mean * gain
+    producer = next((site for site in t.sites if site.name == x.site), None)
+    if producer is not None and producer.op is Op.CONV and len(source.users) == 1:
+        weight, bias = (producer.parameters[role] for role in ("weight", "bias"))
+        t.tensors[weight] = (t.tensors[weight] * gain[:, None, None, None]).detach()
+        t.tensors[bias] = (t.tensors[bias] * gain + shift).detach()
+        return x
+    parameters = {"weight": gain[:, None, None, None].clone(), "bias": shift}
+    attributes = {**window((1, 1), (0, 0)), "groups": len(gain)}
+    return Value(t.add_site(node, Op.CONV, (x.site,), parameters=parameters, attributes=attributes), "map")
+
+
+def _pool(t: Translator, node: fx.Node, op: Op) -> Known:
+    given = _arguments(node, _WINDOW)
+    x = t.value(given["input"], "map")
+    kernel = _pair(given["kernel_size"], 1)
+    stride, pad = _pair(given.get("stride"), 0), _pair(given.get("padding"), 0)
+    stride = kernel if stride == (0, 0) else stride
+    size = t.shape(node)
+    before = t.shape(given["input"]) if isinstance(given["input"], fx.Node) else size
+    expected = tuple((before[2 + i] + 2 * pad[i] - kernel[i]) // stride[i] + 1 for i in range(2))
+    if size[2:] != expected:
+        raise Unknown("pooling with dilation, or that rounds its size up (ceil_mode)")
+    attributes = {**window(stride, pad), "kernel_y": kernel[0], "kernel_x": kernel[1]}
+    return Value(t.add_site(node, op, (x.site,), attributes=attributes), "map")
+
+
+def max_pool(t: Translator, node: fx.Node) -> Known:
+    """Maximum over windows."""
+    return _pool(t, node, Op.MAX_POOL)
+
+
+def average_pool(t: Translator, node: fx.Node) -> Known:
+    """Mean over windows; a window's padding counts as zeros."""
+    rest = node.args[4:]
+    pad = _pair(node.args[3] if len(node.args) > 3 else None, 0)
+    if (len(rest) > 1 and rest[1] is False and pad != (0, 0)) or (len(rest) > 2 and rest[2] is not None):
+        raise Unknown("average pooling that does not count its padding, or with a divisor of its own")
+    return _pool(t, node, Op.AVG_POOL)
+
+
+def global_pool(t: Translator, node: fx.Node) -> Known:
+    """Mean over equal parts of a map, or over all of it; or the mean of tokens."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    before, after = t.shape(source), t.shape(node)
+    found = t.settled(source)
+    if isinstance(found, Value) and found.layout == "tokens":
+        raise Unknown("a mean that is no mean over the valid tokens")
+    x = t.value(source, "map")
+    if len(after) == 2 and after == before[:2]:
+        after = (*after, 1, 1)
+    if len(after) != 4 or after[:2] != before[:2] or before[2] % after[2] or before[3] % after[3]:
+        raise Unknown(f"a mean from {before} to {after}")
+    kernel = (before[2] // after[2], before[3] // after[3])
+    attributes = {**window(kernel, (0, 0)), "kernel_y": kernel[0], "kernel_x": kernel[1]}
+    site = t.add_site(node, Op.AVG_POOL, (x.site,), attributes=attributes)
+    if len(t.shape(node)) == 2:
+        return Value(t.add_site(node, Op.FLATTEN, (site,)), "row")
+    return Value(site, "pooled" if after[2:] == (1, 1) else "map")
+
+
+def mean(t: Translator, node: fx.Node) -> Known:
+    """The mean over height and width; other means are another handler's, or unknown."""
+    axes = node.args[1] if len(node.args) > 1 else None
+    rank = len(t.shape(node.all_input_nodes[0]))
+    if not isinstance(axes, Sequence) or rank != 4 or sorted(int(str(a)) % rank for a in axes) != [2, 3]:
+        raise Unknown("a mean that is no mean over the valid tokens or over a whole map")
+    return global_pool(t, node)
+
+
+def concatenated(t: Translator, node: fx.Node) -> Known:
+    """Constant tokens (a class token) in front of the others: rows of zeros, and a table that is added."""
+    parts = node.args[0]
+    axis = node.args[1] if len(node.args) > 1 else 0
+    assert isinstance(parts, Sequence)
+    if len(parts) != 2 or parts[0] in t.known or parts[1] not in t.known:
+        raise Unknown("a concatenation of other things than constant tokens and tokens")
+    first, second = parts
+    x = t.value(second, "tokens")
+    if axis not in (1, -2) or not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
+        raise Unknown("a concatenation along another axis than the sequence")
+    token, size = _constant_rows(t, first), t.shape(node)
+    rows = size[1] - t.shape(second)[1]
+    if token is None or token.reshape(-1, size[2]).shape[0] != rows:
+        raise Unknown("a concatenation with tokens that are not constant")
+    table = torch.zeros(size[1], size[2])
+    table[:rows] = token.reshape(rows, size[2])
+    longer = t.add_site(node, Op.PREPEND, (x.site,), attributes={"rows": rows})
+    return Value(t.add_site(node, Op.ADD, (longer,), parameters={"table": table}))
+
+
+def _constant_rows(t: Translator, node: fx.Node) -> Tensor | None:
+    if node.op == "get_attr":
+        return t.tensor(node)
+    return side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=3)
+
+
+def flattened(otherwise: Handler) -> Handler:
+    """Reshapes of maps; those of tokens and heads are another handler's."""
+
+    def handle(t: Translator, node: fx.Node) -> Known:
+        source = node.args[0]
+        found = t.settled(source) if source in t.known else None
+        if not isinstance(found, Value) or found.layout not in ("map", "pooled") or found.gain != 1.0:
+            return otherwise(t, node)
+        assert isinstance(source, fx.Node)
+        before, after = t.shape(source), t.shape(node)
+        if before == after:
+            return found
+        if len(after) == 2 and after[0] == before[0]:
+            return Value(t.add_site(node, Op.FLATTEN, (found.site,)), "row")
+        if len(after) == 3 and after[:2] == before[:2]:
+            return Value(found.site, "flat")
+        raise Unknown(f"a reshape of a map from {before} to {after}")
+
+    return handle
+
+
+def to_tokens(otherwise: Handler) -> Handler:
+    """(batch, channels, positions) -> tokens; transposes of heads are another handler's."""
+
+    def handle(t: Translator, node: fx.Node) -> Known:
+        source = node.all_input_nodes[0]
+        found = t.settled(source)
+        if not isinstance(found, Value) or found.layout != "flat":
+            return otherwise(t, node)
+        before, after = t.shape(source), t.shape(node)
+        swapped = (before[0], before[2], before[1])
+        axes = node.args[1:] if node_kind(node) == "transpose" else node.args[1]
+        assert isinstance(axes, Sequence)
+        order = [int(str(a)) % 3 for a in axes]
+        if after != swapped or order not in ([1, 2], [2, 1], [0, 2, 1]):
+            raise Unknown("a transpose of a map that does not make tokens of its positions")
+        return Value(t.add_site(node, Op.TO_TOKENS, (found.site,)))
+
+    return handle
+
+
+def _no_squeeze(t: Translator, node: fx.Node) -> Known:
+    raise Unknown("axes of one element are dropped of something else than a pooled map")
+
+
+IMAGE_HANDLERS: dict[str, Handler] = {
+    "conv2d": convolution,
+    "convolution": convolution,
+    "batch_norm": batch_norm,
+    "_native_batch_norm_legit_no_training": batch_norm,
+    "max_pool2d": max_pool,
+    "max_pool2d_with_indices": max_pool,
+    "avg_pool2d": average_pool,
+    "adaptive_avg_pool2d": global_pool,
+    "mean": mean,
+    "cat": concatenated,
+    "squeeze": flattened(_no_squeeze),
+}

@@ -1,0 +1,71 @@
+"""Image classification: top-1 accuracy x100. The name of the folder that a picture lies in is its label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archnet.calibration.image_files import PictureSet
+from archnet.errors import ArchNetError, nearest
+from archnet.tasks.score import TaskScore
+
+METRIC = "Top-1 accuracy x100"
+BATCH = 100
+
+ClassifyPixels = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Pixels uint8 (pictures, 3, height, width) to logits (pictures, classes)."""
+
+
+def evaluate_images(
+    classify: ClassifyPixels, sets: Sequence[PictureSet], *, label_names: Mapping[int, str] | None = None
+) -> TaskScore:
+    """Mean over the sets of 100 x the share of pictures whose folder's class has the largest logit.
+
+    Args:
+        label_names: the model's `id2label`.
+
+    Raises:
+        ArchNetError: the logits are not finite, or a folder is none of the model's classes.
+    """
+    per_set = {}
+    for pictures in sets:
+        count = len(pictures.pixels)
+        parts = [classify(pictures.pixels[i : i + BATCH]) for i in range(0, count, BATCH)]
+        logits = np.concatenate(parts)
+        if logits.ndim != 2 or not np.isfinite(logits).all():
+            raise ArchNetError(
+                f"the model gives an array of shape {logits.shape}, not finite logits (pictures, classes)",
+                fix="scoring needs an image classifier (logits)",
+            )
+        wanted = class_ids(pictures, logits.shape[1], label_names or {})
+        per_set[pictures.name] = (100.0 * float(np.mean(logits.argmax(axis=1) == wanted)), count)
+    return TaskScore(METRIC, float(np.mean([score for score, _ in per_set.values()])), per_set)
+
+
+def class_ids(pictures: PictureSet, count: int, names: Mapping[int, str]) -> NDArray[np.int64]:
+    """The class of each picture, from its folder's name.
+
+    That is one of the model's class names or a number; if the model names its classes LABEL_0, LABEL_1,
+    ..., the folders are taken in alphabetical order, when there are as many.
+
+    Raises:
+        ArchNetError: a folder is none of the classes, or pictures lie in no folder.
+    """
+    known = {str(i): i for i in range(count)} | {name.lower(): i for i, name in names.items()}
+    found = sorted(set(pictures.folders))
+    if "" in found or (len(found) == 1 and found[0].lower() not in known):
+        raise ArchNetError(
+            f"the pictures of {pictures.name} do not lie in one folder a class", fix="sort them into folders"
+        )
+    unnamed = all(name.startswith("LABEL_") for name in names.values())
+    if unnamed and len(found) == count and not all(folder.lower() in known for folder in found):
+        known = {folder.lower(): i for i, folder in enumerate(found)}
+    unknown = next((folder for folder in found if folder.lower() not in known), None)
+    if unknown is not None:
+        raise ArchNetError(
+            f"{pictures.name} has a folder {unknown!r}, which is none of the model's {count} classes",
+            fix=nearest(unknown.lower(), known),
+        )
+    return np.asarray([known[folder.lower()] for folder in pictures.folders], dtype=np.int64)

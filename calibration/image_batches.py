@@ -1,0 +1,80 @@
+"""Batches of pictures for training and calibration, with random flips and shifts; no label is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from archnet.calibration.image_files import PictureSet
+from archnet.calibration.image_settings import ImageSettings
+
+SHIFT = 8
+"""Pictures move by up to a share of 1 / SHIFT of their size; what is missing at an edge is mirrored."""
+
+_CALIBRATION = 2**31
+
+
+class ImageBatches:
+    """Pictures as a model's pixels, in batches of one size; any step's batch on its own.
+
+    Args:
+        pictures: at least one.
+        settings: how pixels are normalised.
+        batch_size: pictures in a batch.
+        seed: of the order and of the flips and shifts.
+    """
+
+    def __init__(self, pictures: PictureSet, settings: ImageSettings, *, batch_size: int, seed: int) -> None:
+        self._pictures, self._settings, self.seed = pictures, settings, seed
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self._pictures.pixels)
+
+    def warning(self) -> str | None:
+        """What to tell the user of the files."""
+        return self._pictures.warning()
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        """The batch of a training step, the same whenever it is asked for: pixel_values float32."""
+        rng = np.random.default_rng([self.seed, step])
+        return self._prepared(moved(self._pictures.pixels[self._rows(step)], rng))
+
+    def calibration(self, n: int) -> list[dict[str, torch.Tensor]]:
+        """`n` batches of unchanged pictures for observers, drawn independently of training."""
+        rows = (self._rows(_CALIBRATION + number) for number in range(n))
+        return [self._prepared(self._pictures.pixels[row]) for row in rows]
+
+    def _rows(self, step: int) -> NDArray[np.int64]:
+        """Numbers of a step's pictures: each once an epoch; again where there are fewer than a batch."""
+        count = len(self)
+        per_epoch = max(1, count // self.batch_size)
+        epoch, index = divmod(step, per_epoch)
+        order = np.random.default_rng([self.seed, 1, epoch]).permutation(count)
+        if count < self.batch_size:
+            order = np.resize(order, self.batch_size)
+        return order[index * self.batch_size : (index + 1) * self.batch_size]
+
+    def _prepared(self, pixels: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
+        values = torch.from_numpy(self._settings.normalise(pixels))
+        return {"pixel_values": values.contiguous(memory_format=torch.channels_last)}
+
+
+def moved(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Each picture mirrored or not, and shifted: (batch, 3, height, width) -> the same."""
+    count, _, height, width = pixels.shape
+
+    def places(size: int) -> NDArray[np.int64]:
+        most = size // SHIFT
+        places = np.arange(size) + rng.integers(-most, most + 1, (count, 1))
+        places = np.abs(places)  # mirrored at both edges
+        mirrored: NDArray[np.int64] = np.where(places >= size, 2 * (size - 1) - places, places)
+        return mirrored
+
+    rows, columns = places(height), places(width)
+    columns = np.where(rng.integers(0, 2, (count, 1)) == 1, columns[:, ::-1], columns)
+    channels = np.arange(3)[None, :, None, None]
+    picture = np.arange(count)[:, None, None, None]
+    return pixels[picture, channels, rows[:, None, :, None], columns[:, None, None, :]]

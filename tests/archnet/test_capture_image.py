@@ -1,0 +1,92 @@
+"""Captured image networks against the originals, their blocks, and the texts of refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from archnet.blocks import find_blocks
+from archnet.capture import capture_image
+from archnet.errors import ArchNetError
+from archnet.executor import NetworkModule
+from archnet.operators import Op
+from tests.hf_models import make_resnet
+from tests.image_graphs import SIZE, image_model, images
+
+MAKERS: dict[str, Callable[[], nn.Module]] = {
+    "vit": lambda: image_model("vit"),
+    "cnn": lambda: image_model("cnn"),
+    "resnet": make_resnet,
+    "bottleneck": lambda: make_resnet(layer_type="bottleneck", hidden_sizes=[16, 32]),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_captured_network_equals_the_original(name: str) -> None:
+    model = MAKERS[name]()
+    found = capture_image(model, SIZE)
+    assert found.unknown == ()
+    batch = images(3, seed=5)
+    with torch.no_grad():
+        wanted = model(**batch)["logits"]
+        got = NetworkModule(found.network)(batch)[found.network.outputs["logits"]]
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_folds_into_its_convolution_or_becomes_one() -> None:
+    network = capture_image(image_model("cnn"), SIZE).network
+    assert Op.BATCH_NORM not in {site.op for site in network.sites}
+    assert network.site("lone_norm").op is Op.CONV
+    assert network.site("lone_norm").attributes["groups"] == 12
+
+
+def test_blocks_end_with_residual_sums() -> None:
+    network = capture_image(make_resnet(), SIZE).network
+    blocks = find_blocks(network)
+    assert [block.name for block in blocks] == ["head", "block 0", "block 1", "block 2", "tail"]
+    assert {network.site(block.output).op for block in blocks[1:-1]} == {Op.RELU}
+    vit = find_blocks(capture_image(image_model("vit"), SIZE).network)
+    assert [block.name for block in vit] == ["head", "block 0", "block 1", "tail"]
+
+
+class One(nn.Module):
+    """A convolution, then some module."""
+
+    def __init__(self, after: nn.Module | Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.after = nn.Conv2d(3, 4, 3), after
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        y: Tensor = self.after(self.stem(pixel_values)).flatten(1)
+        return y
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "dilation": (nn.Conv2d(4, 4, 3, dilation=2), "a convolution with dilation"),
+    "transposed": (nn.ConvTranspose2d(4, 4, 3), "no converter knows this operator"),
+    "same": (nn.Conv2d(4, 4, 3, padding="same"), "a convolution with padding 'same'; give it in pixels"),
+    "ceil": (nn.MaxPool2d(3, ceil_mode=True), "rounds its size up"),
+    "padding": (nn.AvgPool2d(2, padding=1, count_include_pad=False), "does not count its padding"),
+    "shuffle": (nn.PixelShuffle(2), "no converter knows this operator"),
+    "rows": (lambda x: x.mean(3), "a mean that is no mean over the valid tokens or over a whole map"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_unknown_operators_are_named_with_a_reason(name: str) -> None:
+    module, reason = REFUSED[name]
+    found = capture_image(One(module).eval(), SIZE)
+    assert any(reason in str(site.attributes["reason"]) for site in found.unknown)
+
+
+def test_a_model_without_a_known_output_is_refused() -> None:
+    class Constant(nn.Module):
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            return torch.ones(3)
+
+    with pytest.raises(ArchNetError, match="no output of the model depends on its pixels"):
+        capture_image(Constant(), SIZE)

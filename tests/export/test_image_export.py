@@ -1,0 +1,53 @@
+"""Image networks in ONNX Runtime and TVM: the reference's integers, every tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from archnet.backends.base import feed
+from archnet.backends.onnxruntime import OnnxRuntimeBackend
+from archnet.config import Bits
+from archnet.export.onnx import build_onnx
+from archnet.operators import Op
+from archnet.reference import execute
+from tests.image_graphs import Kind, image_graph, images
+
+CASES = [("cnn", "w8a8"), ("cnn", "w2a4"), ("vit", "w8a8"), ("vit", "w4a4")]
+
+
+@pytest.mark.parametrize("linear", ["convolution", "gemm"])
+@pytest.mark.parametrize(("kind", "bits"), CASES)
+def test_onnx_runtime_gives_the_integers_of_the_reference(kind: Kind, bits: str, linear: str) -> None:
+    graph = image_graph(kind, Bits.parse(bits))
+    inputs = {"pixel_values": images(3, seed=4)["pixel_values"].numpy()}
+    backend = OnnxRuntimeBackend(graph, build_onnx(graph, linear=linear))  # type: ignore[arg-type]
+    shown = backend.tensors(inputs)
+    wanted = execute(graph, feed(graph, inputs), [node.output for node in graph.nodes])
+    softmax = False
+    for node in graph.nodes:
+        softmax |= node.op is Op.SOFTMAX  # computed in float there, so what follows may differ by a little
+        if node.output in shown:
+            difference = np.abs(shown[node.output].astype(int) - wanted[node.output].astype(int))
+            assert difference.max() <= (2 if softmax else 0), node.name
+
+
+@pytest.mark.parametrize("tensors", [False, True], ids=["fused", "every-tensor"])
+@pytest.mark.parametrize(("kind", "bits"), CASES)
+def test_tvm_gives_the_integers_of_the_reference(
+    kind: Kind, bits: str, tensors: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("tvm")
+    from archnet.backends.tvm import TvmBackend
+    from archnet.export.tvm import compile_tvm
+
+    graph = image_graph(kind, Bits.parse(bits))
+    inputs = {"pixel_values": images(3, seed=4)["pixel_values"].numpy()}
+    compile_tvm(graph, tmp_path, tensors=tensors)
+    backend = TvmBackend(graph, tmp_path)
+    found = backend.tensors(inputs) if tensors else backend.run_integers(inputs)
+    wanted = execute(graph, feed(graph, inputs), found)
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, wanted[name], err_msg=name)

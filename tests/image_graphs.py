@@ -1,0 +1,106 @@
+"""Tiny image networks with random weights, taken through capture, folding, quantization and freezing."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from archnet.blocks import find_blocks, with_blocks
+from archnet.calibration.equalization import equalize
+from archnet.capture import capture_image
+from archnet.config import Bits
+from archnet.converters.fold import Folded, fold
+from archnet.converters.homotopy import set_progress
+from archnet.executor import NetworkModule
+from archnet.freeze import freeze
+from archnet.graph import QuantizedGraph
+from archnet.network import Network
+from archnet.quantized_student import QuantizedStudent, channel_statistics
+from archnet.rewrite import materialize, rewrite, token_statistics
+from tests.hf_models import make_model
+
+SIZE = (3, 16, 16)
+CLASSES = 5
+
+Kind = Literal["vit", "cnn"]
+
+
+class SmallCnn(nn.Module):
+    """Every form of convolution and pooling that is known, and a residual Add with a ReLU behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.left, self.left_norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.single = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.grouped = nn.Conv2d(8, 12, 1, groups=2)
+        self.average = nn.AvgPool2d(2)
+        self.lone_norm = nn.BatchNorm2d(12)
+        self.head = nn.Linear(12, CLASSES)
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """float32 (batch, 3, height, width) -> {"logits": (batch, CLASSES)}."""
+        x = self.pool(torch.relu(self.norm(self.stem(pixel_values))))
+        x = torch.relu(self.left_norm(self.left(x)) + x)
+        x = self.average(torch.relu(self.single(x)))
+        x = self.lone_norm(torch.relu(self.grouped(x)))
+        return {"logits": self.head(x.mean((2, 3)))}
+
+
+def image_model(kind: Kind) -> nn.Module:
+    """The float model in eval mode, the same each time."""
+    if kind == "vit":
+        return make_model("vit", labels=CLASSES)
+    state = torch.get_rng_state()
+    try:
+        torch.manual_seed(0)
+        model = SmallCnn()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.running_mean, std=0.3)
+                nn.init.uniform_(module.running_var, 0.5, 2.0)
+                nn.init.normal_(module.weight, 1.0, 0.2)
+    finally:
+        torch.set_rng_state(state)
+    return model.eval()
+
+
+def images(count: int, seed: int = 0) -> dict[str, Tensor]:
+    """Random pixel_values."""
+    generator = torch.Generator().manual_seed(seed)
+    return {"pixel_values": torch.randn(count, *SIZE, generator=generator)}
+
+
+def folded_model(kind: Kind) -> tuple[Network, Folded]:
+    """The captured teacher, and its student without norms at the end of the homotopy, equalized."""
+    network = capture_image(image_model(kind), SIZE).network
+    network = with_blocks(network, find_blocks(network))
+    batches = [images(8, seed) for seed in range(2)]
+    statistics = token_statistics(NetworkModule(network), batches)
+    rewritten = rewrite(network, {**statistics})
+    student = rewritten.module()
+    set_progress(student, 1.0)
+    folded = fold(materialize(rewritten.network, rewritten.modules, student.tensors()))
+    channels = channel_statistics(folded.network, batches)
+    return network, equalize(folded, channels, outputs=network.outputs.values())
+
+
+def quantized_model(kind: Kind, bits: Bits) -> tuple[Network, Folded, QuantizedStudent]:
+    """The same with calibrated quantizers."""
+    network, folded = folded_model(kind)
+    student = QuantizedStudent(folded.network, bits)
+    student.calibrate([images(8, seed) for seed in range(2)])
+    student.raise_fine_steps()
+    return network, folded, student
+
+
+@lru_cache
+def image_graph(kind: Kind, bits: Bits) -> QuantizedGraph:
+    """The integer network."""
+    network, folded, student = quantized_model(kind, bits)
+    outputs = {name: folded.values[site] for name, site in network.outputs.items()}
+    return freeze(student, outputs, name=kind, max_sequence=64, embedding="gather", size=SIZE)
