@@ -126,7 +126,9 @@ class _BeamSearch:
     ) -> None:
         self.settings, self.beams, self.max_length, self.penalty = settings, beams, max_length, penalty
         self.kept = max(2, 1 + len(settings.ends)) * beams
-        tokens = torch.full((count, beams, max_length), settings.pad)
+        # transformers fills behind the end of a beam with the end token where padding is token 0.
+        fill = settings.pad or settings.ends[0]
+        tokens = torch.full((count, beams, max_length), fill)
         tokens[:, :, 0] = settings.start
         scores = torch.zeros(count, beams)
         scores[:, 1:] = IMPOSSIBLE
@@ -136,7 +138,7 @@ class _BeamSearch:
         self.done = _Beams(tokens.clone(), torch.full((count, beams), IMPOSSIBLE), ones.clone(), none.clone())
         self.open = torch.ones(count, 1, dtype=torch.bool)
         """Whether a running candidate can still beat the finished ones."""
-        self.result = torch.full((count, max_length), settings.pad)
+        self.result = torch.full((count, max_length), fill)
         self.lengths = torch.zeros(count, dtype=torch.int64)
         self.sentences = torch.arange(count)
 

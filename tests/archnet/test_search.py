@@ -21,6 +21,8 @@ MAX_LENGTH = 14
 
 @cache
 def model_of(family: str) -> Any:
+    if family == "pad-0":
+        return make_translation_model(layers=1, end_bias=2.0, pad_token_id=0, decoder_start_token_id=0)
     return make_translation_model(family, layers=1, end_bias=2.0)
 
 
@@ -52,7 +54,7 @@ SEARCHES: list[Any] = [
 
 
 @pytest.mark.parametrize(("arguments", "configured"), SEARCHES)
-@pytest.mark.parametrize("family", ["marian", "bart"])
+@pytest.mark.parametrize("family", ["marian", "bart", "pad-0"])
 def test_search_gives_what_transformers_gives(
     family: str, arguments: dict[str, Any], configured: dict[str, Any]
 ) -> None:
