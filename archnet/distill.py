@@ -211,7 +211,9 @@ def train(
         tokens += amount(batch)
         speed = tokens / max(1e-6, time.monotonic() - since)
         detail = f"homotopy {schedule.progress(step):.2f}" if schedule.ramp else ""
-        context.progress(step + 1, schedule.steps, loss=float(loss), speed=speed, detail=detail)
+        context.progress(
+            step + 1, schedule.steps, loss=float(loss), speed=speed, unit=unit_of(batch), detail=detail
+        )
         if context.checkpoint_due() and step + 1 < schedule.steps:
             _save(context, student, optimizer, step + 1)
     on_step(1.0)
@@ -228,6 +230,11 @@ def _loss(
             wanted = teacher(batch, keep=objective.teacher_sites)
         got = student(batch, keep=objective.student_sites)
     return objective.loss(wanted, got, batch)
+
+
+def unit_of(batch: Mapping[str, Tensor]) -> str:
+    """What `amount` counts."""
+    return "tokens" if any(name in batch for name in MASKS.values()) else "pictures"
 
 
 def amount(batch: Mapping[str, Tensor]) -> int:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from archnet.atomic import human_bytes
+from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.cli.progress_state import human_seconds
 from archnet.parts import is_translation, part_names
 
@@ -167,7 +168,9 @@ def end_table(folder: Path, metrics: Mapping[str, Any], program: str = "archnet"
     # A program that was started by its path is in an environment whose Python is beside it.
     python = str(Path(program).with_name("python")) if "/" in program else "python"
     part = folder / part_names(folder)[-1]
-    use = "translate" if is_translation(folder) else "encode"
+    use, what = ("translate" if is_translation(folder) else "encode"), "hello"
+    if (folder / SETTINGS_FILE).is_file():
+        use, what = "classify", "picture.jpg"
     following = [
         f"{program} validate {place}",
         f"{program} bench {place}",
@@ -176,7 +179,7 @@ def end_table(folder: Path, metrics: Mapping[str, Any], program: str = "archnet"
             for form, file in (("onnx", "onnx/model.onnx"), ("tvm", "tvm"))
             if not (part / file).exists()
         ),
-        f"{python} -c \"import archnet; print(archnet.load('{folder}').{use}(['hello']))\"",
+        f"{python} -c \"import archnet; print(archnet.load('{folder}').{use}(['{what}']))\"",
     ]
     return Group(
         Text("\ndone", "bold green"),
