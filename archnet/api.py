@@ -24,8 +24,8 @@ from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, ignore
 from archnet.graph import QuantizedGraph
 from archnet.parts import ENCODER, is_translation, part_names
-from archnet.pipeline import captured, prepare, run, stages_of, with_settings
-from archnet.plan import Plan, make_plan
+from archnet.pipeline import captured, planned, prepare, run, stages_of, with_settings
+from archnet.plan import Plan
 from archnet.preparation import Preparation
 from archnet.sources import open_model
 from archnet.storage import load_graph
@@ -114,7 +114,7 @@ def inspect(
     source = open_model(model, tokenizer_required=False)
     network, _ = captured(source, min(seq_len, source.max_length, profile.max_sequence))
     form = embedding or profile.embedding_forms[0]
-    return make_plan(network, profile, model=source.name, embedding=form, attention=attends, bits=wanted)
+    return planned(source, network, profile, embedding=form, attention=attends, bits=wanted)
 
 
 def _data(data: Data) -> list[str] | Path:

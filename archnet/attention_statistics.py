@@ -21,18 +21,21 @@ def attention_statistics(
     A pair that no sentence has gets the mean of the pairs seen that are as far apart.
 
     Args:
-        max_sequence: positions of the result.
+        max_sequence: positions of the result, for sentences; images have as many as they have patches.
     """
     sites = [site for site in teacher.network.sites if site.op is Op.ATTENTION]
     found: dict[str, AttentionStatistics] = {}
     for site in sites:
         heads = int(site.attributes["heads"])
-        total = torch.zeros(heads, max_sequence, max_sequence)
-        count = torch.zeros(max_sequence, max_sequence)
+        positions = max_sequence
+        total, count = torch.zeros(0), torch.zeros(0)
         for batch in batches:
             values = teacher(batch, keep=set(site.inputs))
             scores = attention_scores(teacher, site, *(values[name].float() for name in site.inputs[:2]))
             length = scores.shape[-1]
+            if not len(count):
+                positions = max_sequence if "input_ids" in teacher.network.inputs else length
+                total, count = torch.zeros(heads, positions, positions), torch.zeros(positions, positions)
             valid = torch.ones(scores.shape[0], length)
             if len(site.inputs) > 3:
                 valid = values[site.inputs[3]].float()

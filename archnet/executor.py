@@ -208,7 +208,7 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.TOKEN_MIX: lambda m, s, x, mask=None: mix_tokens(
         x, m.parameter(s, "weight"), m.parameter(s, "bias"), mask
     ),
-    Op.CONCAT: lambda m, s, *parts: torch.cat(parts, -1),
+    Op.CONCAT: lambda m, s, *parts: torch.cat(parts, 1 if parts[0].dim() == 4 else -1),
     Op.SLICE: lambda m, s, x: m.parameter(s, "table")[: x.shape[1]].to(x.dtype).expand_as(x),
     Op.MEAN_POOL: lambda m, s, x, mask: mean_pool(x, mask),
     Op.SELECT: lambda m, s, x: x[:, int(s.attributes["index"])],

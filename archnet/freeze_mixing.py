@@ -17,17 +17,22 @@ if TYPE_CHECKING:
 
 
 def freeze_concat(b: GraphBuilder, site: Site) -> None:
-    """Features side by side; every part was made in the scale of the whole."""
+    """Features or channels side by side; every part was made in the scale of the whole."""
     parts = [b.spec(name) for name in site.inputs]
-    shape: tuple[Dim, ...] = (*parts[0].shape[:-1], sum(int(part.shape[-1]) for part in parts))
+    first = parts[0].shape
+    axis = 1 if len(first) == 4 else len(first) - 1
+    total = sum(int(part.shape[axis]) for part in parts)
+    shape: tuple[Dim, ...] = (*first[:axis], total, *first[axis + 1 :])
     spec = replace(parts[0], name=site.name, shape=shape)
-    b.values[site.name] = b.add(Op.CONCAT, site, "", tuple(part.name for part in parts), spec, axis=-1)
+    b.values[site.name] = b.add(Op.CONCAT, site, "", tuple(part.name for part in parts), spec, axis=axis)
 
 
 def freeze_rows(b: GraphBuilder, site: Site) -> None:
     """The first rows of a constant table, the same for every sentence."""
-    table = b.network.parameter(site, "table").numpy()[: b.max_sequence]
-    spec = b.activation(site.name, "", ("batch", "sequence", table.shape[1]))
+    positions = b.spec(site.inputs[0]).shape[1]
+    table = b.network.parameter(site, "table").numpy()
+    table = table[: b.max_sequence if isinstance(positions, str) else positions]
+    spec = b.activation(site.name, "", ("batch", positions, table.shape[1]))
     integers = quantize_affine(table, b.scales[site.name], bits=spec.bits).astype(np.int8)
     name = b.constant(f"{site.name}.table", integers)
     b.values[site.name] = b.add(Op.SLICE, site, "", (name,), spec)
@@ -50,9 +55,12 @@ def freeze_token_mix(b: GraphBuilder, site: Site) -> None:
         spec = replace(b.tensors[source], name=f"{site.name}/{part}", shape=result)
         return b.add(op, site, part, (source,), spec, **attributes)
 
-    mask = ("attention_mask",) if len(site.inputs) > 1 else ()
-    spec = replace(value, name=f"{site.name}/padded", shape=("batch", positions, features))
-    padded = b.add(Op.ZERO_PAD, site, "padded", (value.name, *mask), spec)
+    fixed = value.shape[1] == positions and len(site.inputs) == 1
+    padded = value.name
+    if not fixed:
+        mask = ("attention_mask",) if len(site.inputs) > 1 else ()
+        spec = replace(value, name=f"{site.name}/padded", shape=("batch", positions, features))
+        padded = b.add(Op.ZERO_PAD, site, "padded", (value.name, *mask), spec)
     turned = moved(Op.TRANSPOSE, "turned", padded, ("batch", features, positions), perm=(0, 2, 1))
     split: tuple[Dim, ...] = ("batch", heads, width, positions)
     parts = moved(Op.RESHAPE, "split", turned, split, shape=split)
@@ -69,5 +77,8 @@ def freeze_token_mix(b: GraphBuilder, site: Site) -> None:
         )
     joined = replace(out, name=f"{site.name}/heads", shape=("batch", features, positions))
     whole = b.add(Op.CONCAT, site, "heads", tuple(mixed), joined, axis=1)
+    if fixed:
+        b.values[site.name] = b.add(Op.TRANSPOSE, site, "", (whole,), out, perm=(0, 2, 1))
+        return
     back = moved(Op.TRANSPOSE, "back", whole, ("batch", positions, features), perm=(0, 2, 1))
     b.values[site.name] = b.add(Op.CROP, site, "", (back,), out)

@@ -46,6 +46,7 @@ from archnet.network_storage import load_folded, save_folded
 from archnet.operators import Op
 from archnet.parts import load_parts, part_names, save_parts
 from archnet.plan import Plan, make_plan
+from archnet.plan_strict import strict_refusals
 from archnet.preparation import PREPARE
 from archnet.presets import BUCKETS, CALIBRATION_BATCHES, PAIR_BUCKETS, PRESETS, Preset
 from archnet.quantize import (
@@ -65,6 +66,7 @@ from archnet.results import merge_metrics
 from archnet.rewrite import materialize, rewrite, token_statistics
 from archnet.sources.source import Source
 from archnet.storage import save_graph
+from archnet.strict_maps import as_strict_maps
 from archnet.targets import Profile
 from archnet.translations import load_translations, save_translations, translate_sources
 
@@ -160,6 +162,16 @@ def captured(source: Source, seq_len: int) -> tuple[Network, tuple[Block, ...]]:
     return with_blocks(found.network, blocks), blocks
 
 
+def planned(
+    source: Source, teacher: Network, profile: Profile, *, embedding: str, attention: str, bits: Bits
+) -> Plan:
+    """What becomes of every site; for strict targets also which convolutions have no form in blocks."""
+    plan = make_plan(teacher, profile, model=source.name, embedding=embedding, attention=attention, bits=bits)
+    if source.kind != "image" or profile.convolution != "3x3" or plan.refusals:
+        return plan
+    return replace(plan, decisions=(*plan.decisions, *strict_refusals(teacher, source.image_size)))
+
+
 def prepare(
     source: Source,
     data: Sequence[str] | Path,
@@ -178,10 +190,10 @@ def prepare(
     tell()
     teacher, blocks = captured(source, settings.seq_len)
     tell()
-    plan = make_plan(
+    plan = planned(
+        source,
         teacher,
         profile,
-        model=source.name,
         embedding=settings.embedding,
         attention=settings.attention,
         bits=settings.bits,
@@ -415,7 +427,7 @@ def _quantize(job: Job, phase: Phase, start: Start, context: StageContext) -> Pa
         pool_on_host=not job.profile.supports(Op.MEAN_POOL),
         size=job.source.image_size if job.source.kind == "image" else None,
     )
-    return {"": graph}
+    return {"": as_strict_maps(graph) if job.profile.convolution == "3x3" else graph}
 
 
 def _export(job: Job, build: BuildDir, parts: Parts, context: StageContext) -> list[str]:

@@ -396,7 +396,8 @@ def _override(network: Network, site: Site, widths: Widths) -> nn.Module | None:
     if site.op is Op.CONV:
         weight, bias = network.parameter(site, "weight"), network.parameter(site, "bias")
         groups = int(site.attributes["groups"])
-        return QuantizedConv(weight, bias, widths.weights[site.name], strides(site), groups)
+        conv = QuantizedConv(weight, bias, widths.weights[site.name], strides(site), groups)
+        return conv.fixed() if site.attributes.get(IDENTITY) else conv
     if site.op is Op.ATTENTION and site.attributes.get("form") == "relu":
         from archnet.quantized_attention import QuantizedReluAttention
 

@@ -8,6 +8,8 @@ and a constant table t that is added (positions) is concatenated like a tensor: 
 A concatenation has one scale for all its parts, so in integers the layer computes round((a + b) m / 2**16)
 with weights of 1 and 0, which is what an Add with equal multipliers computes.
 
+Of maps (batch, channels, height, width) channels stand side by side, and the layer is a convolution 1x1.
+
 A part must be made in the common scale. A fully connected layer that only this concatenation needs in
 its scale is; what cannot be (a look-up table's rows, an unsigned tensor, a tensor that is a part of
 another concatenation) passes through a layer of its own with weights I.
@@ -28,6 +30,9 @@ BECOMES = "Concat, fully connected with identity weights"
 NEEDS = (Op.CONCAT, Op.LINEAR)
 NEEDS_FOR_TABLE = (*NEEDS, Op.SLICE)
 
+FROM_MAPS = (Op.TO_TOKENS, Op.FLATTEN)
+"""Operators that make features of a map."""
+
 IDENTITY = "identity"
 """Attribute of fully connected sites whose weights are 0 and 1 and stay so."""
 
@@ -36,7 +41,7 @@ def adds_as_concats(network: Network) -> Network:
     """The same function without Add.
 
     Args:
-        network: folded; every Add has (batch, tokens, features) or (batch, features) operands.
+        network: folded.
     """
     return _Rewriter(network).run()
 
@@ -48,10 +53,13 @@ class _Rewriter:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     parts: set[str] = field(default_factory=set)
     """Sites that are part of a concatenation already."""
+    maps: frozenset[str] = frozenset()
+    """Sites whose results are maps."""
 
     def run(self) -> Network:
         self.tensors |= self.source.tensors
-        widths = _widths(self.source)
+        widths, maps = _widths(self.source)
+        self.maps = maps
         readers = self.source.consumers()
         for site in self.source.sites:
             if site.op is not Op.ADD:
@@ -65,21 +73,23 @@ class _Rewriter:
                 site, name=f"{site.name}.parts", op=Op.CONCAT, inputs=tuple(operands), parameters={}
             )
             self.sites.append(joined)
-            self._identity(site.name, joined.name, torch.eye(width).repeat(1, 2), site.block)
+            self._identity(site.name, joined.name, torch.eye(width).repeat(1, 2), site)
         return replace(self.source, sites=tuple(self.sites), tensors=self.tensors).pruned()
 
     def _part(self, add: Site, name: str, width: int, readers: Mapping[str, list[Site]]) -> str:
         """What stands for an operand in the concatenation."""
         made = next((site for site in self.sites if site.name == name), None)
         following = [reader.op for reader in readers.get(name, [])]
-        free = made is not None and made.op is Op.LINEAR and following not in ([Op.RELU], [Op.CLIP])
+        free = (
+            made is not None and made.op in (Op.LINEAR, Op.CONV) and following not in ([Op.RELU], [Op.CLIP])
+        )
         if free and name not in self.parts:
             self.parts.add(name)
             return name
         part = f"{add.name}.part{add.inputs.index(name)}"
         if part in self.parts:  # an Add of a tensor to itself
             part = f"{add.name}.part1"
-        self._identity(part, name, torch.eye(width), add.block)
+        self._identity(part, name, torch.eye(width), add)
         self.parts.add(part)
         return part
 
@@ -91,18 +101,26 @@ class _Rewriter:
         )
         return rows
 
-    def _identity(self, name: str, source: str, weight: Tensor, block: str) -> None:
+    def _identity(self, name: str, source: str, weight: Tensor, add: Site) -> None:
         keys = {"weight": f"{name}.weight", "bias": f"{name}.bias"}
+        op, attributes = Op.LINEAR, {IDENTITY: 1}
+        if add.name in self.maps:
+            op, weight = Op.CONV, weight[:, :, None, None]
+            attributes |= {"stride_y": 1, "stride_x": 1, "pad_y": 0, "pad_x": 0, "groups": 1}
         self.tensors[keys["weight"]] = weight
         self.tensors[keys["bias"]] = torch.zeros(len(weight))
-        self.sites.append(Site(name, Op.LINEAR, (source,), keys, {IDENTITY: True}, block))
+        self.sites.append(Site(name, op, (source,), keys, attributes, add.block))
 
 
-def _widths(network: Network) -> dict[str, int]:
-    """Features of every site that carries some."""
+def _widths(network: Network) -> tuple[dict[str, int], frozenset[str]]:
+    """Features or channels of every site that carries some, and the sites whose results are maps."""
     widths: dict[str, int] = {}
+    maps: set[str] = set()
     for site in network.sites:
-        if site.op is Op.LINEAR:
+        first = site.inputs[0] if site.inputs else ""
+        if site.op is Op.CONV or (first in maps and site.op not in FROM_MAPS):
+            maps.add(site.name)
+        if site.op in (Op.LINEAR, Op.CONV):
             widths[site.name] = len(network.parameter(site, "bias"))
         elif site.op is Op.EMBEDDING:
             role = "table" if "table" in site.parameters else "books"
@@ -111,6 +129,6 @@ def _widths(network: Network) -> dict[str, int]:
             widths[site.name] = sum(widths[name] for name in site.inputs)
         elif site.op is Op.ATTENTION:
             widths[site.name] = widths[site.inputs[2]]
-        elif site.inputs and site.inputs[0] in widths:
-            widths[site.name] = widths[site.inputs[0]]
-    return widths
+        elif first in widths:
+            widths[site.name] = widths[first]
+    return widths, frozenset(maps)

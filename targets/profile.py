@@ -22,6 +22,7 @@ from archnet.targets.strict_table import StrictTable
 
 SCHEMA = 1
 EXPORT_FORMATS = ("onnx", "tvm")
+CONVOLUTIONS = ("any", "3x3")
 WIDTHS = (8, 6, 4, 3, 2)
 
 _NEEDED_BY_FORM: Mapping[str, tuple[Op, ...]] = {
@@ -49,6 +50,7 @@ _PROFILE_KEYS = (
     "activation_bits",
     "embedding_forms",
     "attention_forms",
+    "convolution",
     "exports",
     "max_sequence",
     "probes",
@@ -102,6 +104,8 @@ class Profile:
         tool_version: its version when the profile was probed.
         operators: every operator of the integer network that may stay or appear.
         attention_forms: forms of attention, the default first; a profile that names none has "softmax".
+        convolution: "any", or "3x3" for targets whose convolutions are dense, 3x3, of stride 1 and at most
+            512 channels, and whose pooling is 2x2.
         absent: operators that were probed and found missing. Any operator that is neither here nor
             in `operators` is missing too; it has no recorded reason.
         weight_bits: widths of weights, the default first.
@@ -124,6 +128,7 @@ class Profile:
     max_sequence: int
     absent: Mapping[Op, OperatorAbsence] = field(default_factory=dict)
     attention_forms: tuple[str, ...] = ATTENTION_FORMS[:1]
+    convolution: str = CONVOLUTIONS[0]
 
     def supports(self, op: Op, bits: Bits | None = None) -> bool:
         """Whether the target runs the operator (at these widths, where they are given)."""
@@ -237,6 +242,7 @@ class Profile:
             "activation_bits": list(self.activation_bits),
             "embedding_forms": list(self.embedding_forms),
             "attention_forms": list(self.attention_forms),
+            "convolution": self.convolution,
             "exports": list(self.exports),
             "max_sequence": self.max_sequence,
             "operators": {
@@ -311,6 +317,7 @@ def read_profile(path: Path) -> Profile:
             if "attention_forms" in table
             else ATTENTION_FORMS[:1]
         ),
+        convolution=_read_convolution(table),
     )
     _check(profile, table.where)
     if "attention_forms" in table:
@@ -335,6 +342,13 @@ def _read_name(table: StrictTable) -> str:
     if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) is None:
         raise table.wrong("name", "small letters, digits, '-' and '_'")
     return name
+
+
+def _read_convolution(table: StrictTable) -> str:
+    value = table.text("convolution", CONVOLUTIONS[0])
+    if value not in CONVOLUTIONS:
+        raise table.wrong("convolution", f"one of {', '.join(CONVOLUTIONS)}")
+    return value
 
 
 def _read_probes(table: StrictTable) -> dict[str, Probe]:

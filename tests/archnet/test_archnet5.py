@@ -16,7 +16,9 @@ from archnet.attention_statistics import attention_statistics
 from archnet.backends.onnxruntime import OnnxRuntimeBackend
 from archnet.backends.reference import ReferenceBackend
 from archnet.backends.tvm import TvmBackend
+from archnet.blocks import find_blocks, with_blocks
 from archnet.calibration.equalization import equalize
+from archnet.capture import capture_image
 from archnet.code_embedding import with_code_embedding
 from archnet.config import Bits
 from archnet.converters.base import Statistics
@@ -32,10 +34,13 @@ from archnet.graph_check import validate_graph
 from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.plan import make_plan
+from archnet.plan_strict import strict_refusals
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.rewrite import materialize, rewrite, token_statistics
 from archnet.storage import load_graph, save_graph
+from archnet.strict_maps import as_strict_maps
 from archnet.targets import load_profile
+from tests.image_graphs import SIZE, Kind, image_model, images
 from tests.small_encoder import LENGTH, captured_encoder, padded_batch
 
 FAMILY = {Op.LINEAR, Op.CONCAT, Op.CONV, Op.MAX_POOL}
@@ -199,3 +204,60 @@ def test_the_plan_names_what_stands_for_what() -> None:
     decided = {(d.op, d.action, d.becomes) for d in plan.decisions}
     assert ("Add", "replace", "Concat, fully connected with identity weights") in decided
     assert ("MeanPool", "host", "mean over valid tokens, part of the output's dequantization") in decided
+
+
+def image_student(kind: Kind, bits: str) -> tuple[Network, Folded, QuantizedGraph]:
+    """A tiny image network for the strict family, with the integer network before its maps are strict."""
+    network = capture_image(image_model(kind), SIZE).network
+    network = with_blocks(network, find_blocks(network))
+    module, batches = NetworkModule(network), [images(8, seed) for seed in range(2)]
+    statistics: dict[str, Statistics] = {**token_statistics(module, batches)}
+    statistics |= attention_statistics(module, batches, LENGTH)
+    rewritten = rewrite(network, statistics, attention="mixing")
+    student = rewritten.module()
+    set_progress(student, 1.0)
+    plain = fold(materialize(rewritten.network, rewritten.modules, student.tensors()))
+    channels = channel_statistics(plain.network, batches)
+    plain = equalize(plain, channels, outputs=network.outputs.values())
+    quantized = QuantizedStudent(adds_as_concats(plain.network), Bits.parse(bits))
+    quantized.calibrate(batches)
+    quantized.raise_fine_steps()
+    outputs = {name: plain.values[site] for name, site in network.outputs.items()}
+    graph = freeze(quantized, outputs, name=kind, max_sequence=64, embedding="gather", size=SIZE)
+    return network, plain, graph
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vit"])
+def test_image_networks_hold_only_the_family(kind: Kind, tmp_path: Path) -> None:
+    network, plain, graph = image_student(kind, "w8a8")
+    strict = as_strict_maps(graph)
+    validate_graph(strict)
+    assert {node.op for node in strict.nodes} <= FAMILY | AROUND_IT | {Op.PREPEND}
+    assert {node.op for node in strict.nodes} <= set(load_profile("archnet5").operators)
+    assert {node.attributes["kernel"] for node in strict.nodes if node.op is Op.MAX_POOL} <= {(2, 2)}
+    kernels = {strict.constants[n.inputs[1]].shape[2:] for n in strict.nodes if n.op is Op.CONV}
+    assert kernels == {(3, 3)}
+    inputs: dict[str, NDArray[Any]] = {name: v.numpy() for name, v in images(4, seed=5).items()}
+    wanted = ReferenceBackend(graph).run(inputs)["logits"]
+    np.testing.assert_array_equal(ReferenceBackend(strict).run(inputs)["logits"], wanted)
+    with torch.no_grad():
+        values = NetworkModule(plain.network)(images(4, seed=5))
+    affine = plain.values[network.outputs["logits"]]
+    real = affine.apply(values[affine.carrier]).numpy()
+    assert np.abs(real - wanted).mean() < 0.1 * np.abs(real).mean()
+    compile_tvm(strict, tmp_path)
+    for backend in (
+        OnnxRuntimeBackend(strict, build_onnx(strict), threads=1),
+        TvmBackend(strict, tmp_path, threads=1),
+    ):
+        comparison = IntegerComparison(strict, backend)
+        comparison.add(inputs)
+        assert [(a.tensor, a.max_lsb) for a in comparison.agreement() if a.max_lsb] == []
+
+
+def test_images_that_cannot_be_cut_into_blocks_are_refused_before_training() -> None:
+    network = capture_image(image_model("cnn"), SIZE).network
+    assert strict_refusals(network, SIZE) == ()
+    refused = strict_refusals(network, (3, 17, 17))
+    assert refused[0].op == "Conv"
+    assert refused[0].reason == "its map is no whole number of blocks, or it shrinks the map at its edges"
