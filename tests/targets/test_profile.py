@@ -126,6 +126,18 @@ def test_attention_forms_and_their_default(write: Callable[[str], str]) -> None:
 
 
 @pytest.mark.parametrize("profile", list_profiles(), ids=lambda p: p.name)
+def test_only_the_strict_family_narrows_convolutions(profile: Profile) -> None:
+    assert profile.convolution == ("3x3" if profile.name == "archnet5" else "any")
+
+
+def test_another_convolution_is_refused(write: Callable[[str], str]) -> None:
+    with pytest.raises(ArchNetError) as caught:
+        load_profile(write(MINIMAL.replace("max_sequence = 64", 'max_sequence = 64\nconvolution = "5x5"')))
+    assert "convolution is '5x5'" in caught.value.problem
+    assert "one of any, 3x3" in caught.value.fix
+
+
+@pytest.mark.parametrize("profile", list_profiles(), ids=lambda p: p.name)
 def test_every_entry_names_the_tool_its_version_and_what_it_was_given(profile: Profile) -> None:
     probes = [entry.probe for entry in profile.operators.values()]
     probes += [entry.probe for entry in profile.absent.values()]
