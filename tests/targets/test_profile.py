@@ -17,6 +17,9 @@ from archnet.targets import Profile, list_profiles, load_profile
 
 W8A8 = Bits(8, 8)
 
+IMAGE_OPERATORS = {Op.CONV, Op.MAX_POOL, Op.PREPEND}
+"""What image classifiers need beside that."""
+
 ATTENTION_FORMS = {Op.TABLE_SOFTMAX, Op.MEAN_MATMUL, Op.ZERO_PAD, Op.CROP}
 """What the other forms of attention need."""
 
@@ -85,7 +88,8 @@ def test_built_in_profiles_are_those_of_this_version() -> None:
 
 
 def test_archnet_is_exactly_the_papers_family_and_data_movement() -> None:
-    assert set(load_profile("archnet").operators) == PAPER_OPERATORS | MOVEMENT_AND_EDGES | ATTENTION_FORMS
+    named = PAPER_OPERATORS | MOVEMENT_AND_EDGES | ATTENTION_FORMS | IMAGE_OPERATORS
+    assert set(load_profile("archnet").operators) == named
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "tvm"])
