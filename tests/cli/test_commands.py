@@ -510,6 +510,23 @@ def test_completion_knows_commands_and_targets(monkeypatch: pytest.MonkeyPatch, 
     assert archnet().output.split() == ["plain,onnxruntime"]
 
 
+@pytest.mark.parametrize(
+    ("words", "place", "expected"),
+    [
+        ("archnet convert x --bits a", "4", ["plain,auto"]),
+        ("archnet inspect x --bits w4a", "4", ["plain,w4a8", "plain,w4a6", "plain,w4a4"]),
+        ("archnet inspect x --bits a", "4", []),
+    ],
+)
+def test_completion_knows_widths(
+    monkeypatch: pytest.MonkeyPatch, archnet: Archnet, words: str, place: str, expected: list[str]
+) -> None:
+    monkeypatch.setenv("_ARCHNET_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", place)
+    assert archnet().output.split() == expected
+
+
 def test_an_error_of_ours_is_two_lines(archnet: Archnet, replace_module: Replace) -> None:
     def inspect(model: str, target: str, attention: str | None, bits: str) -> None:
         raise ArchNetError("tiny/config.json is no JSON", fix="download it again")
