@@ -58,6 +58,7 @@ def alone(op: Op, bits: Bits) -> QuantizedGraph:
     fixed = "attention_mask" not in graph.tensors
     if not fixed and not any("sequence" in spec.shape for spec in inputs) and op is not Op.SELECT:
         inputs.append(graph.tensors["attention_mask"])  # binds "sequence"
+    inputs.sort(key=lambda spec: "sequence" not in spec.shape)  # sizes are read from the first
     return replace(
         graph,
         name=str(op),
