@@ -36,7 +36,7 @@ EXAMPLES = """examples:
   python benchmarks/accuracy.py --list
 """
 
-TABLE_WIDTH = 118
+TABLE_WIDTH = 140
 """Narrower, the figures would be cut."""
 
 
@@ -160,7 +160,7 @@ def compare(arguments: argparse.Namespace, console: Console) -> None:
     for row in rows_of(arguments, subject, console):
         rows.append(row)
         figure = f"{row.score:.2f}" if row.score is not None else row.reason
-        console.print(f"    {figure}", style="dim", highlight=False)
+        console.print(f"    {figure}", style="dim", highlight=False, markup=False)
         if arguments.json:
             head = {"model": subject.folder.name, "metric": subject.metric, "data": subject.data}
             limit = {"limit": arguments.limit, "threads": arguments.threads, "machine": machine()}
@@ -171,14 +171,14 @@ def compare(arguments: argparse.Namespace, console: Console) -> None:
     screen = Console(width=max(Console().width, TABLE_WIDTH))
     screen.print(table_of(rows, title, subject.shape))
     for note in notes(rows):
-        screen.print(note, style="dim", highlight=False, markup=False)
+        screen.print(note, style="dim", highlight=False, markup=False, soft_wrap=True)
     if arguments.svg:
         arguments.svg.write_text(frontier(ordered(rows), subject.folder.name, subject.metric, subject.shape))
 
 
 def main(command: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(command)
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     # A stop from outside ends the children too, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if arguments.list:

@@ -11,6 +11,8 @@ import pytest
 from side_by_side.recipes import RECIPES
 
 from archnet.errors import ArchNetError
+from archnet.sources import open_model
+from tests.archnet.integer_build import make_integer_build
 from tests.hf_models import SENTENCES, make_model_folder
 from tests.integration.tiny import write_text
 
@@ -147,3 +149,31 @@ def test_filters_keep_the_float_original() -> None:
 def test_tools_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--list") == 0
     assert "NNCF quantize_with_accuracy_control" in capsys.readouterr().out
+
+
+def test_our_build_is_a_row_beside_the_float_original(
+    model: Path,
+    data: Path,
+    text: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    build = tmp_path / "build"
+    make_integer_build(build)
+    arguments = ["--model", model, "--calibration", text, "--data", data, "--threads", 1, "--ours", build]
+    arguments += ["--cache", tmp_path / "cache", "--json", tmp_path / "rows.json", "--bits", "w2a32"]
+    arguments += ["--tools", "onnxsim int4, AdaRound", "--latency"]
+    assert run(*arguments) == 2
+    assert "was converted from another model" in capsys.readouterr().err
+
+    settings = json.loads((build / "settings.json").read_text())
+    settings["source_sha256"] = open_model(str(model)).sha256
+    (build / "settings.json").write_text(json.dumps(settings))
+    assert run(*arguments) == 0
+    rows = rows_of(tmp_path / "rows.json")
+    ours = rows["Arch-Net (onnxruntime)", "w8a8"]
+    assert ours["ours"]
+    assert -100 <= ours["score"] <= 100
+    assert ours["ms"] > 0
+    assert ours["size"] == (build / "onnx" / "model.onnx").stat().st_size
+    assert rows["onnxsim int4, AdaRound", "w2a32"]["cannot"]

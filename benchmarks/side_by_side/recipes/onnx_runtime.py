@@ -72,7 +72,10 @@ def make_static(order: Order, method: str, operators: tuple[str, ...] | None) ->
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.feeds: Iterator[Inputs] = iter(order.graph.calibration.singles(CALIBRATION))
+            examples = order.graph.calibration
+            # Its histograms refuse arrays of different shapes.
+            whole = examples.singles(CALIBRATION) if method == "MinMax" else examples.batches(CALIBRATION, 1)
+            self.feeds: Iterator[Inputs] = iter(whole)
 
         def get_next(self) -> Inputs | None:
             return next(self.feeds, None)
@@ -149,6 +152,7 @@ def preprocessed(order: Order) -> Path:
 
 def _static(method: str, operators: tuple[str, ...] | None) -> Recipe:
     part = "layers" if operators else "all operators"
+    shape = "" if method == "MinMax" else " padded to one length"
     scope = "fully connected layers and attention products; the rest in float" if operators else part
     return Recipe(
         name=f"ONNX Runtime static, {part}, {method}",
@@ -156,7 +160,7 @@ def _static(method: str, operators: tuple[str, ...] | None) -> Recipe:
         widths=WIDTHS,
         make=partial(make_static, method=method, operators=operators),
         open=open_file,
-        settings=f"QDQ, per channel, {method}, {CALIBRATION} examples, quant_pre_process",
+        settings=f"QDQ, per channel, {method}, {CALIBRATION} examples{shape}, quant_pre_process",
         scope=scope,
     )
 
