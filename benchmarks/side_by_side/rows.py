@@ -10,6 +10,7 @@ from typing import Any
 from archnet.build import BuildDir
 from archnet.errors import ArchNetError
 from archnet.results import read_metrics
+from archnet.storage import load_graph
 from side_by_side.environments import EnvironmentFailed, interpreter, versions
 from side_by_side.processes import Child, ChildFailed
 from side_by_side.recipe import Recipe
@@ -190,7 +191,7 @@ def _measured(
                 if score is None:
                     score = _scored(child, subject, ours)
                     folder.write(key, score)
-                if untimed:
+                if untimed and not _too_short(ours, subject):
                     latency = _timed(child, subject)
                     folder.write("latency", latency)
             except (ChildFailed, ArchNetError) as error:
@@ -212,3 +213,10 @@ def _timed(child: Child, subject: Subject) -> dict[str, Any]:
     """Milliseconds of one pass of every graph together."""
     passes = [child.milliseconds(graph, inputs) for graph, inputs in subject.timed.items()]
     return {"ms": sum(passes), "shape": subject.shape}
+
+
+def _too_short(ours: BuildDir | None, subject: Subject) -> bool:
+    """Whether a build of ours takes fewer tokens than are timed."""
+    if ours is None or "input_ids" not in subject.timed.get("model", {}):
+        return False
+    return bool(load_graph(ours.graph_dir).max_sequence < subject.timed["model"]["input_ids"].shape[1])

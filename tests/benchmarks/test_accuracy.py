@@ -172,8 +172,9 @@ def test_our_build_is_a_row_beside_the_float_original(
     assert run(*arguments) == 0
     rows = rows_of(tmp_path / "rows.json")
     ours = rows["Arch-Net (onnxruntime)", "w8a8"]
+    assert ours["reason"] is None
     assert ours["ours"]
     assert -100 <= ours["score"] <= 100
-    assert ours["ms"] > 0
+    assert ours["ms"] is None  # this build takes 24 tokens, 32 are timed
     assert ours["size"] == (build / "onnx" / "model.onnx").stat().st_size
     assert rows["onnxsim int4, AdaRound", "w2a32"]["cannot"]
