@@ -89,8 +89,9 @@ def lower_zero_pad(state: Lowering, node: Node) -> None:
 
 
 def lower_crop(state: Lowering, node: Node) -> None:
-    """Slice to the length of the graph's first input."""
+    """Slice to the length of the sequence that the graph is given."""
     make, key = state.onnx, node.output
-    begin, end = make.integers(0), make.size("sequence", state.graph.inputs[0])
+    source = next(spec for spec in state.graph.inputs if "sequence" in spec.shape)
+    begin, end = make.integers(0), make.size("sequence", source)
     inputs = [state.integer(node.inputs[0], "logical"), begin, end, make.integers(1)]
     state.define(key, make.node("Slice", inputs, key), "logical")
