@@ -375,7 +375,9 @@ def _table_rows(b: GraphBuilder, site: Site, scale_y: float, positions: Dim) -> 
     """A constant table (positions) as integers in a scale that suits the Add."""
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedTableAdd)
-    table = numpy_of(module.table)[: b.max_sequence if isinstance(positions, str) else positions]
+    # A network that reads one token at a time looks its row up among all of them.
+    rows = b.max_sequence if isinstance(positions, str) or b.position is not None else positions
+    table = numpy_of(module.table)[:rows]
     scale = operand_scale(module.quantizer.scale, scale_y)
     integers = quantize_affine(table, scale, bits=module.quantizer.bits).astype(np.int8)
     if b.position is not None:
