@@ -23,8 +23,9 @@ from archnet.encode import encode, open_tokenizer, padding_id
 from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, ignore
 from archnet.graph import QuantizedGraph
+from archnet.job import captured, planned, prepare, stages_of, with_settings
 from archnet.parts import ENCODER, is_translation, part_names
-from archnet.pipeline import captured, planned, prepare, run, stages_of, with_settings
+from archnet.pipeline import run
 from archnet.plan import Plan
 from archnet.preparation import Preparation
 from archnet.sources import open_model

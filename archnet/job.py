@@ -1,0 +1,166 @@
+"""What a conversion starts from, checked before anything is written or trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from archnet.blocks import Block, find_blocks, with_blocks
+from archnet.calibration.token_batches import TokenBatches
+from archnet.capture import INPUTS, TRANSLATION_INPUTS, capture, capture_image
+from archnet.config import Bits, ConvertSettings
+from archnet.distill import Batches
+from archnet.image_job import check_kind, image_batches
+from archnet.network import Network
+from archnet.plan import Plan, make_plan
+from archnet.plan_strict import strict_refusals
+from archnet.presets import BUCKETS, PRESETS, Preset
+from archnet.quantize import (
+    Phase,
+    falling,
+    falling_layers,
+)
+from archnet.sources.source import Source
+from archnet.targets import Profile
+
+STAGES = ("distil", "bits", "quantize", "export")
+"""The second only where widths are chosen."""
+
+
+class TrainingBatches(Batches, Protocol):
+    """Batches of known size."""
+
+    def __len__(self) -> int:
+        """The number of sentences."""
+
+    def warning(self) -> str | None:
+        """What to tell the user of the data, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything that a conversion starts from; all of it is checked."""
+
+    source: Source
+    profile: Profile
+    settings: ConvertSettings
+    teacher: Network
+    blocks: tuple[Block, ...]
+    plan: Plan
+    batches: TrainingBatches
+    data_sha256: str
+
+    @property
+    def preset(self) -> Preset:
+        """The schedules."""
+        return PRESETS[self.settings.preset]
+
+    def phases(self, layers: Mapping[str, Bits] | None = None) -> tuple[Phase, ...]:
+        """The widths that quantization falls through; each sees other batches than those before it.
+
+        Args:
+            layers: with widths of their own.
+        """
+        first, phases = self.preset.distil.steps, []
+        bits = self.settings.bits
+        path: list[tuple[Bits, Mapping[str, Bits]]] = [(step, {}) for step in falling(bits)]
+        if layers:
+            path = [(bits, step) for step in falling_layers(layers)]
+        for step, own in path:
+            narrowest = min([step, *own.values()])
+            schedule = self.preset.quantize_at(narrowest)
+            phases.append(Phase(step, schedule, first, own))
+            first += schedule.steps
+        return tuple(phases)
+
+
+def captured(source: Source, seq_len: int) -> tuple[Network, tuple[Block, ...]]:
+    """The teacher as a network with blocks.
+
+    Raises:
+        ArchNetError: the model cannot be captured.
+    """
+    if source.kind == "image":
+        network = capture_image(source.module, source.image_size).network
+        blocks = find_blocks(network)
+        return with_blocks(network, blocks), blocks
+    padding = source.config.get("pad_token_id")
+    found = capture(
+        source.module,
+        max_sequence=seq_len,
+        pooling=source.pooling,
+        normalize=source.normalize,
+        padding_id=padding if isinstance(padding, int) else None,
+        inputs=TRANSLATION_INPUTS if source.kind == "translation" else INPUTS,
+    )
+    blocks = find_blocks(found.network)
+    return with_blocks(found.network, blocks), blocks
+
+
+def planned(
+    source: Source, teacher: Network, profile: Profile, *, embedding: str, attention: str, bits: Bits
+) -> Plan:
+    """What becomes of every site; for strict targets also which convolutions have no form in blocks."""
+    plan = make_plan(teacher, profile, model=source.name, embedding=embedding, attention=attention, bits=bits)
+    if source.kind != "image" or profile.convolution != "3x3" or plan.refusals:
+        return plan
+    return replace(plan, decisions=(*plan.decisions, *strict_refusals(teacher, source.image_size)))
+
+
+def prepare(
+    source: Source,
+    data: Sequence[str] | Path,
+    profile: Profile,
+    settings: ConvertSettings,
+    tell: Callable[[], None] = lambda: None,
+) -> Job:
+    """Capture and plan; every refusal comes before anything is written or trained.
+
+    Args:
+        data: sentences, or the place of pictures.
+        tell: called when capturing, planning and tokenizing begin.
+    """
+    profile.choose_bits(settings.bits)
+    check_kind(source, data)
+    tell()
+    teacher, blocks = captured(source, settings.seq_len)
+    tell()
+    plan = planned(
+        source,
+        teacher,
+        profile,
+        embedding=settings.embedding,
+        attention=settings.attention,
+        bits=settings.bits,
+    )
+    plan.require()
+    tell()
+    preset = PRESETS[settings.preset]
+    if isinstance(data, Path):
+        images, digest = image_batches(source, data, batch_size=preset.batch_size, seed=settings.seed)
+        return Job(source, profile, settings, teacher, blocks, plan, images, digest)
+    batches = TokenBatches(
+        source.require_tokenizer(),
+        data,
+        max_length=settings.seq_len,
+        batch_size=preset.batch_size,
+        seed=settings.seed,
+        buckets=BUCKETS,
+        max_tokens=preset.max_tokens,
+    )
+    digest = hashlib.sha256("\n".join(data).encode()).hexdigest()
+    return Job(source, profile, settings, teacher, blocks, plan, batches, digest)
+
+
+def stages_of(settings: ConvertSettings) -> tuple[str, ...]:
+    """The stages that these settings need, in order."""
+    return tuple(name for name in STAGES if name != "bits" or settings.max_drop is not None)
+
+
+def with_settings(settings: ConvertSettings, source: Source, profile: Profile) -> ConvertSettings:
+    """Settings with what the model and the target bound: the longest sequence."""
+    longest = min(settings.seq_len, source.max_length, profile.max_sequence)
+    return replace(settings, seq_len=longest)

@@ -1,0 +1,186 @@
+"""The stages of a conversion that learn: translations, distillation, the choice of widths, quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from archnet.attention_statistics import attention_statistics
+from archnet.bit_choice import BitChoice, choose_bits, load_choice, save_choice
+from archnet.calibration.equalization import EXPONENT, FEW_BITS_EXPONENT, equalize
+from archnet.calibration.pair_batches import PairBatches
+from archnet.calibration.token_batches import TokenBatches
+from archnet.code_embedding import with_code_embedding
+from archnet.converters.base import Statistics
+from archnet.converters.fold import Affine, Folded, fold
+from archnet.converters.homotopy import set_progress
+from archnet.converters.residual import adds_as_concats
+from archnet.distill import Objective, objective_for, train
+from archnet.engine import Engine, StageContext
+from archnet.executor import NetworkModule
+from archnet.freeze import freeze
+from archnet.freeze_translation import freeze_translation
+from archnet.graph import QuantizedGraph
+from archnet.job import Job
+from archnet.network import Network
+from archnet.operators import Op
+from archnet.presets import CALIBRATION_BATCHES, PAIR_BUCKETS
+from archnet.quantize import (
+    Phase,
+    Start,
+    next_start,
+    train_phase,
+)
+from archnet.quantized_student import QuantizedStudent, channel_statistics
+from archnet.rewrite import materialize, rewrite, token_statistics
+from archnet.strict_maps import as_strict_maps
+from archnet.translations import load_translations, save_translations, translate_sources
+
+CHOICE_BATCHES = 2
+
+
+def with_translations(job: Job, engine: Engine) -> Job:
+    """The same job with sources and the teacher's translations of them as its batches."""
+    sources, settings = job.batches, job.source.generation
+    assert isinstance(sources, TokenBatches)
+    assert settings is not None
+    rows = engine.stage(
+        "translate",
+        lambda context: translate_sources(
+            context, job.teacher, sources.rows(), settings,
+            pad_id=sources.pad_id, max_length=job.settings.seq_len,
+        ),
+        save_translations,
+        load_translations,
+    )  # fmt: skip
+    save_translations(rows, engine.build.path)
+    pairs = PairBatches(
+        sources.rows(),
+        rows,
+        pad_ids=(sources.pad_id, settings.pad),
+        max_length=job.settings.seq_len,
+        batch_size=job.preset.batch_size,
+        seed=job.settings.seed,
+        buckets=PAIR_BUCKETS,
+        max_tokens=job.preset.max_tokens // 2,
+    )
+    return replace(job, batches=pairs)
+
+
+def chosen_widths(job: Job, folded: Folded, engine: Engine) -> BitChoice | None:
+    """The widths of the layers, where they are to be chosen."""
+    max_drop = job.settings.max_drop
+    if max_drop is None:
+        return None
+
+    def compute(context: StageContext) -> BitChoice:
+        return choose_bits(
+            folded.network,
+            [folded.values[site] for site in job.teacher.outputs.values()],
+            calibration_of(job)[:CHOICE_BATCHES],
+            job.profile,
+            widest=job.settings.bits,
+            embedding=job.settings.embedding,
+            max_drop=max_drop,
+            tell=lambda done, of: context.progress(done, of, unit="measurements"),
+        )
+
+    return engine.stage("bits", compute, save_choice, load_choice)
+
+
+def calibration_of(job: Job) -> list[dict[str, Tensor]]:
+    return job.batches.calibration(CALIBRATION_BATCHES)
+
+
+def distil(job: Job, context: StageContext) -> Folded:
+    """LayerNorm, GELU and the like go; the result has only what the target has."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    teacher = NetworkModule(job.teacher).eval().requires_grad_(False)
+    statistics: dict[str, Statistics] = {**token_statistics(teacher, calibration_of(job))}
+    if job.settings.attention == "mixing":
+        statistics |= attention_statistics(teacher, calibration_of(job), job.settings.seq_len)
+    rewritten = rewrite(job.teacher, statistics, attention=job.settings.attention)
+    student = rewritten.module()
+    for site in rewritten.network.sites:
+        if site.op is Op.EMBEDDING:
+            student.parameter(site, "table").requires_grad_(False)
+    outputs = [block.output for block in job.blocks if not block.name.endswith("tail")]
+    objective = objective_for(job.teacher, outputs, _itself(job.teacher))
+    if rewritten.modules:  # a network of convolutions and ReLU has nothing to replace, hence to learn
+        train(
+            context,
+            student.to(device),
+            teacher.to(device),
+            objective,
+            job.batches,
+            job.preset.distil,
+            on_step=lambda progress: set_progress(student, progress),
+        )
+    folded = fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
+    channels = channel_statistics(folded.network, calibration_of(job))
+    exponent = EXPONENT if job.settings.bits.weights == 8 else FEW_BITS_EXPONENT
+    return equalize(folded, channels, outputs=job.teacher.outputs.values(), exponent=exponent)
+
+
+def _itself(network: Network) -> Mapping[str, Affine]:
+    """Before anything folds, every site stands for itself."""
+    return {site.name: Affine(site.name) for site in network.sites}
+
+
+def _on_cpu(student: NetworkModule) -> dict[str, Tensor]:
+    student.to("cpu")
+    return {key: value.clone() for key, value in student.tensors().items()}
+
+
+def _objective(job: Job, folded: Folded) -> Objective:
+    outputs = [block.output for block in job.blocks if not block.name.endswith("tail")]
+    return objective_for(job.teacher, outputs, folded.values)
+
+
+def _phase(job: Job, phase: Phase, start: Start, context: StageContext) -> QuantizedStudent:
+    return train_phase(
+        context,
+        start,
+        phase,
+        teacher=job.teacher,
+        objective=_objective(job, start.folded),
+        batches=job.batches,
+        calibration=calibration_of(job),
+    )
+
+
+def narrow(job: Job, phase: Phase, start: Start, context: StageContext) -> Start:
+    """A phase on the way: what it trained, still in float."""
+    return next_start(start, _phase(job, phase, start, context), calibration_of(job))
+
+
+def as_asked(job: Job, folded: Folded, seed: int) -> Folded:
+    """The network with the embedding and the sums that were asked for."""
+    network = folded.network
+    if job.settings.embedding == "code":
+        network = with_code_embedding(network, seed=seed)
+    if not job.profile.supports(Op.ADD):
+        network = adds_as_concats(network)
+    return replace(folded, network=network)
+
+
+def quantize(job: Job, phase: Phase, start: Start, context: StageContext) -> Mapping[str, QuantizedGraph]:
+    """The last phase, then integers."""
+    student = _phase(job, phase, start, context)
+    outputs = {name: start.folded.values[site] for name, site in job.teacher.outputs.items()}
+    name, longest, embedding = job.source.name, job.settings.seq_len, job.settings.embedding
+    if job.source.kind == "translation":
+        return freeze_translation(student, outputs, name=name, max_sequence=longest, embedding=embedding)
+    graph = freeze(
+        student,
+        outputs,
+        name=name,
+        max_sequence=longest,
+        embedding=embedding,
+        pool_on_host=not job.profile.supports(Op.MEAN_POOL),
+        size=job.source.image_size if job.source.kind == "image" else None,
+    )
+    return {"": as_strict_maps(graph) if job.profile.convolution == "3x3" else graph}
