@@ -1,18 +1,103 @@
-"""The integer nodes of attention with ReLU weights."""
+"""Attention as integer nodes: scores, mask, softmax or ReLU weights, and the weighted values."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from archnet.calibration.affine import MAX_MULTIPLIER, fit_output_scale
-from archnet.graph import Dim, TensorSpec
+from archnet.calibration.affine import (
+    MAX_MULTIPLIER,
+    fit_output_scale,
+)
+from archnet.graph import (
+    Dim,
+    TensorSpec,
+)
+from archnet.graph_builder import GraphBuilder
 from archnet.network import Site
 from archnet.operators import Op
+from archnet.quantized_student import (
+    LARGEST_FACTOR,
+    QuantizedAttention,
+)
 
-if TYPE_CHECKING:
-    from archnet.freeze import GraphBuilder
+SOFTMAX_TABLE_SHIFT = 20
+
+
+def freeze_attention(b: GraphBuilder, site: Site) -> None:
+    module = b.student.override(site.name)
+    assert isinstance(module, QuantizedAttention)
+    query, key, value = (split_heads(b, site, i, module.heads) for i in range(3))
+    if site.attributes.get("form") == "relu":
+        b.values[site.name] = merge_heads(b, site, relu_context(b, site, query, key, value), module.heads)
+        return
+    mask = site.inputs[3] if len(site.inputs) > 3 else None
+    context = softmax_context(b, site, (query, key, value), mask)
+    b.values[site.name] = merge_heads(b, site, context, module.heads)
+
+
+def softmax_context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], mask: str | None) -> str:
+    """Scores, mask, softmax and the shares' sums of values.
+
+    Args:
+        parts: query (batch, heads, queries, width), key and value (batch, heads, keys, width).
+        mask: input of (batch, keys), or None.
+
+    Returns:
+        (batch, heads, queries, width).
+    """
+    module = b.student.override(site.name)
+    assert isinstance(module, QuantizedAttention)
+    query, key, value = parts
+    bits = module.scores.bits
+    scale_q, scale_k = (b.tensors[n].scale or 0.0 for n in (query, key))
+    wished = max(module.scores.scale, scale_q * scale_k / LARGEST_FACTOR)
+    multiplier, scale = fit_output_scale(wished, scale_q, scale_k)
+    square: tuple[Dim, ...] = (*b.tensors[query].shape[:3], b.tensors[key].shape[2])
+    spec = TensorSpec(f"{site.name}/scores", square, "int8", bits, scale)
+    scores = b.add(Op.MATMUL, site, "scores", (query, key), spec, transpose_b=True, multiplier=multiplier)
+    if mask is not None:
+        spec = TensorSpec(f"{site.name}/masked", square, "int8", bits, scale)
+        scores = b.add(Op.MASK, site, "masked", (scores, mask), spec)
+    powers = np.rint(2.0**SOFTMAX_TABLE_SHIFT * np.exp(-np.arange(256) * scale)).astype(np.int32)
+    table = b.constant(f"{site.name}.softmax_table", powers)
+    share = float(np.float32(1.0 / module.levels))
+    spec = TensorSpec(f"{site.name}/probabilities", square, "uint8", module.share_bits, share)
+    softmax = Op.TABLE_SOFTMAX if site.attributes.get("form") == "table" else Op.SOFTMAX
+    shares = b.add(softmax, site, "probabilities", (scores, table), spec)
+    heads_shape: tuple[Dim, ...] = (*square[:3], b.tensors[value].shape[-1])
+    scale_v = b.tensors[value].scale or 0.0
+    wished = max(b.scales[site.name], share * scale_v / LARGEST_FACTOR)
+    multiplier, scale = fit_output_scale(wished, share, scale_v)
+    observer = b.student.observer(site.name)
+    assert observer is not None
+    spec = TensorSpec(f"{site.name}/heads", heads_shape, "int8", observer.bits, scale)
+    return b.add(Op.MATMUL, site, "heads", (shares, value), spec, transpose_b=False, multiplier=multiplier)
+
+
+def split_heads(b: GraphBuilder, site: Site, index: int, heads: int) -> str:
+    """Query, key or value (index 0 to 2): (batch, tokens, features) -> (batch, heads, tokens, width)."""
+    source = b.spec(site.inputs[index])
+    part = ("query", "key", "value")[index]
+    width = int(source.shape[-1]) // heads
+    split: tuple[Dim, ...] = (*source.shape[:2], heads, width)
+    spec = TensorSpec(f"{site.name}/{part}_split", split, source.dtype, source.bits, source.scale)
+    flat = b.add(Op.RESHAPE, site, f"{part}_split", (source.name,), spec, shape=split)
+    swapped: tuple[Dim, ...] = (source.shape[0], heads, source.shape[1], width)
+    spec = TensorSpec(f"{site.name}/{part}_heads", swapped, source.dtype, source.bits, source.scale)
+    return b.add(Op.TRANSPOSE, site, f"{part}_heads", (flat,), spec, perm=(0, 2, 1, 3))
+
+
+def merge_heads(b: GraphBuilder, site: Site, context: str, heads: int) -> str:
+    """(batch, heads, tokens, width) -> (batch, tokens, features), the site's result."""
+    source = b.tensors[context]
+    tokens = (source.shape[0], source.shape[2])
+    width = int(source.shape[-1])
+    split: tuple[Dim, ...] = (*tokens, heads, width)
+    spec = TensorSpec(f"{site.name}/joined", split, source.dtype, source.bits, source.scale)
+    back = b.add(Op.TRANSPOSE, site, "joined", (context,), spec, perm=(0, 2, 1, 3))
+    flat: tuple[Dim, ...] = (*tokens, heads * width)
+    spec = TensorSpec(site.name, flat, source.dtype, source.bits, source.scale)
+    return b.add(Op.RESHAPE, site, "", (back,), spec, shape=flat)
 
 
 def relu_context(b: GraphBuilder, site: Site, query: str, key: str, value: str) -> str:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archnet.calibration.affine import quantize_affine
 from archnet.calibration.widths import STORED_BITS
+from archnet.freeze_linear import emit_linear
 from archnet.graph import HostTable, TensorSpec
+from archnet.graph_builder import GraphBuilder, numpy_of
 from archnet.network import Site
 from archnet.operators import Op
 from archnet.quantized_student import QuantizedCodes
-
-if TYPE_CHECKING:
-    from archnet.freeze import GraphBuilder
 
 
 def freeze_embedding(b: GraphBuilder, site: Site, form: str) -> None:
@@ -90,8 +88,6 @@ def position_rows(b: GraphBuilder, site: Site, table: NDArray[np.int8], bits: in
 
 
 def _codes(b: GraphBuilder, site: Site, ids: str) -> None:
-    from archnet.freeze import emit_linear, numpy_of
-
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedCodes)
     digits, depth, width = module.books.shape

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from archnet.calibration.widths import fused_reader
 from archnet.executor import strides
+from archnet.freeze_linear import emit_weighted
 from archnet.graph import AttributeValue, Dim, TensorSpec
+from archnet.graph_builder import GraphBuilder, numpy_of
 from archnet.network import Site
 from archnet.operators import Op
 from archnet.quantized_student import QuantizedConv
-
-if TYPE_CHECKING:
-    from archnet.freeze import GraphBuilder
 
 POOL_BITS = 2
 """Width of the weights of an average, which are all 1."""
@@ -22,8 +19,6 @@ POOL_BITS = 2
 
 def convolution(b: GraphBuilder, site: Site) -> None:
     """Conv, with the activation that alone reads it."""
-    from archnet.freeze import emit_weighted, numpy_of
-
     fused = fused_reader(site, b.network.consumers())
     result = site.name if fused is None else fused.name
     module = b.student.override(site.name)
@@ -40,8 +35,6 @@ def convolution(b: GraphBuilder, site: Site) -> None:
 
 def average_pool(b: GraphBuilder, site: Site) -> None:
     """The mean over a window: a convolution of each channel by itself whose weights are all alike."""
-    from archnet.freeze import emit_weighted
-
     source = b.spec(site.inputs[0])
     channels = int(source.shape[1])
     kernel = (int(site.attributes["kernel_y"]), int(site.attributes["kernel_x"]))

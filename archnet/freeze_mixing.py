@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from archnet.calibration.affine import quantize_affine
+from archnet.freeze_linear import emit_linear
 from archnet.graph import AttributeValue, Dim
+from archnet.graph_builder import GraphBuilder, numpy_of
 from archnet.network import Site
 from archnet.operators import Op
-
-if TYPE_CHECKING:
-    from archnet.freeze import GraphBuilder
 
 
 def freeze_concat(b: GraphBuilder, site: Site) -> None:
@@ -40,7 +38,6 @@ def freeze_rows(b: GraphBuilder, site: Site) -> None:
 
 def freeze_token_mix(b: GraphBuilder, site: Site) -> None:
     """(batch, sequence, features): padded with zeros, turned over, mixed head by head, and back."""
-    from archnet.freeze import emit_linear, numpy_of
     from archnet.quantized_mixing import QuantizedTokenMix
 
     module = b.student.override(site.name)

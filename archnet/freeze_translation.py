@@ -15,9 +15,11 @@ import numpy as np
 
 from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
-from archnet.freeze import FREEZERS, GraphBuilder, fitted_scales, merge_heads, softmax_context, split_heads
+from archnet.freeze import FREEZERS, fitted_scales
+from archnet.freeze_attention import merge_heads, softmax_context, split_heads
 from archnet.freeze_embedding import freeze_embedding
 from archnet.graph import Dim, GraphOutput, QuantizedGraph, TensorSpec
+from archnet.graph_builder import GraphBuilder
 from archnet.incremental import decoder_sites
 from archnet.network import Site
 from archnet.operators import Op

@@ -9,8 +9,9 @@ import torch
 from archnet.calibration.affine import accumulator_factor, fit_weight_scale
 from archnet.config import Bits
 from archnet.errors import ArchNetError
-from archnet.freeze import GraphBuilder, emit_linear
+from archnet.freeze_linear import emit_linear
 from archnet.graph import TensorSpec
+from archnet.graph_builder import GraphBuilder
 from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.quantized_student import QuantizedStudent
