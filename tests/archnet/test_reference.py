@@ -13,11 +13,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from archnet.config import Bits
 from archnet.errors import ArchNetError
 from archnet.graph import Dim, Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
 from archnet.reference import OPERATORS, execute, integer_matmul, run_node
+from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import Embedding, random_inputs, tiny_encoder
+from tests.image_graphs import image_graph
 
 DIMS = {"batch": 2, "sequence": 3}
 
@@ -247,12 +250,17 @@ def everything(seed: int = 0, embedding: Embedding = "gather", **widths: int) ->
 
 def test_the_test_networks_use_every_operator() -> None:
     rng = np.random.default_rng(0)
-    used = {
-        node.op
-        for graph in (everything(), everything(0, "one_hot"), tiny_encoder(rng, activation_bits=4))
-        for node in graph.nodes
-    }
-    assert used == set(OPERATORS)
+    graphs = (
+        everything(),
+        everything(0, "one_hot"),
+        tiny_encoder(rng, activation_bits=4),
+        with_table_softmax(tiny_encoder(rng)),
+        with_relu_attention(tiny_encoder(rng)),
+        with_padding(tiny_encoder(rng)),
+        image_graph("cnn", Bits(8, 8)),
+        image_graph("vit", Bits(8, 8)),
+    )
+    assert {node.op for graph in graphs for node in graph.nodes} == set(OPERATORS)
 
 
 @pytest.mark.parametrize("widths", [{}, {"weight_bits": 4, "activation_bits": 4}], ids=["w8a8", "w4a4"])
