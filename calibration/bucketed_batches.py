@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ DEFAULT_BUCKETS = (16, 32, 64, 128)
 _CALIBRATION_EPOCH = 2**31
 
 
-class BucketedBatches:
+class BucketedBatches(ABC):
     """Rows of different lengths, served in full batches of a few static shapes.
 
     Every new padded shape costs a runtime memory and time, so rows are sorted into buckets by
@@ -99,9 +100,9 @@ class BucketedBatches:
         """What to tell the user of the data; None when there is nothing."""
         return None
 
+    @abstractmethod
     def _padded(self, bucket: int, numbers: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         """The batch of these rows at the length of this bucket."""
-        raise NotImplementedError
 
 
 def _shapes(buckets: Sequence[int], max_length: int, longest: int) -> tuple[int, ...]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from archnet.build import BuildDir
 from archnet.cli import app
+from archnet.config import Bits, ConvertSettings
 
 Replace = Callable[..., None]
 
@@ -40,3 +43,13 @@ def archnet(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         return CliRunner().invoke(app, list(arguments))
 
     return run
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    """A finished build folder that has nothing in it."""
+    path = tmp_path / "build"
+    settings = ConvertSettings("archnet", Bits(8, 8))
+    with BuildDir.open_for_convert(path, settings, "abc") as folder:
+        folder.finish({})
+    return path
