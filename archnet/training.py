@@ -121,7 +121,8 @@ def distil(job: Job, context: StageContext) -> Folded:
         )
     folded = fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
     channels = channel_statistics(folded.network, calibration_of(job))
-    exponent = EXPONENT if job.settings.bits.weights == 8 else FEW_BITS_EXPONENT
+    few = job.settings.bits.weights < 8 or job.settings.max_drop is not None
+    exponent = FEW_BITS_EXPONENT if few else EXPONENT
     return equalize(folded, channels, outputs=job.teacher.outputs.values(), exponent=exponent)
 
 
