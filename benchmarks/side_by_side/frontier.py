@@ -17,7 +17,7 @@ from side_by_side.recipe import parse_bits
 from side_by_side.rows import Row
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, GAP = 760, 300, 62, 20, 44, 96
-WORST = 30.0
+WORST = 15.0
 """Points below the original; what is worse is drawn on the lower edge, with an arrow."""
 
 STYLE = """
@@ -26,13 +26,13 @@ text { font: 13px system-ui, sans-serif; fill: #1f2933 }
 .title { font-weight: 600 }
 .grid { stroke: #d9e2ec }
 .float { stroke: #52606d; stroke-dasharray: 4 3 }
-.front { fill: none; stroke: #0f766e; stroke-width: 2 }
+.front { fill: none; stroke: #9aa5b1; stroke-width: 1.6 }
 .ours { fill: #0f766e }
 .peer { fill: #c2652a; fill-opacity: .75 }
 .simulated { fill: none; stroke: #c2652a; stroke-width: 1.6 }
 @media (prefers-color-scheme: dark) {
  text { fill: #e4e7eb } .tick, .unit, .small { fill: #9aa5b1 } .grid { stroke: #323f4b }
- .float { stroke: #9aa5b1 } .ours { fill: #2dd4bf } .front { stroke: #2dd4bf }
+ .float { stroke: #9aa5b1 } .ours { fill: #2dd4bf } .front { stroke: #52606d }
  .peer { fill: #f0a060 } .simulated { stroke: #f0a060 }
 }
 """
