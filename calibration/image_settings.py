@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Self
 
 from archnet.errors import ArchNetError
+
+if TYPE_CHECKING:  # commands that read no picture start without NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 SETTINGS_FILE = "preprocessor_config.json"
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -119,10 +120,14 @@ class ImageSettings:
             image = image.crop((left, top, left + self.width, top + self.height))
         elif image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), self.resample)
+        import numpy as np
+
         return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (..., 3, height, width) -> what the model reads, float32."""
+        import numpy as np
+
         mean, deviation = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.deviation))
         return (pixels.astype(np.float32) * np.float32(self.factor) - mean) / deviation
 

@@ -192,6 +192,8 @@ class _Builder:
         span = 2 ** (self.weight_bits - 1)
         weight = np.rint(self.rng.normal(0, 40 * span / 128, (width, depth)))
         weight = np.clip(weight, -span, span - 1).astype(np.int8)
+        if self.weight_bits == 2:
+            weight = 2 * weight + np.int8(1)  # the four codes stand for -3, -1, 1 and 3
         accumulator = integer_matmul(self.values[x].reshape(-1, depth), weight.T)
         spread = np.maximum(accumulator.std(axis=0) * (1.5 if relu else 3), 130.0 * part)
         bias = np.rint(self.rng.normal(0, 0.2, width) * spread).astype(np.int32)
