@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from archnet.calibration.affine import quantize_affine
 from archnet.calibration.widths import STORED_BITS
-from archnet.freeze_linear import emit_linear
+from archnet.freeze_linear import emit_weighted
 from archnet.graph import HostTable, TensorSpec
 from archnet.graph_builder import GraphBuilder, numpy_of
 from archnet.network import Site
@@ -102,4 +102,6 @@ def _codes(b: GraphBuilder, site: Site, ids: str) -> None:
     out = b.activation(site.name, "", (*tokens, width))
     bias = np.zeros(width, np.float32)
     scale = numpy_of(module.quantizer.scale)
-    b.values[site.name] = emit_linear(b, site, hot, out, weight, bias, scale, module.quantizer.bits)
+    b.values[site.name] = emit_weighted(
+        b, site, Op.LINEAR, hot, out, weight, bias, scale, module.quantizer.bits
+    )

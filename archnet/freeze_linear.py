@@ -42,8 +42,16 @@ def freeze_linear(b: GraphBuilder, site: Site) -> None:
         return
     shape = (*source.shape[:-1], weight.shape[0])
     out = b.activation(result, "", shape)
-    b.values[site.name] = b.values[result] = emit_linear(
-        b, site, source.name, out, weight, bias, numpy_of(module.quantizer.scale), module.quantizer.bits
+    b.values[site.name] = b.values[result] = emit_weighted(
+        b,
+        site,
+        Op.LINEAR,
+        source.name,
+        out,
+        weight,
+        bias,
+        numpy_of(module.quantizer.scale),
+        module.quantizer.bits,
     )
 
 
@@ -64,20 +72,6 @@ def output_scales(b: GraphBuilder, out: TensorSpec) -> list[float] | None:
         with suppress(ArchNetError):
             found.add(fit_operand_scale(out.scale * (1.0 + step / 4096), scale_y)[1])
     return sorted(found)
-
-
-def emit_linear(
-    b: GraphBuilder,
-    site: Site,
-    source: str,
-    out: TensorSpec,
-    weight: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    weight_scale: NDArray[np.float32],
-    bits: int,
-) -> str:
-    """One fully connected node: weight (channels, inputs) and bias float32, wished scales (channels,)."""
-    return emit_weighted(b, site, Op.LINEAR, source, out, weight, bias, weight_scale, bits)
 
 
 def emit_weighted(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from archnet.calibration.affine import quantize_affine
-from archnet.freeze_linear import emit_linear
+from archnet.freeze_linear import emit_weighted
 from archnet.graph import AttributeValue, Dim
 from archnet.graph_builder import GraphBuilder, numpy_of
 from archnet.network import Site
@@ -70,7 +70,17 @@ def freeze_token_mix(b: GraphBuilder, site: Site) -> None:
         source = moved(Op.SELECT, f"value {head}", parts, row, axis=1, index=head)
         result = replace(out, name=one.name, shape=row)
         mixed.append(
-            emit_linear(b, one, source, result, weight[head], bias[head], scales[head], module.quantizer.bits)
+            emit_weighted(
+                b,
+                one,
+                Op.LINEAR,
+                source,
+                result,
+                weight[head],
+                bias[head],
+                scales[head],
+                module.quantizer.bits,
+            )
         )
     joined = replace(out, name=f"{site.name}/heads", shape=("batch", features, positions))
     whole = b.add(Op.CONCAT, site, "heads", tuple(mixed), joined, axis=1)

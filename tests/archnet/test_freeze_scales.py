@@ -9,7 +9,7 @@ import torch
 from archnet.calibration.affine import accumulator_factor, fit_weight_scale
 from archnet.config import Bits
 from archnet.errors import ArchNetError
-from archnet.freeze_linear import emit_linear
+from archnet.freeze_linear import emit_weighted
 from archnet.graph import TensorSpec
 from archnet.graph_builder import GraphBuilder
 from archnet.network import Network, Site
@@ -45,7 +45,7 @@ def test_another_output_scale_is_taken(added: bool) -> None:
         fit_weight_scale(wished, SCALE_X, SCALE_Y)
     out = TensorSpec("layer", ("batch", 2), "int8", 8, SCALE_Y)
     weight = np.ones((2, 4), np.float32) * wished[0] * 100
-    emit_linear(b, site, "x", out, weight, np.zeros(2, np.float32), wished, 8)
+    emit_weighted(b, site, Op.LINEAR, "x", out, weight, np.zeros(2, np.float32), wished, 8)
     scale_y = b.tensors["layer"].scale
     assert scale_y is not None
     assert scale_y == pytest.approx(SCALE_Y, rel=0.02)
