@@ -51,6 +51,7 @@ def convert(
     embedding: str | None = None,
     attention: str | None = None,
     tokenizer: object | None = None,
+    reuse: str | os.PathLike[str] | None = None,
     events: EventSink | None = None,
 ) -> Path:
     """Convert a trained text encoder, encoder-decoder or image classifier into integers for a target.
@@ -69,6 +70,8 @@ def convert(
         embedding: form of the word embedding; the target's default when None.
         attention: form of attention; the target's default when None.
         tokenizer: for a model that comes without one.
+        reuse: a finished build of the same model, data and settings but for bits, target and embedding: its
+            distillation is taken instead of done again.
         events: told of progress.
 
     Returns:
@@ -85,6 +88,8 @@ def convert(
         profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256(), attends, max_drop
     )
     BuildDir.check_place(Path(out))
+    if reuse is not None:
+        BuildDir.open_finished(Path(reuse))
     stage = Preparation(events or ignore, stages_of(settings))
     stage.step()
     given = _data(data)
@@ -92,7 +97,8 @@ def convert(
     source = open_model(model, tokenizer=tokenizer)
     job = prepare(source, given, profile, with_settings(settings, source, profile), stage.step)
     stage.finish({"operators": len(job.teacher.sites), "sentences": len(job.batches)})
-    return run(job, Path(out), events=events or ignore)
+    kept = None if reuse is None else Path(reuse)
+    return run(job, Path(out), reuse=kept, events=events or ignore)
 
 
 def inspect(

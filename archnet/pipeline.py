@@ -24,6 +24,7 @@ from archnet.training import (
     calibration_of,
     chosen_widths,
     distil,
+    equalized,
     narrow,
     quantize,
     with_translations,
@@ -42,12 +43,31 @@ EXPORT_STEPS = 20.0
 """How long the export takes in distillation steps, about."""
 
 
-def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink = ignore) -> Path:
+def run(
+    job: Job,
+    out: Path,
+    *,
+    command: Sequence[str] = (),
+    reuse: Path | None = None,
+    events: EventSink = ignore,
+) -> Path:
     """Convert into a build folder; goes on where an earlier run of the same job was stopped.
 
+    Args:
+        job: what to convert.
+        out: the build folder.
+        command: for the manifest.
+        reuse: a finished build of the same model, data and settings but for widths and target; its
+            distillation is taken instead of done again.
+        events: told of progress.
+
     Raises:
-        ArchNetError: the folder belongs to another job, is in use, or the disk is full.
+        ArchNetError: the folder belongs to another job, is in use, or the disk is full; `reuse` does not fit.
     """
+    other = None
+    if reuse is not None:
+        other = BuildDir.open_finished(reuse)
+        BuildDir(out, job.settings, job.source.sha256, job.data_sha256, None).check_reusable(other)
     parameters = sum(t.numel() for t in job.teacher.tensors.values())
     with BuildDir.open_for_convert(
         out,
@@ -58,6 +78,8 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
     ) as build:
         if build.finished:
             return out
+        if other is not None:
+            build.take_stages(other)
         *earlier, last = job.phases()
         expected = {
             "translate": TRANSLATE_STEPS,
@@ -78,6 +100,7 @@ def run(job: Job, out: Path, *, command: Sequence[str] = (), events: EventSink =
             if job.source.kind == "translation":
                 job = with_translations(job, engine)
             folded = engine.stage("distil", lambda context: distil(job, context), save_folded, load_folded)
+            folded = equalized(job, folded)
             shaped = as_asked(job, folded, job.settings.seed)
             choice = chosen_widths(job, shaped, engine)
             if choice is not None:

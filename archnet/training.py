@@ -119,7 +119,11 @@ def distil(job: Job, context: StageContext) -> Folded:
             job.preset.distil,
             on_step=lambda progress: set_progress(student, progress),
         )
-    folded = fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
+    return fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
+
+
+def equalized(job: Job, folded: Folded) -> Folded:
+    """The same function with channels that are more alike, as far as the weights' bits allow."""
     channels = channel_statistics(folded.network, calibration_of(job))
     few = job.settings.bits.weights < 8 or job.settings.max_drop is not None
     exponent = FEW_BITS_EXPONENT if few else EXPONENT

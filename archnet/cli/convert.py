@@ -64,6 +64,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
         "archnet convert model.py:make --data texts/ --target tvm --bits w8a8 --out build --seq-len 64",
         "archnet convert ./bert --data texts/ --target archnet --bits w8a8 --out build --embedding code",
         "archnet convert ./bert --data texts/ --target tvm --bits auto --max-drop 0.5 --out build",
+        "archnet convert ./bert --data texts/ --target tvm --bits w4a8 --out build4 --reuse build",
         "archnet convert ./vit --data pictures.zip --target archnet --bits w8a8 --out build",
     ),
 )
@@ -101,6 +102,13 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
     help="Form of the word embedding.  [default: the target's]",
 )
 @attention_option
+@click.option(
+    "--reuse",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Take the distillation of a finished build of the same model and data: other --bits, --target or "
+    "--embedding need no second one.",
+)
 @json_log_option
 @session
 def convert(
@@ -116,6 +124,7 @@ def convert(
     seed: int,
     embedding: str | None,
     attention: str | None,
+    reuse: Path | None,
     json_log: Path | None,
 ) -> None:
     """Convert MODEL for a target, without labels, and write a build folder.
@@ -154,6 +163,7 @@ def convert(
             seed=seed,
             embedding=embedding,
             attention=attention,
+            reuse=reuse,
             events=events,
         )
     _tell_end(folder)
