@@ -166,10 +166,14 @@ def choose_bits(
     return BitChoice(max_drop, budget, total_damage(layers, widths), widest, layers, widths)
 
 
+def _is_wide(site: Site) -> bool:
+    return bool(site.attributes.get("identity") or site.attributes.get("outward"))
+
+
 def _widths(site: Site, profile: Profile, widest: Bits, embedding: str) -> tuple[int, ...]:
     """The widths below the widest that the target runs this site at; of two that take the same bytes, one."""
     table = site.op is Op.EMBEDDING
-    if (site.op not in WEIGHTED and not table) or site.attributes.get("identity"):
+    if (site.op not in WEIGHTED and not table) or _is_wide(site):
         return ()
     op = Op.EMBEDDING if table and embedding == "gather" else site.op if not table else Op.LINEAR
     usable = [

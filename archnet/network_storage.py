@@ -14,6 +14,9 @@ from archnet.converters.fold import Affine, Folded
 from archnet.network import Network, Site
 from archnet.operators import Op
 
+ROLES = ("weight", "bias", "rotation")
+"""Of an Affine, in the order of its fields."""
+
 
 def save_folded(folded: Folded, folder: Path) -> None:
     """Write network.json and network.safetensors."""
@@ -22,7 +25,8 @@ def save_folded(folded: Folded, folder: Path) -> None:
     values = {}
     for name, affine in folded.values.items():
         values[name] = {"carrier": affine.carrier}
-        for role, tensor in (("weight", affine.weight), ("bias", affine.bias)):
+        for role in ROLES:
+            tensor = getattr(affine, role)
             if tensor is not None:
                 values[name][role] = f"values/{name}/{role}"
                 tensors[values[name][role]] = tensor
@@ -51,8 +55,7 @@ def load_folded(folder: Path) -> Folded:
     values = {
         name: Affine(
             entry["carrier"],
-            tensors[entry["weight"]] if "weight" in entry else None,
-            tensors[entry["bias"]] if "bias" in entry else None,
+            *(tensors[entry[role]] if role in entry else None for role in ROLES),
         )
         for name, entry in record["values"].items()
     }

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from archnet.calibration.rotation import OUTWARD, outputs_apart
 from archnet.calibration.widths import Wider
 from archnet.config import Bits
 from archnet.converters import converter_for, residual
@@ -152,6 +153,7 @@ def make_plan(
     except ArchNetError as error:
         refused = Decision("norms", "BatchNorm", "refuse", "", error.problem)
         return replace(plan, decisions=(*decisions, refused))
+    decisions += [_outward(site) for site in folded.sites if site.attributes.get(OUTWARD)]
     if not profile.supports(Op.ADD):
         folded = residual.adds_as_concats(folded)
     lacking = [
@@ -190,6 +192,11 @@ def _decide(site: Site, network: Network, profile: Profile, embedding: str, atte
         return _refuse(site, reason)
     if site.op is Op.ADD and len(site.inputs) == 1:
         return Decision(site.name, str(site.op), "fold", "constant table of integers", block=site.block)
+    return Decision(site.name, str(site.op), "keep", becomes, block=site.block)
+
+
+def _outward(site: Site) -> Decision:
+    becomes = "added: a layer from the rotated residual stream to the output's own channels"
     return Decision(site.name, str(site.op), "keep", becomes, block=site.block)
 
 
@@ -261,4 +268,5 @@ def _folded(network: Network, attention: str) -> Network:
         if site.op in (Op.LAYER_NORM, Op.RMS_NORM)
     }
     student = rewrite(shape_only, statistics, attention=attention)
-    return fold(materialize(student.network, student.modules, shape_only.tensors)).network
+    folded = fold(materialize(student.network, student.modules, shape_only.tensors))
+    return outputs_apart(folded).network

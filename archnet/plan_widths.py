@@ -25,7 +25,9 @@ def missing_widths(folded: Network, bits: Bits, profile: Profile) -> list[tuple[
     widths = assign(network, bits)
     found: Counter[tuple[Op, str]] = Counter()
     for site in network.sites:
-        if site.op in WEIGHTED:
+        if site.attributes.get("outward"):
+            needs = {site.op: Bits(STORED_BITS, STORED_BITS)}
+        elif site.op in WEIGHTED:
             needs = {site.op: Bits(widths.weights[site.name], bits.activations)}
         elif site.op is Op.ATTENTION:
             needs = {Op.MATMUL: Bits(STORED_BITS, bits.activations)}

@@ -12,6 +12,7 @@ from archnet.attention_statistics import attention_statistics
 from archnet.bit_choice import BitChoice, choose_bits, load_choice, save_choice
 from archnet.calibration.equalization import EXPONENT, FEW_BITS_EXPONENT, equalize
 from archnet.calibration.pair_batches import PairBatches
+from archnet.calibration.rotation import outputs_apart, rotate
 from archnet.calibration.token_batches import TokenBatches
 from archnet.code_embedding import with_code_embedding
 from archnet.converters.base import Statistics
@@ -123,11 +124,12 @@ def distil(job: Job, context: StageContext) -> Folded:
 
 
 def equalized(job: Job, folded: Folded) -> Folded:
-    """The same function with channels that are more alike, as far as the weights' bits allow."""
+    """The same function with channels that few bits serve well: equalized, streams rotated."""
+    folded = outputs_apart(folded)
     channels = channel_statistics(folded.network, calibration_of(job))
     few = job.settings.bits.weights < 8 or job.settings.max_drop is not None
     exponent = FEW_BITS_EXPONENT if few else EXPONENT
-    return equalize(folded, channels, outputs=job.teacher.outputs.values(), exponent=exponent)
+    return rotate(equalize(folded, channels, outputs=job.teacher.outputs.values(), exponent=exponent))
 
 
 def _itself(network: Network) -> Mapping[str, Affine]:

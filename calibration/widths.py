@@ -102,7 +102,7 @@ def assign(network: Network, bits: Bits, layers: Mapping[str, Bits] | None = Non
     scores: dict[str, int] = {}
     for site in network.sites:
         own = layers.get(site.name, bits)
-        if site.attributes.get("identity"):
+        if site.attributes.get("identity") or site.attributes.get("outward"):
             weights[site.name] = STORED_BITS
         elif site.op in WEIGHTED or "books" in site.parameters:
             weights[site.name] = own.weights
@@ -136,8 +136,8 @@ def unsigned_sites(network: Network) -> set[str]:
 
 
 def _product_operands(site: Site) -> tuple[int, ...]:
-    """Which of a site's inputs it multiplies (identity weights only add)."""
-    if site.attributes.get("identity"):
+    """Which of a site's inputs it multiplies (identity weights only add; what an output is stays whole)."""
+    if site.attributes.get("identity") or site.attributes.get("outward"):
         return ()
     if site.op in WEIGHTED:
         return (0,)
@@ -210,7 +210,11 @@ def _wider(
     identities = {site.name for site in network.sites if site.attributes.get("identity")}
     above = [n for n, width in weights.items() if width > bits.weights]
     note("identity weights", STORED_BITS, [n for n in above if n in identities], "they only add")
-    tables = [n for n in above if n not in identities]
+    outward = [s.name for s in network.sites if s.attributes.get("outward")]
+    if min(bits.weights, bits.activations) < STORED_BITS:
+        reason = "what they give is the output itself"
+        note("layers from the stream to an output", STORED_BITS, outward, reason)
+    tables = [n for n in above if n not in (*identities, *outward)]
     note("embedding tables", LEAST_TABLE_BITS, tables, "their rows are looked up and not retrained")
     positions = [s.name for s in network.sites if s.op is Op.ADD and len(s.inputs) == 1]
     if bits.weights < STORED_BITS:

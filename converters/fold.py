@@ -26,24 +26,33 @@ SMALLEST_GAIN = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """value = weight * carrier + bias, per channel; None stands for 1 and 0."""
+    """value = weight * carrier + bias, per channel; None stands for 1 and 0.
+
+    With a rotation R, (features, features), the carrier is turned back first: carrier R^T.
+    """
 
     carrier: str
     weight: Tensor | None = None
     bias: Tensor | None = None
+    rotation: Tensor | None = None
 
     @property
     def plain(self) -> bool:
         """Whether the value is the carrier itself."""
-        return self.weight is None and self.bias is None
+        return self.weight is None and self.bias is None and self.rotation is None
 
     def to(self, device: torch.device) -> Affine:
         """The same on a device."""
-        weight = None if self.weight is None else self.weight.to(device)
-        return Affine(self.carrier, weight, None if self.bias is None else self.bias.to(device))
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return Affine(self.carrier, moved(self.weight), moved(self.bias), moved(self.rotation))
 
     def apply(self, carrier: Tensor) -> Tensor:
         """The value, from the carrier's (..., features)."""
+        if self.rotation is not None:
+            carrier = carrier @ self.rotation.T
         if self.weight is not None:
             carrier = carrier * self.weight
         return carrier if self.bias is None else carrier + self.bias
