@@ -60,6 +60,7 @@ def test_what_becomes_of_each_site(profile: Profile) -> None:
         ("sum", "keep"),
         ("mean", "keep"),
         ("output output", "host"),
+        ("sum/outward", "keep"),
     ]
     assert Plan.from_json(made.to_json()) == made
     made.require()
