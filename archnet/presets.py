@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from archnet.config import Bits
 from archnet.distill import Schedule
 
-WEIGHTS_BELOW_8 = (1.5, 2.0)
-ACTIVATIONS_BELOW_8 = (3.75, 2.0)
-WEIGHTS_BELOW_4 = (5.6, 4.0)
+WEIGHTS_BELOW_8 = (1.5, 2.5)
+ACTIVATIONS_BELOW_8 = (5.0, 5.0)
+WEIGHTS_BELOW_4 = (5.6, 10.0)
 """How much longer, and at how many times the rate, a width trains than 8 bits do."""
 
 
@@ -42,9 +42,9 @@ class Preset:
 
 
 PRESETS = {
-    "fast": Preset(Schedule(850, 4e-4, ramp=0.5), Schedule(120, 1e-4, warm_up=0.1)),
-    "balanced": Preset(Schedule(1000, 4e-4, ramp=0.5), Schedule(160, 1e-4, warm_up=0.1)),
-    "best": Preset(Schedule(4000, 4e-4, ramp=0.5), Schedule(1000, 1e-4, warm_up=0.1)),
+    "fast": Preset(Schedule(850, 4e-4, ramp=0.5), Schedule(120, 2e-5, warm_up=0.1)),
+    "balanced": Preset(Schedule(1000, 4e-4, ramp=0.5), Schedule(160, 2e-5, warm_up=0.1)),
+    "best": Preset(Schedule(4000, 4e-4, ramp=0.5), Schedule(1000, 2e-5, warm_up=0.1)),
 }
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)
