@@ -10,6 +10,7 @@ from torch import Tensor
 
 from archnet.attention_statistics import attention_statistics
 from archnet.bit_choice import BitChoice, choose_bits, load_choice, save_choice
+from archnet.calibration.attention_balance import balance_attention
 from archnet.calibration.equalization import EXPONENT, FEW_BITS_EXPONENT, equalize
 from archnet.calibration.pair_batches import PairBatches
 from archnet.calibration.rotation import outputs_apart, rotate
@@ -129,7 +130,8 @@ def equalized(job: Job, folded: Folded) -> Folded:
     channels = channel_statistics(folded.network, calibration_of(job))
     few = job.settings.bits.weights < 8 or job.settings.max_drop is not None
     exponent = FEW_BITS_EXPONENT if few else EXPONENT
-    return rotate(equalize(folded, channels, outputs=job.teacher.outputs.values(), exponent=exponent))
+    balanced = balance_attention(folded, channels)
+    return rotate(equalize(balanced, channels, outputs=job.teacher.outputs.values(), exponent=exponent))
 
 
 def _itself(network: Network) -> Mapping[str, Affine]:
