@@ -283,8 +283,8 @@ def train(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     periods = objective.periods(schedule.steps)
     parts = {period: objective.during(period) for period in periods}
-    begin = _restore(context, student, optimizer)
-    tokens, since = 0, time.monotonic()
+    begin, seen = _restore(context, student, optimizer)
+    before, since = seen, time.monotonic()
     for step in range(begin, schedule.steps):
         period = period_at(periods, step)
         on_step(partial(block_progress, periods, step=step, ramp=schedule.ramp))
@@ -297,17 +297,19 @@ def train(
         norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
         if bool(torch.isfinite(norm)):
             optimizer.step()
-        tokens += amount(batch)
-        speed = tokens / max(1e-6, time.monotonic() - since)
+        seen += amount(batch)
+        speed = (seen - before) / max(1e-6, time.monotonic() - since)
         detail = f"homotopy {period.progress(step, schedule.ramp):.2f}" if schedule.ramp else ""
         context.progress(
             step + 1, schedule.steps,
             block=period.block, loss=float(loss), speed=speed, unit=unit_of(batch), detail=detail,
         )  # fmt: skip
         if context.checkpoint_due() and step + 1 < schedule.steps:
-            _save(context, student, optimizer, step + 1)
+            _save(context, student, optimizer, step + 1, seen)
     on_step(lambda block: 1.0)
     context.summary["loss"] = float(loss) if schedule.steps > begin else None
+    if schedule.steps > begin:
+        context.summary[unit_of(batch)] = seen
 
 
 def _loss(
@@ -355,24 +357,28 @@ def make_optimizer(student: nn.Module, rate: float) -> torch.optim.AdamW:
     )
 
 
-def _save(context: StageContext, student: nn.Module, optimizer: torch.optim.AdamW, step: int) -> None:
+def _save(
+    context: StageContext, student: nn.Module, optimizer: torch.optim.AdamW, step: int, seen: int
+) -> None:
     tensors: dict[str, Tensor] = {}
     state = {
         "step": step,
+        "seen": seen,
         "student": pack(_trained(student), tensors, "student"),
         "optimizer": pack(optimizer.state_dict(), tensors, "optimizer"),
     }
     context.save_checkpoint(tensors, state)
 
 
-def _restore(context: StageContext, student: nn.Module, optimizer: torch.optim.AdamW) -> int:
+def _restore(context: StageContext, student: nn.Module, optimizer: torch.optim.AdamW) -> tuple[int, int]:
+    """The steps that an earlier run has done, and what their batches held together."""
     restored = context.load_checkpoint()
     if restored is None:
-        return 0
+        return 0, 0
     tensors, state = restored
     student.load_state_dict(unpack(state["student"], tensors), strict=False)
     optimizer.load_state_dict(unpack(state["optimizer"], tensors))
-    return int(state["step"])
+    return int(state["step"]), int(state["seen"])
 
 
 def _trained(student: nn.Module) -> dict[str, Tensor]:

@@ -40,8 +40,8 @@ _OPTIONS = (
         show_default=True,
         metavar="|".join(ADAPTATIONS),
         shell_complete=complete_from(ADAPTATIONS),
-        help="Compare states as they are, or through Residual Feature Adaptation, or through one in which the "
-        "teacher weighs the channels.",
+        help="Compare states as they are, or through Residual Feature Adaptation, or one in which "
+        "the teacher weighs the channels.",
     ),
 )
 NAMES = tuple(_DEFAULT.to_json())

@@ -119,7 +119,9 @@ def test_an_interrupted_training_ends_with_the_same_weights(stop: int) -> None:
     stopped = Context(stop=stop)
     with pytest.raises(KeyboardInterrupt):
         run(stopped, 9, PAPER)
-    resumed = dict(run(Context(saved=stopped.saved), 9, PAPER).named_parameters())
+    context = Context(saved=stopped.saved)
+    resumed = dict(run(context, 9, PAPER).named_parameters())
+    assert context.summary["tokens"] == sum(int(Batches().batch(i)["attention_mask"].sum()) for i in range(9))
     trained = [name for name in resumed if name.startswith("adaptation.")]
     assert len(trained) == 2 * (6 + 4)  # three layers and a gate of two, for each state that is no output
     for name, parameter in whole.named_parameters():
