@@ -129,6 +129,23 @@ def test_an_interrupted_training_ends_with_the_same_weights(stop: int) -> None:
         assert torch.equal(parameter, dict(again.named_parameters())[name]), name
 
 
+def test_what_lies_behind_the_block_is_not_computed() -> None:
+    class Refused(torch.nn.Module):
+        def forward(self, *inputs: Tensor) -> Tensor:
+            raise AssertionError("this site was not to run")
+
+    whole = NetworkModule(NETWORK)
+    module = NetworkModule(NETWORK, {"layers.1.query": Refused()})
+    batch = padded_batch()
+    found = module(batch, keep=set(STATES[:2]))
+    assert set(found) == set(STATES[:2])
+    for name, value in whole(batch, keep=set(STATES)).items():
+        assert name not in found or torch.equal(found[name], value)
+    for keep in (set(STATES), set(), None):
+        with pytest.raises(AssertionError, match="was not to run"):
+            module(batch, keep)
+
+
 def test_steps_are_shown_with_the_block_that_is_new() -> None:
     class Shown(Context):
         def __init__(self) -> None:
