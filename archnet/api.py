@@ -24,6 +24,7 @@ from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, ignore
 from archnet.graph import QuantizedGraph
 from archnet.job import captured, planned, prepare, stages_of, with_settings
+from archnet.method import Method
 from archnet.parts import ENCODER, is_translation, part_names
 from archnet.pipeline import run
 from archnet.plan import Plan
@@ -52,6 +53,10 @@ def convert(
     attention: str | None = None,
     tokenizer: object | None = None,
     reuse: str | os.PathLike[str] | None = None,
+    quantizer: str = "lsq",
+    periods: str = "all",
+    block_decay: float = 1.0,
+    adaptation: str = "none",
     events: EventSink | None = None,
 ) -> Path:
     """Convert a trained text encoder, encoder-decoder or image classifier into integers for a target.
@@ -70,8 +75,10 @@ def convert(
         embedding: form of the word embedding; the target's default when None.
         attention: form of attention; the target's default when None.
         tokenizer: for a model that comes without one.
-        reuse: a finished build of the same model, data and settings but for bits, target and embedding: its
-            distillation is taken instead of done again.
+        reuse: a finished build of the same model, data and settings but for bits, target, embedding and
+            quantizer: its distillation is taken instead of done again.
+        quantizer, periods, block_decay, adaptation: parts of the paper's method (see
+            `archnet.method.Method`).
         events: told of progress.
 
     Returns:
@@ -85,8 +92,9 @@ def convert(
     form = profile.choose_embedding(embedding)
     attends = profile.choose_attention(attention)
     settings = ConvertSettings(
-        profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256(), attends, max_drop
-    )
+        profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256(), attends, max_drop,
+        Method(quantizer, periods, block_decay, adaptation),
+    )  # fmt: skip
     BuildDir.check_place(Path(out))
     if reuse is not None:
         BuildDir.open_finished(Path(reuse))

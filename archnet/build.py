@@ -308,6 +308,7 @@ class BuildDir:
             bits=other.settings.bits,
             max_drop=other.settings.max_drop,
             embedding=other.settings.embedding,
+            method=replace(self.settings.method, quantizer=other.settings.method.quantizer),
         )
         differences = other.settings.differences(mine)
         for name, old, new in (
@@ -319,7 +320,8 @@ class BuildDir:
         if differences:
             raise ArchNetError(
                 f"--reuse {other.path}: it was made with other settings: {'; '.join(differences)}",
-                fix="give a build of the same model, data and settings but for bits, target and embedding",
+                fix="give a build of the same model, data and settings but for bits, target, embedding and "
+                "quantizer",
             )
         if not (other.stages_dir / REUSABLE_STAGES[-1]).is_dir():
             raise ArchNetError(

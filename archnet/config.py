@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Self
 
 from archnet.errors import ArchNetError, nearest
+from archnet.method import Method
 
 PRESETS = ("fast", "balanced", "best")
 EMBEDDING_FORMS = ("gather", "one-hot", "host", "code")
@@ -82,6 +83,7 @@ class ConvertSettings:
         max_drop: points of the metric that layers of fewer bits may cost together, by an estimate; `bits`
             are then the widest that a layer may have. None: every layer has `bits`.
         target_sha256: of a profile of the user's own, whose name does not say what is in it; else empty.
+        method: how it learns.
 
     Raises:
         ArchNetError: a value is out of range; known names are suggested.
@@ -96,6 +98,7 @@ class ConvertSettings:
     target_sha256: str = ""
     attention: str = ATTENTION_FORMS[0]
     max_drop: float | None = None
+    method: Method = field(default_factory=Method)
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -134,8 +137,10 @@ class ConvertSettings:
         return str(self.bits) if self.max_drop is None else f"auto, at most {self.max_drop:g} points lost"
 
     def to_json(self) -> dict[str, str | int | float]:
-        """As a JSON object; `from_json` reads it back."""
+        """As a flat JSON object, of `method` what is not the default; `from_json` reads it back."""
         value = {**asdict(self), "bits": str(self.bits)}
+        del value["method"]
+        value |= self.method.chosen()
         if self.max_drop is None:
             del value["max_drop"]
         if not self.target_sha256:
@@ -149,8 +154,9 @@ class ConvertSettings:
         Raises:
             ArchNetError: a field is missing, unknown or out of range.
         """
-        names = {f.name for f in fields(cls)}
-        wrong = sorted((names ^ set(value)) - ({"target_sha256", "attention", "max_drop"} - set(value)))
+        names = {f.name for f in fields(cls)} - {"method"}
+        optional = {"target_sha256", "attention", "max_drop"}
+        wrong = sorted((names ^ (set(value) - set(Method().to_json()))) - (optional - set(value)))
         if wrong:
             raise ArchNetError(
                 f"the recorded settings have missing or unknown fields: {', '.join(wrong)}",
@@ -166,11 +172,12 @@ class ConvertSettings:
             target_sha256=str(value.get("target_sha256", "")),
             attention=str(value.get("attention", ATTENTION_FORMS[0])),
             max_drop=float(value["max_drop"]) if "max_drop" in value else None,
+            method=Method.from_json(value),
         )
 
     def differences(self, other: ConvertSettings) -> list[str]:
         """Name each field that `other` changes, as "field: mine -> other's"."""
-        old, new = self.to_json(), other.to_json()
+        old, new = ({**s.to_json(), **s.method.to_json()} for s in (self, other))
         names = [f for f in {**old, **new} if f != "target_sha256"]
         differences = [f"{f}: {old.get(f)} -> {new.get(f)}" for f in names if old.get(f) != new.get(f)]
         if self.target == other.target and self.target_sha256 != other.target_sha256:

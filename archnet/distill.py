@@ -3,6 +3,9 @@
 The loss is the mean over blocks of mse(student, teacher) / var(teacher), over valid tokens, plus the
 cosine distance of every output that has one row a sequence, plus the divergence of the next token's
 distribution where the outputs are logits of a vocabulary. No label is read anywhere.
+
+Blocks can be trained one after the other, count less the farther they are from the last one
+(`archnet/periods.py`), and be compared through an adaptation (`archnet/adaptation.py`).
 """
 
 from __future__ import annotations
@@ -10,19 +13,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archnet.adaptation import Adaptations
 from archnet.checkpoint import pack, unpack
 from archnet.converters.fold import Affine
 from archnet.engine import StageContext
 from archnet.executor import NetworkModule
+from archnet.method import Method
 from archnet.network import Network
 from archnet.operators import Op
+from archnet.periods import Period, block_progress, divisors, make_periods, period_at
 from archnet.valid import MASKS, mask_of, row_masks, valid_rows
 
 OUTPUT_WEIGHT = 10.0
@@ -31,6 +38,10 @@ OUTPUT_WEIGHT = 10.0
 GRADIENT_NORM = 1.0
 STEP_SIZE_RATE = 0.1
 """Learning rate of quantizer steps relative to that of weights."""
+
+
+BlockProgress = Callable[[str], float]
+"""Progress of the homotopies of a block, by its name."""
 
 
 class Batches(Protocol):
@@ -50,7 +61,7 @@ class Schedule:
     Attributes:
         steps: optimizer steps.
         rate: peak of the one-cycle learning rate.
-        ramp: share of the steps over which the homotopy goes from 0 to 1; 0 when there is none.
+        ramp: share of a period's steps over which its homotopies go from 0 to 1; 0 when there are none.
         warm_up: share of the steps until the peak of the learning rate.
     """
 
@@ -59,16 +70,17 @@ class Schedule:
     ramp: float = 0.0
     warm_up: float = 0.15
 
-    def progress(self, step: int) -> float:
-        """Progress of the homotopy at a step, in [0, 1]."""
-        return 1.0 if self.ramp == 0.0 else min(1.0, step / (self.ramp * self.steps))
+    def rate_at(self, step: int, fall: int = 0) -> float:
+        """One-cycle learning rate: cosine up to the peak, cosine down to a thousandth of it.
 
-    def rate_at(self, step: int) -> float:
-        """One-cycle learning rate: cosine up to the peak, cosine down to a thousandth of it."""
+        Args:
+            fall: the step until which the peak is kept, where that is later than the peak itself.
+        """
         peak = max(1.0, self.warm_up * self.steps)
         if step < peak:
             return self.rate * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * step / peak)))
-        done = (step - peak) / max(1.0, self.steps - peak)
+        fall_from = max(peak, fall)
+        done = max(0.0, step - fall_from) / max(1.0, self.steps - fall_from)
         return self.rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
@@ -81,12 +93,19 @@ class Objective:
         rows: the same for outputs with one row a sequence, (batch, features).
         masks: the mask input over each state's tokens; None where every row counts.
         logits: the same for scores of a vocabulary, which are compared as distributions.
+        blocks: name and state of each block in order, where they are trained one after the other.
+        decay: how much less a state counts for each one behind it (of the same mask: an encoder's are not
+            behind a decoder's).
+        adaptation: what states pass through before they are compared; trained with the student.
     """
 
     states: Mapping[str, Affine]
     rows: Mapping[str, Affine]
     masks: Mapping[str, str | None] = field(default_factory=dict)
     logits: Mapping[str, Affine] = field(default_factory=dict)
+    blocks: tuple[tuple[str, str], ...] = ()
+    decay: float = 1.0
+    adaptation: Adaptations | None = None
 
     @property
     def teacher_sites(self) -> set[str]:
@@ -105,7 +124,22 @@ class Objective:
         def moved(values: Mapping[str, Affine]) -> dict[str, Affine]:
             return {name: affine.to(device) for name, affine in values.items()}
 
-        return Objective(moved(self.states), moved(self.rows), self.masks, moved(self.logits))
+        adaptation = None if self.adaptation is None else self.adaptation.to(device)
+        states, rows, logits = moved(self.states), moved(self.rows), moved(self.logits)
+        return replace(self, states=states, rows=rows, logits=logits, adaptation=adaptation)
+
+    def periods(self, steps: int) -> tuple[Period, ...]:
+        """The periods of a training of so many steps."""
+        return make_periods([block for block, _ in self.blocks], steps)
+
+    def during(self, period: Period) -> Objective:
+        """What is compared in one of the periods."""
+        if not period.block:
+            return self
+        names = [block for block, _ in self.blocks]
+        reached = {state for _, state in self.blocks[: names.index(period.block) + 1]}
+        states = {name: affine for name, affine in self.states.items() if name in reached}
+        return replace(self, states=states, rows={}, logits={})
 
     def loss(
         self, teacher: Mapping[str, Tensor], student: Mapping[str, Tensor], batch: Mapping[str, Tensor]
@@ -118,11 +152,12 @@ class Objective:
             batch: the inputs, for their masks.
         """
         total = torch.zeros((), device=next(iter(batch.values())).device)
+        shares = divisors({name: self.masks[name] for name in self.states}, self.decay)
         for name, affine in self.states.items():
             mask = mask_of(batch, self.masks[name])
             wanted = valid_rows(teacher[name].float(), mask)
-            got = affine.apply(valid_rows(student[affine.carrier].float(), mask))
-            total = total + (got - wanted).square().mean() / (wanted.var() * len(self.states))
+            got = self._state(name, student[affine.carrier].float(), teacher[name].float(), mask)
+            total = total + (got - wanted).square().mean() / (wanted.var() * shares[name])
         for name, affine in self.rows.items():
             got = affine.apply(student[affine.carrier].float())
             distance = 1.0 - F.cosine_similarity(got, teacher[name].float())
@@ -134,6 +169,17 @@ class Objective:
             total = total + divergence(wanted, got)
         return total
 
+    def _state(self, name: str, carrier: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        """The rows of a student's state that count, as they are compared."""
+        affine = self.states[name]
+        if self.adaptation is None or name not in self.adaptation:
+            return affine.apply(valid_rows(carrier, mask))
+        if carrier.dim() == 4:
+            state = affine.apply(carrier.movedim(1, -1)).movedim(-1, 1)
+        else:
+            state = affine.apply(carrier)
+        return valid_rows(self.adaptation(name, state, teacher, mask), mask)
+
 
 def divergence(wanted: Tensor, got: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence in nats of the distributions of two sets of logits, (rows, words)."""
@@ -141,25 +187,62 @@ def divergence(wanted: Tensor, got: Tensor) -> Tensor:
     return (log_wanted.exp() * (log_wanted - log_got)).sum(-1).mean()
 
 
-def objective_for(network: Network, block_outputs: Sequence[str], values: Mapping[str, Affine]) -> Objective:
+def objective_for(
+    network: Network,
+    block_outputs: Sequence[str],
+    values: Mapping[str, Affine],
+    method: Method | None = None,
+) -> Objective:
     """Compare at the end of every block and at every output.
 
     Args:
         network: the teacher's.
         block_outputs: the site that each block ends with.
         values: teacher's site -> what it is of the student's.
+        method: whose periods and decay are followed; adaptations are added by `with_adaptation`.
     """
+    method = method or Method()
     outputs = set(network.outputs.values())
     logits = {name for name in outputs if network.site(name).attributes.get("logits", False)}
     rows = {name for name in outputs - logits if _is_row(network, name)}
     states = {*block_outputs, *outputs} - rows - logits
     ordered = [site.name for site in network.sites]
+    compared = {name: values[name] for name in ordered if name in states and not _is_row(network, name)}
+    in_turn = [n for n in block_outputs if n in compared] if method.periods == "blocks" else []
     return Objective(
-        {name: values[name] for name in ordered if name in states and not _is_row(network, name)},
+        compared,
         {name: values[name] for name in ordered if name in rows},
         {name: mask for name, mask in row_masks(network).items() if name in states | logits},
         {name: values[name] for name in ordered if name in logits},
+        tuple((network.site(name).block, name) for name in in_turn),
+        method.block_decay,
     )
+
+
+@torch.no_grad()
+def with_adaptation(
+    objective: Objective,
+    teacher: NetworkModule,
+    batch: Mapping[str, Tensor],
+    kind: str,
+    learned: Mapping[str, Tensor],
+) -> Objective:
+    """Compare every state that is no output of the network through an adaptation.
+
+    Args:
+        batch: inputs, for the shapes of states.
+        kind: one of `ADAPTATIONS`.
+        learned: tensors of the adaptation that the stage before has trained; none begins anew.
+    """
+    if kind == "none":
+        return objective
+    inner = set(objective.states) - set(teacher.network.outputs.values())
+    values = teacher(batch, keep=inner) if inner else {}
+    shapes = {name: values[name].shape for name in objective.states if name in inner}
+    adaptation = Adaptations(shapes, attention=kind == "teacher-attention")
+    if learned:
+        adaptation.load_state_dict(learned)
+    return replace(objective, adaptation=adaptation)
 
 
 def _is_row(network: Network, name: str) -> bool:
@@ -184,40 +267,49 @@ def train(
     schedule: Schedule,
     *,
     first_batch: int = 0,
-    on_step: Callable[[float], None] = lambda progress: None,
+    on_step: Callable[[BlockProgress], None] = lambda progress: None,
 ) -> None:
     """Train the student in place; goes on from the stage's checkpoint when there is one.
 
     Args:
+        objective: its adaptation is trained too, and becomes a part of the student.
         first_batch: index of the first batch, so that stages see different ones.
-        on_step: called with the homotopy's progress before every step.
+        on_step: called with the progress of every block's homotopies before every step, and at the end.
     """
+    objective = objective.to(next(student.parameters()).device)
+    if objective.adaptation is not None:
+        student.add_module("adaptation", objective.adaptation)
     optimizer = make_optimizer(student, schedule.rate)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    objective = objective.to(parameters[0].device)
-    begin = _restore(context, student, optimizer)
-    tokens, since = 0, time.monotonic()
+    periods = objective.periods(schedule.steps)
+    parts = {period: objective.during(period) for period in periods}
+    begin, seen = _restore(context, student, optimizer)
+    before, since = seen, time.monotonic()
     for step in range(begin, schedule.steps):
-        on_step(schedule.progress(step))
+        period = period_at(periods, step)
+        on_step(partial(block_progress, periods, step=step, ramp=schedule.ramp))
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate_at(step) * group["ratio"]
+            group["lr"] = schedule.rate_at(step, periods[-1].begin) * group["ratio"]
         batch = batches.batch(first_batch + step)
-        loss = _loss(student, teacher, objective, batch)
+        loss = _loss(student, teacher, parts[period], batch)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
         if bool(torch.isfinite(norm)):
             optimizer.step()
-        tokens += amount(batch)
-        speed = tokens / max(1e-6, time.monotonic() - since)
-        detail = f"homotopy {schedule.progress(step):.2f}" if schedule.ramp else ""
+        seen += amount(batch)
+        speed = (seen - before) / max(1e-6, time.monotonic() - since)
+        detail = f"homotopy {period.progress(step, schedule.ramp):.2f}" if schedule.ramp else ""
         context.progress(
-            step + 1, schedule.steps, loss=float(loss), speed=speed, unit=unit_of(batch), detail=detail
-        )
+            step + 1, schedule.steps,
+            block=period.block, loss=float(loss.detach()), speed=speed, unit=unit_of(batch), detail=detail,
+        )  # fmt: skip
         if context.checkpoint_due() and step + 1 < schedule.steps:
-            _save(context, student, optimizer, step + 1)
-    on_step(1.0)
-    context.summary["loss"] = float(loss) if schedule.steps > begin else None
+            _save(context, student, optimizer, step + 1, seen)
+    on_step(lambda block: 1.0)
+    context.summary["loss"] = float(loss.detach()) if schedule.steps > begin else None
+    if schedule.steps > begin:
+        context.summary[unit_of(batch)] = seen
 
 
 def _loss(
@@ -265,24 +357,28 @@ def make_optimizer(student: nn.Module, rate: float) -> torch.optim.AdamW:
     )
 
 
-def _save(context: StageContext, student: nn.Module, optimizer: torch.optim.AdamW, step: int) -> None:
+def _save(
+    context: StageContext, student: nn.Module, optimizer: torch.optim.AdamW, step: int, seen: int
+) -> None:
     tensors: dict[str, Tensor] = {}
     state = {
         "step": step,
+        "seen": seen,
         "student": pack(_trained(student), tensors, "student"),
         "optimizer": pack(optimizer.state_dict(), tensors, "optimizer"),
     }
     context.save_checkpoint(tensors, state)
 
 
-def _restore(context: StageContext, student: nn.Module, optimizer: torch.optim.AdamW) -> int:
+def _restore(context: StageContext, student: nn.Module, optimizer: torch.optim.AdamW) -> tuple[int, int]:
+    """The steps that an earlier run has done, and what their batches held together."""
     restored = context.load_checkpoint()
     if restored is None:
-        return 0
+        return 0, 0
     tensors, state = restored
     student.load_state_dict(unpack(state["student"], tensors), strict=False)
     optimizer.load_state_dict(unpack(state["optimizer"], tensors))
-    return int(state["step"])
+    return int(state["step"]), int(state["seen"])
 
 
 def _trained(student: nn.Module) -> dict[str, Tensor]:

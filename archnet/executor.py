@@ -42,6 +42,7 @@ class NetworkModule(nn.Module):
         )
         self.overrides = nn.ModuleDict({_key(k): v for k, v in (overrides or {}).items()})
         self.observe = nn.ModuleDict({_key(k): v for k, v in (observe or {}).items()})
+        self._place = {site.name: i for i, site in enumerate(network.sites)}
         last = {name: i for i, site in enumerate(network.sites) for name in site.inputs}
         self._last_read: dict[int, list[str]] = {}
         for name, i in last.items():
@@ -57,13 +58,15 @@ class NetworkModule(nn.Module):
 
         Args:
             inputs: "input_ids" and "attention_mask", int64 (batch, sequence), or "pixel_values", float32.
-            keep: sites whose values are wanted; all by default. Others are freed after their last use.
+            keep: sites whose values are wanted; all by default. Others are freed after their last use, and
+                those behind the last wanted one do not run. An empty set runs every site.
 
         Returns:
             The values by site (normalised outputs are not normalised here).
         """
         values: dict[str, Tensor] = dict(inputs)
-        for index, site in enumerate(self.network.sites):
+        end = 1 + max(self._place.get(name, -1) for name in keep) if keep else len(self.network.sites)
+        for index, site in enumerate(self.network.sites[:end]):
             arguments = [values[name] for name in site.inputs]
             key = _key(site.name)
             if key in self.overrides:

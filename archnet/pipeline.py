@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from archnet.adaptation import Learned, load_learned, save_learned
 from archnet.artifacts import export_artifacts, manifest_of, missing_tvm, read_done, record, write_done
 from archnet.build import BuildDir, estimate_build_bytes
 from archnet.engine import Engine
@@ -99,21 +100,26 @@ def run(
             build.write_json(build.plan, job.plan.to_json())
             if job.source.kind == "translation":
                 job = with_translations(job, engine)
-            folded = engine.stage("distil", lambda context: distil(job, context), save_folded, load_folded)
-            folded = equalized(job, folded)
+            distilled = engine.stage(
+                "distil",
+                lambda context: distil(job, context),
+                save_learned(save_folded),
+                load_learned(load_folded),
+            )
+            folded = equalized(job, distilled.result)
             shaped = as_asked(job, folded, job.settings.seed)
             choice = chosen_widths(job, shaped, engine)
             if choice is not None:
                 engine.note(choice.sentence())
                 build.write_json(build.plan, {**job.plan.to_json(), "bits": choice.to_json()})
                 *earlier, last = job.phases(choice.narrowed)
-            start = first_start(shaped, calibration_of(job))
+            start = Learned(first_start(shaped, calibration_of(job)), distilled.adaptation)
             for phase in earlier:
                 start = engine.stage(
                     phase.stage,
                     partial(narrow, job, phase, start),
-                    save_start,
-                    load_start,
+                    save_learned(save_start),
+                    load_learned(load_start),
                 )
             parts = engine.stage(
                 "quantize", lambda context: quantize(job, last, start, context), save_parts, load_parts

@@ -19,6 +19,7 @@ from archnet.checkpoint import load_tensors, save_tensors
 from archnet.config import Bits
 from archnet.converters.fold import Folded
 from archnet.distill import Batches, Objective, Schedule, train
+from archnet.dorefa_student import settle_dorefa, use_dorefa
 from archnet.engine import StageContext
 from archnet.executor import NetworkModule
 from archnet.network import Network
@@ -87,6 +88,7 @@ def train_phase(
     objective: Objective,
     batches: Batches,
     calibration: Sequence[Mapping[str, Tensor]],
+    quantizer: str = "lsq",
 ) -> QuantizedStudent:
     """Train a student at one width; it is on the CPU when it is returned.
 
@@ -94,9 +96,12 @@ def train_phase(
         start: what it is made of.
         objective: what is compared with the teacher.
         calibration: batches for the first steps of the quantizers and the biases.
+        quantizer: one of `QUANTIZERS`.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     student = QuantizedStudent(start.folded.network, phase.bits, phase.layers)
+    if quantizer == "dorefa":
+        use_dorefa(student)
     if start.steps is None:
         student.calibrate(calibration)
     else:
@@ -113,6 +118,7 @@ def train_phase(
         first_batch=phase.first_batch,
     )
     student.to("cpu")
+    settle_dorefa(student)
     return student
 
 

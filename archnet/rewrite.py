@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from archnet.converters import converter_for
 from archnet.converters.base import Statistics, TokenStatistics
-from archnet.converters.homotopy import Homotopy
+from archnet.converters.homotopy import Homotopy, set_progress
 from archnet.executor import NetworkModule
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -32,6 +32,12 @@ class Rewritten:
     def module(self) -> NetworkModule:
         """A trainable student at progress 0, where it computes what the teacher computes."""
         return NetworkModule(self.network, self.modules)
+
+    def move(self, progress: Callable[[str], float]) -> None:
+        """Move every module to the progress of its site's block."""
+        for site in self.network.sites:
+            if site.name in self.modules:
+                set_progress(self.modules[site.name], progress(site.block))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from archnet.adaptation import Learned
 from archnet.attention_statistics import attention_statistics
 from archnet.bit_choice import BitChoice, choose_bits, load_choice, save_choice
 from archnet.calibration.attention_balance import balance_attention
@@ -18,9 +19,8 @@ from archnet.calibration.token_batches import TokenBatches
 from archnet.code_embedding import with_code_embedding
 from archnet.converters.base import Statistics
 from archnet.converters.fold import Affine, Folded, fold
-from archnet.converters.homotopy import set_progress
 from archnet.converters.residual import adds_as_concats
-from archnet.distill import Objective, objective_for, train
+from archnet.distill import Objective, objective_for, train, with_adaptation
 from archnet.engine import Engine, StageContext
 from archnet.executor import NetworkModule
 from archnet.freeze import freeze
@@ -97,7 +97,7 @@ def calibration_of(job: Job) -> list[dict[str, Tensor]]:
     return job.batches.calibration(CALIBRATION_BATCHES)
 
 
-def distil(job: Job, context: StageContext) -> Folded:
+def distil(job: Job, context: StageContext) -> Learned[Folded]:
     """LayerNorm, GELU and the like go; the result has only what the target has."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = NetworkModule(job.teacher).eval().requires_grad_(False)
@@ -109,8 +109,7 @@ def distil(job: Job, context: StageContext) -> Folded:
     for site in rewritten.network.sites:
         if site.op is Op.EMBEDDING:
             student.parameter(site, "table").requires_grad_(False)
-    outputs = [block.output for block in job.blocks if not block.name.endswith("tail")]
-    objective = objective_for(job.teacher, outputs, _itself(job.teacher))
+    objective = _objective(job, _itself(job.teacher), {})
     if rewritten.modules:  # a network of convolutions and ReLU has nothing to replace, hence to learn
         train(
             context,
@@ -119,9 +118,10 @@ def distil(job: Job, context: StageContext) -> Folded:
             objective,
             job.batches,
             job.preset.distil,
-            on_step=lambda progress: set_progress(student, progress),
+            on_step=rewritten.move,
         )
-    return fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
+    folded = fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
+    return Learned(folded, _adaptation(objective) if rewritten.modules else {})
 
 
 def equalized(job: Job, folded: Folded) -> Folded:
@@ -144,26 +144,48 @@ def _on_cpu(student: NetworkModule) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in student.tensors().items()}
 
 
-def _objective(job: Job, folded: Folded) -> Objective:
+def _objective(job: Job, values: Mapping[str, Affine], adaptation: Mapping[str, Tensor]) -> Objective:
+    """What the student is compared on, given what the teacher's sites are of its own.
+
+    Args:
+        adaptation: tensors that the stage before has trained.
+    """
     outputs = [block.output for block in job.blocks if not block.name.endswith("tail")]
-    return objective_for(job.teacher, outputs, folded.values)
+    method = job.settings.method
+    teacher, batch = NetworkModule(job.teacher).eval(), job.batches.calibration(1)[0]
+    objective = objective_for(job.teacher, outputs, values, method)
+    return with_adaptation(objective, teacher, batch, method.adaptation, adaptation)
 
 
-def _phase(job: Job, phase: Phase, start: Start, context: StageContext) -> QuantizedStudent:
-    return train_phase(
+def _adaptation(objective: Objective) -> dict[str, Tensor]:
+    """What has been trained of the adaptation."""
+    if objective.adaptation is None:
+        return {}
+    return {name: tensor.clone() for name, tensor in objective.adaptation.cpu().state_dict().items()}
+
+
+def _phase(
+    job: Job, phase: Phase, start: Learned[Start], context: StageContext
+) -> tuple[QuantizedStudent, dict[str, Tensor]]:
+    """The student that a phase trains, and the adaptation."""
+    objective = _objective(job, start.result.folded.values, start.adaptation)
+    student = train_phase(
         context,
-        start,
+        start.result,
         phase,
         teacher=job.teacher,
-        objective=_objective(job, start.folded),
+        objective=objective,
         batches=job.batches,
         calibration=calibration_of(job),
+        quantizer=job.settings.method.quantizer,
     )
+    return student, _adaptation(objective)
 
 
-def narrow(job: Job, phase: Phase, start: Start, context: StageContext) -> Start:
+def narrow(job: Job, phase: Phase, start: Learned[Start], context: StageContext) -> Learned[Start]:
     """A phase on the way: what it trained, still in float."""
-    return next_start(start, _phase(job, phase, start, context), calibration_of(job))
+    student, adaptation = _phase(job, phase, start, context)
+    return Learned(next_start(start.result, student, calibration_of(job)), adaptation)
 
 
 def as_asked(job: Job, folded: Folded, seed: int) -> Folded:
@@ -176,10 +198,12 @@ def as_asked(job: Job, folded: Folded, seed: int) -> Folded:
     return replace(folded, network=network)
 
 
-def quantize(job: Job, phase: Phase, start: Start, context: StageContext) -> Mapping[str, QuantizedGraph]:
+def quantize(
+    job: Job, phase: Phase, start: Learned[Start], context: StageContext
+) -> Mapping[str, QuantizedGraph]:
     """The last phase, then integers."""
-    student = _phase(job, phase, start, context)
-    outputs = {name: start.folded.values[site] for name, site in job.teacher.outputs.items()}
+    student, _ = _phase(job, phase, start, context)
+    outputs = {name: start.result.folded.values[site] for name, site in job.teacher.outputs.items()}
     name, longest, embedding = job.source.name, job.settings.seq_len, job.settings.embedding
     if job.source.kind == "translation":
         return freeze_translation(student, outputs, name=name, max_sequence=longest, embedding=embedding)

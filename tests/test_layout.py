@@ -20,7 +20,7 @@ FOLDERS = {
     "archnet.calibration": ROOT / "calibration",
 }
 
-BASE = ("errors", "operators", "config", "results")
+BASE = ("errors", "operators", "method", "config", "results")
 """Modules that everything may import, and that import each other in this order at most."""
 
 LAYERS = ("base", "archnet.targets", "archnet.converters", "archnet.calibration", "archnet", "archnet.cli")

@@ -9,6 +9,7 @@ import click
 
 from archnet.cli.app import Session, app, examples, program, quiet_libraries, session, shown, terminal
 from archnet.cli.completions import attention_option, bits_option, complete_from, target_option
+from archnet.cli.method import MethodCommand, method_options
 from archnet.config import EMBEDDING_FORMS, PRESETS
 
 json_log_option = click.option(
@@ -57,6 +58,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
 
 
 @app.command(
+    cls=MethodCommand,
     short_help="Convert a model and write a build folder.",
     epilog=examples(
         "archnet convert ./all-MiniLM-L6-v2 --data sentences.txt --target archnet --bits w8a8 --out build",
@@ -66,6 +68,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
         "archnet convert ./bert --data texts/ --target tvm --bits auto --max-drop 0.5 --out build",
         "archnet convert ./bert --data texts/ --target tvm --bits w4a8 --out build4 --reuse build",
         "archnet convert ./vit --data pictures.zip --target archnet --bits w8a8 --out build",
+        "archnet convert ./bert --data texts/ --target tvm --out build --periods blocks --block-decay 0.8",
     ),
 )
 @click.argument("model")
@@ -106,9 +109,10 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
     "--reuse",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Take the distillation of a finished build of the same model and data: other --bits, --target or "
-    "--embedding need no second one.",
+    help="Take the distillation of a finished build of the same model and data: other --bits, --target, "
+    "--embedding or --quantizer need no second one.",
 )
+@method_options
 @json_log_option
 @session
 def convert(
@@ -125,6 +129,10 @@ def convert(
     embedding: str | None,
     attention: str | None,
     reuse: Path | None,
+    quantizer: str,
+    periods: str,
+    block_decay: float,
+    adaptation: str,
     json_log: Path | None,
 ) -> None:
     """Convert MODEL for a target, without labels, and write a build folder.
@@ -135,6 +143,7 @@ def convert(
     Killed or stopped with Ctrl-C, the same command goes on where it was.
     """
     from archnet.config import AUTO_BITS, ConvertSettings
+    from archnet.method import Method
     from archnet.targets.profile import load_profile
 
     # What can be refused at once is refused before torch loads.
@@ -143,6 +152,7 @@ def convert(
     asked = ConvertSettings(
         target, width, preset, seq_len, seed, embedding or profile.embedding_forms[0],
         attention=attention or profile.attention_forms[0], max_drop=max_drop,
+        method=Method(quantizer, periods, block_decay, adaptation),
     )  # fmt: skip
     profile.choose_embedding(embedding)
     profile.choose_attention(attention)
@@ -164,6 +174,10 @@ def convert(
             embedding=embedding,
             attention=attention,
             reuse=reuse,
+            quantizer=quantizer,
+            periods=periods,
+            block_decay=block_decay,
+            adaptation=adaptation,
             events=events,
         )
     _tell_end(folder)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from archnet.atomic import write_bytes
 from archnet.build import BuildDir
+from archnet.method import Method
 from archnet.report import figures, numbers
 from archnet.report.contents import ACTIONS, Contents, read_contents
 from archnet.report.verdict import verdict
@@ -125,6 +126,7 @@ def reproduce(c: Contents) -> str:
         "--seed": s["seed"],
         "--embedding": s["embedding"],
         "--attention": s.get("attention", "softmax"),
+        **{f"--{n.replace('_', '-')}": value for n, value in Method.from_json(s).chosen().items()},
         "--out": "DIR",
     }
     lines = [shlex.join(["archnet", "convert", model, "--data", "FILE_OR_DIR"])]
@@ -148,6 +150,10 @@ def facts(c: Contents) -> list[tuple[str, str]]:
         "seed": "Seed",
         "embedding": "Form of the embedding",
         "attention": "Form of attention",
+        "quantizer": "Quantizer",
+        "periods": "Trained at once",
+        "block_decay": "Weight of a block's loss for each one behind it",
+        "adaptation": "Adaptation of states",
     }
     listed = [(named.get(k, k), str(v)) for k, v in c.settings.items()]
     if c.seconds:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from archnet.converters.fold import Affine
-from archnet.converters.homotopy import set_progress
 from archnet.distill import OUTPUT_WEIGHT, Objective, Schedule, make_optimizer, objective_for, train
 from archnet.engine import StageContext
 from archnet.executor import NetworkModule
@@ -21,13 +20,16 @@ from tests.small_encoder import captured_encoder, padded_batch
 
 def test_schedule() -> None:
     schedule = Schedule(100, 1e-3, ramp=0.5, warm_up=0.2)
-    assert [schedule.progress(step) for step in (0, 25, 50, 99)] == [0.0, 0.5, 1.0, 1.0]
     rates = [schedule.rate_at(step) for step in range(101)]
     assert max(rates) == pytest.approx(1e-3)
     assert int(np.argmax(rates)) == 20
     assert rates[0] == pytest.approx(0.04e-3)
     assert rates[100] == pytest.approx(1e-6)
-    assert Schedule(10, 1.0).progress(0) == 1.0
+    kept = [schedule.rate_at(step, 60) for step in range(101)]
+    assert kept[:20] == rates[:20]
+    assert kept[20:61] == pytest.approx([1e-3] * 41)
+    assert kept[80] == pytest.approx(1e-3 * (0.001 + 0.999 / 2))
+    assert kept[100] == pytest.approx(1e-6)
 
 
 def test_loss_is_its_formula() -> None:
@@ -111,7 +113,8 @@ NETWORK = captured_encoder(head=True)
 
 def run(context: Context, steps: int) -> NetworkModule:
     teacher = NetworkModule(NETWORK).eval().requires_grad_(False)
-    student = rewrite(NETWORK, token_statistics(teacher, [padded_batch()])).module()
+    rewritten = rewrite(NETWORK, token_statistics(teacher, [padded_batch()]))
+    student = rewritten.module()
     values = {site.name: Affine(site.name) for site in NETWORK.sites}
     objective = objective_for(NETWORK, [NETWORK.outputs["states"]], values)
     assert set(objective.rows) == {NETWORK.outputs["head"]}
@@ -123,7 +126,7 @@ def run(context: Context, steps: int) -> NetworkModule:
         objective,
         Batches(),
         Schedule(steps, 5e-3, ramp=0.3),
-        on_step=lambda progress: set_progress(student, progress),
+        on_step=rewritten.move,
     )
     return student
 

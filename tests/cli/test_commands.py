@@ -34,6 +34,15 @@ def test_every_help_ends_with_examples_of_that_command(archnet: Archnet, name: s
     assert f"archnet {name}" in text[text.index("Examples:") :]
 
 
+def test_the_parts_of_the_method_have_a_section_of_their_own(archnet: Archnet) -> None:
+    text = archnet("convert", "--help").output
+    options, _, method = text.partition("How it learns (parts of the method of arXiv 2111.01135):")
+    for option in ("--quantizer", "--periods", "--block-decay", "--adaptation"):
+        assert f"\n  {option} " in method
+        assert f"\n  {option} " not in options
+    assert "\n  --bits " in options
+
+
 @pytest.mark.parametrize("name", sorted(app.commands))
 def test_the_examples_use_options_that_exist(name: str) -> None:
     command = app.commands[name]
@@ -219,6 +228,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "--json-log",
             str(log),
         ),
+        *("--quantizer", "dorefa", "--block-decay", "0.5"),
     )
     assert result.exit_code == 0, result.stderr
     assert calls == [
@@ -234,6 +244,11 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "seed": 3,
             "embedding": "host",
             "attention": "relu",
+            "reuse": None,
+            "quantizer": "dorefa",
+            "periods": "all",
+            "block_decay": 0.5,
+            "adaptation": "none",
         }
     ]
     lines = result.output.splitlines()
@@ -322,9 +337,12 @@ def test_completion_knows_commands_and_targets(monkeypatch: pytest.MonkeyPatch, 
         ("archnet convert x --bits a", "4", ["plain,auto"]),
         ("archnet inspect x --bits w4a", "4", ["plain,w4a8", "plain,w4a6", "plain,w4a4"]),
         ("archnet inspect x --bits a", "4", []),
+        ("archnet convert x --quantizer d", "4", ["plain,dorefa"]),
+        ("archnet convert x --periods b", "4", ["plain,blocks"]),
+        ("archnet convert x --adaptation t", "4", ["plain,teacher-attention"]),
     ],
 )
-def test_completion_knows_widths(
+def test_completion_knows_widths_and_methods(
     monkeypatch: pytest.MonkeyPatch, archnet: Archnet, words: str, place: str, expected: list[str]
 ) -> None:
     monkeypatch.setenv("_ARCHNET_COMPLETE", "bash_complete")
