@@ -230,7 +230,7 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
         needs = (*converter.needs, *(masked if form == "table" else ()))
         reason = converter.rejects(site, network) or _missing(profile, needs)
         if reason is not None:
-            return _refuse(site, f"{other}; and {form}: {reason}" if other else reason)
+            return _refuse(site, f"{other}; {form} instead: {reason}" if other else reason)
         becomes = where + converter.becomes
         return Decision(site.name, str(site.op), "replace", becomes, other, site.block)
     if (reason := position_bias(site)) is not None:

@@ -96,7 +96,7 @@ def test_mixing_is_refused_where_activations_cannot_be_multiplied() -> None:
     plan = make_plan(network, profile, model="tiny", embedding="one-hot", attention="mixing")
     found = [d.reason for d in plan.refusals if d.op == "Attention"]
     missing = [profile.why_not(op) for op in (Op.MATMUL, Op.MEAN_MATMUL)]
-    assert found == [f"{why}; and relu: {'; '.join(map(str, missing))}" for why in WHY_NOT[1:]]
+    assert found == [f"{why}; relu instead: {'; '.join(map(str, missing))}" for why in WHY_NOT[1:]]
 
 
 def test_operators_that_a_form_needs_in_the_decoder_are_asked_for() -> None:
