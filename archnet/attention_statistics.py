@@ -7,23 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from archnet.converters.attention import MixingConverter, forms_of
 from archnet.converters.base import AttentionStatistics
 from archnet.executor import MASKED, NetworkModule, attention_scores
-from archnet.operators import Op
 
 
 @torch.no_grad()
 def attention_statistics(
     teacher: NetworkModule, batches: Sequence[dict[str, Tensor]], max_sequence: int
 ) -> dict[str, AttentionStatistics]:
-    """The mean attention weight of every pair of positions, over sentences that have both.
+    """The mean weight of every pair of positions, over sentences that have both, where mixing can stand.
 
     A pair that no sentence has gets the mean of the pairs seen that are as far apart.
 
     Args:
         max_sequence: positions of the result, for sentences; images have as many as they have patches.
     """
-    sites = [site for site in teacher.network.sites if site.op is Op.ATTENTION]
+    forms = forms_of(teacher.network, MixingConverter.form)
+    sites = [site for site in teacher.network.sites if forms.get(site.name) == MixingConverter.form]
     found: dict[str, AttentionStatistics] = {}
     for site in sites:
         heads = int(site.attributes["heads"])

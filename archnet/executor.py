@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archnet.converters.attention import mix_tokens
-from archnet.converters.softmax import relu_weights
+from archnet.converters.softmax import later_keys, relu_weights, seen_keys
 from archnet.network import Network, Site
 from archnet.operators import Op
 
@@ -111,11 +111,6 @@ def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tens
     return scores
 
 
-def later_keys(length: int, device: torch.device) -> Tensor:
-    """bool (length, length): which keys stand behind a query's own place."""
-    return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
-
-
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(batch, sequence, features) -> (batch, heads, sequence, width)."""
     batch, sequence, features = x.shape
@@ -133,7 +128,7 @@ def _attention(
     scores = attention_scores(m, s, q, k)
     heads = int(s.attributes["heads"])
     if s.attributes.get("form") == "relu":
-        keep = None if mask is None else mask.bool()[:, None, None, :]
+        keep = seen_keys(scores, mask, causal=bool(s.attributes.get("causal", False)))
         return merge_heads(relu_weights(scores.float(), keep).to(v.dtype) @ split_heads(v, heads))
     if mask is not None:
         scores = scores + (1.0 - mask[:, None, None, :].to(scores.dtype)) * MASKED

@@ -15,6 +15,7 @@ from archnet.graph import (
 from archnet.graph_builder import GraphBuilder
 from archnet.network import Site
 from archnet.operators import Op
+from archnet.quantized_attention import QuantizedReluAttention
 from archnet.quantized_student import (
     LARGEST_FACTOR,
     QuantizedAttention,
@@ -27,24 +28,27 @@ def freeze_attention(b: GraphBuilder, site: Site) -> None:
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedAttention)
     query, key, value = (split_heads(b, site, i, module.heads) for i in range(3))
-    if site.attributes.get("form") == "relu":
-        b.values[site.name] = merge_heads(b, site, relu_context(b, site, query, key, value), module.heads)
-        return
     mask = site.inputs[3] if len(site.inputs) > 3 else None
-    context = softmax_context(b, site, (query, key, value), mask)
-    b.values[site.name] = merge_heads(b, site, context, module.heads)
+    attended = context(b, site, (query, key, value), mask)
+    b.values[site.name] = merge_heads(b, site, attended, module.heads)
 
 
-def softmax_context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], mask: str | None) -> str:
-    """Scores, mask, softmax and the shares' sums of values.
+def context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], mask: str | None) -> str:
+    """What a query's weights make of the values, in the form that the site has.
 
     Args:
         parts: query (batch, heads, queries, width), key and value (batch, heads, keys, width).
-        mask: input of (batch, keys), or None.
+        mask: input of (batch, keys) that is not 0 for the keys that are seen, or None where all are.
 
     Returns:
         (batch, heads, queries, width).
     """
+    relu = site.attributes.get("form") == "relu"
+    return _relu_context(b, site, parts, mask) if relu else _softmax_context(b, site, parts, mask)
+
+
+def _softmax_context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], mask: str | None) -> str:
+    """Scores, mask, softmax and the shares' sums of values."""
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedAttention)
     query, key, value = parts
@@ -100,18 +104,12 @@ def merge_heads(b: GraphBuilder, site: Site, context: str, heads: int) -> str:
     return b.add(Op.RESHAPE, site, "", (back,), spec, shape=flat)
 
 
-def relu_context(b: GraphBuilder, site: Site, query: str, key: str, value: str) -> str:
-    """max(query @ key.T, 0), and the mean of what values it weighs over the valid keys.
+def _relu_context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], mask: str | None) -> str:
+    """max(query @ key.T, 0), and the mean of what values it weighs over the keys that are seen.
 
-    Args:
-        query, key, value: tensors (batch, heads, sequence, width).
-
-    Returns:
-        (batch, heads, sequence, width). The means of n keys have the multiplier of their sum over n.
+    The means of n keys have the multiplier of their sum over n.
     """
-    from archnet.quantized_attention import QuantizedReluAttention
-    from archnet.quantized_student import LARGEST_FACTOR
-
+    query, key, value = parts
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedReluAttention)
     scale_q, scale_k, scale_v = (b.tensors[name].scale or 0.0 for name in (query, key, value))
@@ -127,7 +125,7 @@ def relu_context(b: GraphBuilder, site: Site, query: str, key: str, value: str) 
     counts = np.arange(1, (b.max_sequence if isinstance(keys, str) else keys) + 1)
     multipliers = np.clip(np.rint(factor / counts * 2**16), 1, MAX_MULTIPLIER).astype(np.int32)
     constant = b.constant(f"{site.name}.multipliers", multipliers)
-    mask = ("attention_mask",) if len(site.inputs) > 3 else ()
-    shape = b.tensors[value].shape
+    shape: tuple[Dim, ...] = (*square[:3], b.tensors[value].shape[-1])
     spec = TensorSpec(f"{site.name}/heads", shape, "int8", observer.bits, b.scales[site.name])
-    return b.add(Op.MEAN_MATMUL, site, "heads", (scores, value, constant, *mask), spec)
+    inputs = (scores, value, constant, *(() if mask is None else (mask,)))
+    return b.add(Op.MEAN_MATMUL, site, "heads", inputs, spec)

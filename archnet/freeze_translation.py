@@ -16,12 +16,11 @@ import numpy as np
 from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
 from archnet.freeze import FREEZERS, fitted_scales
-from archnet.freeze_attention import merge_heads, softmax_context, split_heads
+from archnet.freeze_attention import context, merge_heads, split_heads
 from archnet.freeze_embedding import freeze_embedding
 from archnet.graph import Dim, GraphOutput, QuantizedGraph, TensorSpec
 from archnet.graph_builder import GraphBuilder
-from archnet.incremental import decoder_sites
-from archnet.network import Site
+from archnet.network import Site, decoder_sites
 from archnet.operators import Op
 from archnet.parts import DECODER, ENCODER
 from archnet.quantized_student import QuantizedAttention, QuantizedLinear, QuantizedStudent
@@ -147,8 +146,8 @@ def _self_attention(b: GraphBuilder, site: Site, number: int) -> list[GraphOutpu
         whole = (*shape[:2], b.max_sequence, shape[3])
         spec = TensorSpec(f"{site.name}/{part}s", whole, own.dtype, own.bits, own.scale)
         joined.append(b.add(Op.CONCAT, site, f"{part}s", (past, own.name), spec, axis=2))
-    context = softmax_context(b, site, (query, joined[0], joined[1]), "cache_mask")
-    b.values[site.name] = merge_heads(b, site, context, module.heads)
+    attended = context(b, site, (query, joined[0], joined[1]), "cache_mask")
+    b.values[site.name] = merge_heads(b, site, attended, module.heads)
     return outputs
 
 
@@ -163,5 +162,5 @@ def _cross_attention(b: GraphBuilder, site: Site, number: int, encoder: GraphBui
             b.input(TensorSpec(f"cross_{part}_{number}", made.shape, made.dtype, made.bits, made.scale))
         )
     mask = "attention_mask" if len(site.inputs) > 3 else None
-    context = softmax_context(b, site, (query, given[0], given[1]), mask)
-    b.values[site.name] = merge_heads(b, site, context, module.heads)
+    attended = context(b, site, (query, given[0], given[1]), mask)
+    b.values[site.name] = merge_heads(b, site, attended, module.heads)

@@ -5,20 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from archnet.converters.softmax import relu_weights
 from archnet.executor import OPERATORS, NetworkModule, merge_heads, split_heads
-from archnet.network import Network, Site
+from archnet.network import Site, decoder_sites
 from archnet.operators import Op
-
-
-def decoder_sites(network: Network) -> tuple[Site, ...]:
-    """The sites whose values depend on the tokens of the target."""
-    found: list[Site] = []
-    known = {"decoder_input_ids"}
-    for site in network.sites:
-        if known.intersection(site.inputs):
-            known.add(site.name)
-            found.append(site)
-    return tuple(found)
 
 
 class IncrementalDecoder:
@@ -78,8 +68,10 @@ class IncrementalDecoder:
         keys[:, self.position], values[:, self.position] = key[:, 0], value[:, 0]
         heads, length = int(site.attributes["heads"]), self.position + 1
         scores = split_heads(query, heads) @ split_heads(keys[:, :length], heads).transpose(-1, -2)
-        shares = torch.softmax(scores * float(site.attributes["scale"]), -1)
-        return merge_heads(shares @ split_heads(values[:, :length], heads))
+        scores = scores * float(site.attributes["scale"])
+        relu = site.attributes.get("form") == "relu"
+        weights = relu_weights(scores, None) if relu else torch.softmax(scores, -1)
+        return merge_heads(weights @ split_heads(values[:, :length], heads))
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows."""

@@ -87,6 +87,17 @@ class Network:
         return replace(self, sites=tuple(reversed(kept)), tensors=tensors)
 
 
+def decoder_sites(network: Network) -> tuple[Site, ...]:
+    """The sites whose values depend on the tokens of the target; none but in an encoder-decoder."""
+    found: list[Site] = []
+    known = {"decoder_input_ids"}
+    for site in network.sites:
+        if known.intersection(site.inputs):
+            known.add(site.name)
+            found.append(site)
+    return tuple(found)
+
+
 def census(sites: Iterable[Site]) -> dict[str, int]:
     """How many sites of each operator; operators that no converter knows count by their ATen name."""
     counts: dict[str, int] = {}

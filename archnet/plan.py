@@ -13,13 +13,14 @@ from archnet.calibration.widths import Wider
 from archnet.config import Bits
 from archnet.converters import converter_for, residual
 from archnet.converters.activation import follows_linear
+from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
 from archnet.converters.softmax import position_bias
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site
 from archnet.operators import Op
-from archnet.plan_translation import rejects
+from archnet.plan_translation import NOT_MIXED, attention_place, rejects
 from archnet.plan_widths import missing_widths, wider_than_asked
 from archnet.rewrite import materialize, rewrite
 from archnet.targets import Profile
@@ -60,7 +61,7 @@ class Decision:
         action: "keep" (runs as an integer operator), "replace", "fold" (vanishes), "host" (runs on the
             host, named in the report), "refuse".
         becomes: the operators that stand for it.
-        reason: why it is refused, or kept as it is.
+        reason: why it is refused, or becomes something else than was asked for.
     """
 
     site: str
@@ -221,28 +222,33 @@ def _embedding(site: Site, profile: Profile, form: str) -> Decision:
     return Decision(site.name, str(site.op), action, becomes, block=site.block)
 
 
-def _attention(site: Site, network: Network, profile: Profile, form: str) -> Decision:
-    if form not in profile.attention_forms:
-        return _refuse(site, f"{profile.name} has no attention form '{form}'")
+def _attention(site: Site, network: Network, profile: Profile, asked: str) -> Decision:
+    if asked not in profile.attention_forms:
+        return _refuse(site, f"{profile.name} has no attention form '{asked}'")
     causal = bool(site.attributes.get("causal", False))
     if causal and "decoder_input_ids" not in network.inputs:
         return _refuse(site, "it is causal, which is known in the decoder of an encoder-decoder only")
+    form = forms_of(network, asked)[site.name]
+    place = attention_place(site, network)
+    where, other = f"{place}: " if place else "", "" if form == asked else NOT_MIXED[place]
+    masked = (Op.MASK,) if site.attributes["masked"] or causal else ()
     converter = converter_for(site.op, form)
     if converter is not None:
-        reason = converter.rejects(site, network) or _missing(profile, converter.needs)
+        needs = (*converter.needs, *(masked if form == "table" else ()))
+        reason = converter.rejects(site, network) or _missing(profile, needs)
         if reason is not None:
-            return _refuse(site, reason)
-        return Decision(site.name, str(site.op), "replace", converter.becomes, block=site.block)
+            return _refuse(site, f"{other}; {form} instead: {reason}" if other else reason)
+        becomes = where + converter.becomes
+        return Decision(site.name, str(site.op), "replace", becomes, other, site.block)
     if (reason := position_bias(site)) is not None:
         return _refuse(site, reason)
-    masked = (Op.MASK,) if site.attributes["masked"] or causal else ()
     reason = _missing(profile, (Op.MATMUL, Op.SOFTMAX, *masked))
     if reason is not None:
         return _refuse(site, reason)
     becomes = (
         "MatMul, Minimum, Softmax, MatMul in integers" if masked else "MatMul, Softmax, MatMul in integers"
     )
-    return Decision(site.name, str(site.op), "keep", becomes, block=site.block)
+    return Decision(site.name, str(site.op), "keep", where + becomes, block=site.block)
 
 
 def _refuse(site: Site, reason: str) -> Decision:

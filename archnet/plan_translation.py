@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from archnet.incremental import decoder_sites
-from archnet.network import Network, Site
+from archnet.network import Network, Site, decoder_sites
 from archnet.operators import Op
 from archnet.valid import row_masks
 
@@ -14,6 +13,24 @@ STEPWISE = frozenset(
     }
 )
 """Operators that give a token the same value whether or not others are computed with it."""
+
+
+TO_ITSELF, TO_SOURCE = "decoder to itself", "decoder to the source"
+
+NOT_MIXED = {
+    TO_ITSELF: "no mixing: a step would look its place's row up and multiply it with values, as relu does",
+    TO_SOURCE: "no mixing: no position tells which source word a translation has come to",
+}
+"""Why a decoder's attention becomes something else where mixing is asked for; see converters/attention.py."""
+
+
+def attention_place(site: Site, network: Network) -> str:
+    """Which attention of an encoder-decoder a site is; empty in other networks."""
+    if "decoder_input_ids" not in network.inputs:
+        return ""
+    if site.name not in {s.name for s in decoder_sites(network)}:
+        return "encoder"
+    return TO_ITSELF if site.attributes.get("causal", False) else TO_SOURCE
 
 
 def rejects(site: Site, network: Network) -> str | None:

@@ -30,7 +30,8 @@ def missing_widths(folded: Network, bits: Bits, profile: Profile) -> list[tuple[
         elif site.op in WEIGHTED:
             needs = {site.op: Bits(widths.weights[site.name], bits.activations)}
         elif site.op is Op.ATTENTION:
-            needs = {Op.MATMUL: Bits(STORED_BITS, bits.activations)}
+            products = (Op.MATMUL, Op.MEAN_MATMUL) if site.attributes.get("form") == "relu" else (Op.MATMUL,)
+            needs = dict.fromkeys(products, Bits(STORED_BITS, bits.activations))
         elif site.op is Op.REQUANTIZE:
             needs = {Op.REQUANTIZE: Bits(STORED_BITS, bits.activations)}
         else:

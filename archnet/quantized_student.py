@@ -24,7 +24,8 @@ from archnet.calibration.widths import (
 )
 from archnet.config import Bits
 from archnet.converters.residual import IDENTITY
-from archnet.executor import MASKED, NetworkModule, later_keys, merge_heads, split_heads, strides
+from archnet.converters.softmax import seen_keys
+from archnet.executor import MASKED, NetworkModule, merge_heads, split_heads, strides
 from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.quantized_mixing import QuantizedTokenMix
@@ -111,9 +112,7 @@ class QuantizedAttention(nn.Module):
         scores = scores.float() * self.scale
         if self.bias is not None:
             scores = scores + self.bias[:, : scores.shape[-1], : scores.shape[-1]]
-        keep = None if mask is None else mask.bool()[:, None, None, :]
-        if self.causal:
-            keep = ~later_keys(scores.shape[-1], scores.device)[None, None]
+        keep = seen_keys(scores, mask, causal=self.causal)
         if self.calibrating:
             self.sample.append(sample_of(scores if keep is None else scores[keep.expand_as(scores)]))
             if keep is not None:
@@ -398,18 +397,8 @@ def _override(network: Network, site: Site, widths: Widths) -> nn.Module | None:
         groups = int(site.attributes["groups"])
         conv = QuantizedConv(weight, bias, widths.weights[site.name], strides(site), groups)
         return conv.fixed() if site.attributes.get(IDENTITY) else conv
-    if site.op is Op.ATTENTION and site.attributes.get("form") == "relu":
-        from archnet.quantized_attention import QuantizedReluAttention
-
-        return QuantizedReluAttention(
-            int(site.attributes["heads"]), float(site.attributes["scale"]), widths.shares[site.name]
-        )
     if site.op is Op.ATTENTION:
-        table = network.parameter(site, "bias") if "bias" in site.parameters else None
-        bits = (widths.scores[site.name], widths.shares[site.name])
-        causal = bool(site.attributes.get("causal", False))
-        heads, scale = int(site.attributes["heads"]), float(site.attributes["scale"])
-        return QuantizedAttention(heads, scale, bits, table, causal=causal)
+        return _attention(network, site, widths)
     if site.op is Op.TOKEN_MIX:
         return QuantizedTokenMix(
             network.parameter(site, "weight"), network.parameter(site, "bias"), widths.weights[site.name]
@@ -420,3 +409,15 @@ def _override(network: Network, site: Site, widths: Widths) -> nn.Module | None:
         codes, books = network.parameter(site, "codes"), network.parameter(site, "books")
         return QuantizedCodes(codes.long(), books, widths.weights[site.name])
     return None
+
+
+def _attention(network: Network, site: Site, widths: Widths) -> QuantizedAttention:
+    heads, scale = int(site.attributes["heads"]), float(site.attributes["scale"])
+    causal = bool(site.attributes.get("causal", False))
+    if site.attributes.get("form") == "relu":
+        from archnet.quantized_attention import QuantizedReluAttention
+
+        return QuantizedReluAttention(heads, scale, widths.shares[site.name], causal=causal)
+    table = network.parameter(site, "bias") if "bias" in site.parameters else None
+    bits = (widths.scores[site.name], widths.shares[site.name])
+    return QuantizedAttention(heads, scale, bits, table, causal=causal)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from archnet.converters import converter_for
+from archnet.converters.attention import forms_of
 from archnet.converters.base import Statistics, TokenStatistics
 from archnet.converters.homotopy import Homotopy, set_progress
 from archnet.executor import NetworkModule
@@ -70,15 +71,16 @@ def rewrite(
     Args:
         network: the teacher.
         statistics: of every norm, and of every attention that becomes mixing, by site name.
-        attention: the form that attention is to take.
+        attention: the form that attention is to take, where it can (`forms_of`).
     """
+    forms = forms_of(network, attention)
     sites: list[Site] = []
     modules: dict[str, Homotopy] = {}
     residual: dict[str, str] = {}
     for site in network.sites:
         if site.op is Op.ADD:
             site = replace(site, inputs=tuple(residual.get(name, name) for name in site.inputs))
-        converter = converter_for(site.op, attention)
+        converter = converter_for(site.op, forms.get(site.name, ""))
         if converter is None:
             sites.append(site)
             continue

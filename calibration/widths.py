@@ -53,8 +53,8 @@ class Widths:
     Attributes:
         weights: bits of the weights (or tables) of a site.
         results: bits of a site's result.
-        scores: bits of an attention's scores before the softmax.
-        shares: bits of an attention's probabilities.
+        scores: bits of an attention's scores before the softmax, where it has one.
+        shares: bits of an attention's weights: probabilities, or ReLU scores.
         wider: what has more bits than was asked for.
     """
 
@@ -109,7 +109,9 @@ def assign(network: Network, bits: Bits, layers: Mapping[str, Bits] | None = Non
         elif site.op is Op.EMBEDDING:
             weights[site.name] = max(own.weights, LEAST_TABLE_BITS)
         elif site.op is Op.ATTENTION:
-            shares[site.name], scores[site.name] = own.activations, STORED_BITS
+            shares[site.name] = own.activations
+            if site.attributes.get("form") != "relu":  # whose scores are its weights
+                scores[site.name] = STORED_BITS
     results = _results(network, bits, layers)
     return Widths(weights, results, scores, shares, _wider(network, bits, weights, results, scores))
 

@@ -17,6 +17,12 @@ M starts as attention's own weights, averaged for each pair of positions over ca
 
 Padded tokens have value 0 and so reach nobody, but no division by their number is left: a mean over all
 tokens becomes a sum, and the layers learn to live with it.
+
+A decoder's attention does not become mixing but ReLU attention (`forms_of`). Cross-attention looks up the
+source word that the translation has come to, which no position tells: fixed weights there cost most of what
+fixed weights cost a translation model at all (arXiv 2005.00742). A chip for decoders therefore multiplies
+activations anyway; and one step of mixing would need the row of M that belongs to its place, which is all
+rows' work and a selection, or a row that is looked up and multiplied as an activation is.
 """
 
 from __future__ import annotations
@@ -29,9 +35,19 @@ from torch import Tensor, nn
 
 from archnet.converters.base import AttentionStatistics, Expansion, Replacement, Statistics
 from archnet.converters.homotopy import Homotopy
-from archnet.converters.softmax import position_bias, self_attention_only, softmax_attention
-from archnet.network import Network, Site
+from archnet.converters.softmax import position_bias, softmax_attention
+from archnet.network import Network, Site, decoder_sites
 from archnet.operators import Op
+
+IN_DECODER = "relu"
+"""The form of a decoder's attention where mixing is asked for."""
+
+
+def forms_of(network: Network, asked: str) -> dict[str, str]:
+    """The form that every attention takes where one is asked for: by site name, that one or IN_DECODER."""
+    behind = {site.name for site in decoder_sites(network)} if asked == "mixing" else set()
+    attentions = (site.name for site in network.sites if site.op is Op.ATTENTION)
+    return {name: IN_DECODER if name in behind else asked for name in attentions}
 
 
 def mix_tokens(value: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
@@ -119,7 +135,7 @@ class MixingConverter:
         for role, name in (("query", site.inputs[0]), ("value", site.inputs[2])):
             if name in network.inputs or network.site(name).op is not Op.LINEAR or len(readers[name]) != 1:
                 return f"its {role} does not come from a fully connected layer of its own"
-        return position_bias(site) or self_attention_only(site, network)
+        return position_bias(site)
 
     def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
         """The blend at the attention's own site; it becomes several sites at the end of training."""

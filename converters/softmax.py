@@ -1,6 +1,7 @@
 """Attention's softmax -> its table form, or ReLU divided by the number of keys.
 
-Scores s = scale * q k, over the valid keys of a sentence, n of them (padded keys take no part):
+Scores s = scale * q k, over the n keys that a query sees: those of a sentence that are no padding (of the
+source's, in cross-attention), and in causal attention those up to its own place, t + 1 at place t:
 
     softmax   p = exp(s) / sum(exp(s))
     table     the same numbers; the exponentials come from a table, the rest is integer arithmetic
@@ -53,36 +54,57 @@ class SoftmaxToReLU(Homotopy):
     Args:
         heads: that features are divided among.
         scale: of the products of queries and keys.
+        causal: whether keys behind a query's own place are hidden.
     """
 
-    def __init__(self, heads: int, scale: float) -> None:
+    def __init__(self, heads: int, scale: float, *, causal: bool = False) -> None:
         super().__init__()
-        self.heads, self.scale = heads, scale
+        self.heads, self.scale, self.causal = heads, scale, causal
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(batch, sequence, features) each, mask int64 (batch, sequence) -> (batch, sequence, features)."""
+        """(batch, queries or keys, features) each, mask int64 (batch, keys) -> (batch, queries, features)."""
+        scores, keep = _scores(query, key, mask, self.heads, self.scale, causal=self.causal)
         if self.progress == 0.0:
-            return softmax_attention(query, key, value, mask, heads=self.heads, scale=self.scale)
-        scores, keep = _scores(query, key, mask, self.heads, self.scale)
+            return _attend(_softmax(scores, keep), value)
         weights = relu_weights(scores, keep, self.progress)
         if not self.done:
             weights = torch.lerp(_softmax(scores, keep), weights, self.progress)
         return _attend(weights, value)
 
 
+def later_keys(length: int, device: torch.device) -> Tensor:
+    """bool (length, length): which keys stand behind a query's own place."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
+
+
+def seen_keys(scores: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor | None:
+    """Which keys each query sees: bool, broadcast against the scores; None where it is all of them.
+
+    Args:
+        scores: (batch, heads, queries, keys); for causal attention as many queries as keys.
+        mask: int64 (batch, keys), 0 for padding.
+        causal: whether keys behind a query's own place are hidden.
+    """
+    keep = None if mask is None else mask.bool()[:, None, None, :]
+    if not causal:
+        return keep
+    earlier = ~later_keys(scores.shape[-1], scores.device)[None, None]
+    return earlier if keep is None else keep & earlier
+
+
 def softmax_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, heads: int, scale: float
 ) -> Tensor:
-    """Attention as it is: (batch, sequence, features) each, mask int64 (batch, sequence)."""
+    """Attention as it is, over all valid keys: (batch, sequence, features), mask int64 (batch, sequence)."""
     return _attend(_softmax(*_scores(query, key, mask, heads, scale)), value)
 
 
 def _scores(
-    query: Tensor, key: Tensor, mask: Tensor | None, heads: int, scale: float
+    query: Tensor, key: Tensor, mask: Tensor | None, heads: int, scale: float, *, causal: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Scores (batch, heads, queries, keys), and which keys are valid, broadcast against them."""
+    """Scores (batch, heads, queries, keys), and which keys are seen, broadcast against them."""
     scores = (_split(query, heads) @ _split(key, heads).transpose(-1, -2)).float() * scale
-    return scores, None if mask is None else mask.bool()[:, None, None, :]
+    return scores, seen_keys(scores, mask, causal=causal)
 
 
 def _softmax(scores: Tensor, keep: Tensor | None) -> Tensor:
@@ -116,25 +138,17 @@ class SoftmaxConverter:
         )
 
     def rejects(self, site: Site, network: Network) -> str | None:
-        """Scores must not have a learned bias; for relu, every query must see all keys of its sentence."""
-        return position_bias(site) or (None if self.form == "table" else self_attention_only(site, network))
+        """Scores must not have a learned bias."""
+        return position_bias(site)
 
     def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
         """The same site in another form; relu has a blend, the table form computes what softmax does."""
         new = replace(site, attributes={**site.attributes, "form": self.form})
         if self.form == "table":
             return Replacement((new,))
-        module = SoftmaxToReLU(int(site.attributes["heads"]), float(site.attributes["scale"]))
+        heads, scale = int(site.attributes["heads"]), float(site.attributes["scale"])
+        module = SoftmaxToReLU(heads, scale, causal=bool(site.attributes.get("causal", False)))
         return Replacement((new,), {site.name: module})
-
-
-def self_attention_only(site: Site, network: Network) -> str | None:
-    """Why a form that knows no other keys than those of the queries' sentence cannot stand here, or None."""
-    if site.attributes.get("causal", False):
-        return "it is causal, and this form knows no keys that some queries see and others do not"
-    if "decoder_input_ids" in network.inputs:
-        return "it is part of an encoder-decoder, whose decoder has keys of another sequence"
-    return None
 
 
 def position_bias(site: Site) -> str | None:

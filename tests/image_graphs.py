@@ -75,13 +75,13 @@ def images(count: int, seed: int = 0) -> dict[str, Tensor]:
     return {"pixel_values": torch.randn(count, *SIZE, generator=generator)}
 
 
-def folded_model(kind: Kind) -> tuple[Network, Folded]:
+def folded_model(kind: Kind, attention: str = "softmax") -> tuple[Network, Folded]:
     """The captured teacher, and its student without norms at the end of the homotopy, equalized."""
     network = capture_image(image_model(kind), SIZE).network
     network = with_blocks(network, find_blocks(network))
     batches = [images(8, seed) for seed in range(2)]
     statistics = token_statistics(NetworkModule(network), batches)
-    rewritten = rewrite(network, {**statistics})
+    rewritten = rewrite(network, {**statistics}, attention=attention)
     student = rewritten.module()
     set_progress(student, 1.0)
     folded = fold(materialize(rewritten.network, rewritten.modules, student.tensors()))
@@ -89,9 +89,11 @@ def folded_model(kind: Kind) -> tuple[Network, Folded]:
     return network, equalize(folded, channels, outputs=network.outputs.values())
 
 
-def quantized_model(kind: Kind, bits: Bits) -> tuple[Network, Folded, QuantizedStudent]:
+def quantized_model(
+    kind: Kind, bits: Bits, attention: str = "softmax"
+) -> tuple[Network, Folded, QuantizedStudent]:
     """The same with calibrated quantizers."""
-    network, folded = folded_model(kind)
+    network, folded = folded_model(kind, attention)
     student = QuantizedStudent(folded.network, bits)
     student.calibrate([images(8, seed) for seed in range(2)])
     student.raise_fine_steps()
@@ -99,8 +101,8 @@ def quantized_model(kind: Kind, bits: Bits) -> tuple[Network, Folded, QuantizedS
 
 
 @lru_cache
-def image_graph(kind: Kind, bits: Bits) -> QuantizedGraph:
+def image_graph(kind: Kind, bits: Bits, attention: str = "softmax") -> QuantizedGraph:
     """The integer network."""
-    network, folded, student = quantized_model(kind, bits)
+    network, folded, student = quantized_model(kind, bits, attention)
     outputs = {name: folded.values[site] for name, site in network.outputs.items()}
     return freeze(student, outputs, name=kind, max_sequence=64, embedding="gather", size=SIZE)

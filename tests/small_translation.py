@@ -7,9 +7,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from archnet.attention_statistics import attention_statistics
 from archnet.calibration.equalization import equalize
 from archnet.capture import TRANSLATION_INPUTS, capture
 from archnet.config import Bits
+from archnet.converters.base import Statistics
 from archnet.converters.fold import Folded, fold
 from archnet.converters.homotopy import set_progress
 from archnet.executor import NetworkModule
@@ -48,11 +50,14 @@ def captured_translation(family: str = "marian", seed: int = 0) -> Network:
 
 
 @cache
-def folded_translation(family: str = "marian") -> Folded:
+def folded_translation(family: str = "marian", attention: str = "softmax") -> Folded:
     """An untrained student at progress 1, folded and equalized: the function does not matter here."""
     teacher = captured_translation(family)
     batches = [pair_batch(seed) for seed in range(3)]
-    rewritten = rewrite(teacher, token_statistics(NetworkModule(teacher), batches))
+    module = NetworkModule(teacher)
+    statistics: dict[str, Statistics] = {**token_statistics(module, batches)}
+    statistics |= attention_statistics(module, batches, LENGTH)
+    rewritten = rewrite(teacher, statistics, attention=attention)
     student = rewritten.module()
     set_progress(student, 1.0)
     folded = fold(materialize(rewritten.network, rewritten.modules, student.tensors()))
@@ -62,10 +67,10 @@ def folded_translation(family: str = "marian") -> Folded:
 
 @cache
 def frozen_translation(
-    family: str = "marian", bits: str = "w8a8", embedding: str = "gather"
+    family: str = "marian", bits: str = "w8a8", embedding: str = "gather", attention: str = "softmax"
 ) -> tuple[QuantizedStudent, dict[str, QuantizedGraph]]:
     """A calibrated student and its graphs."""
-    folded = folded_translation(family)
+    folded = folded_translation(family, attention)
     student = QuantizedStudent(folded.network, Bits.parse(bits))
     with torch.no_grad():
         student.calibrate([pair_batch(seed) for seed in range(3)])

@@ -53,7 +53,7 @@ def lower_mean_matmul(state: Lowering, node: Node) -> None:
         count = make.node("ReduceSum", [ones, make.integers(1)], f"{key}/count", keepdims=0)
         count = make.node("Max", [count, make.integers(1)], f"{key}/positive")
     else:
-        count = make.size("sequence", state.graph.inputs[0])
+        count = make.node("Shape", [values], f"{key}/count", start=2, end=3)
     index = make.node("Sub", [count, make.integers(1)], f"{key}/index")
     factor = make.node("Gather", [table, index], f"{key}/factor", axis=0)
     factor = make.node("Unsqueeze", [factor, make.integers(1, 2, 3)], f"{key}/factor4")

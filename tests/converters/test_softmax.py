@@ -21,15 +21,16 @@ def operands() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     return q, k, v, mask
 
 
-def wanted(g: float, masked: bool) -> torch.Tensor:
+def wanted(g: float, masked: bool, *, causal: bool = False, queries: int = 5) -> torch.Tensor:
     """The module's formula, one query of one head at a time."""
     q, k, v, mask = operands()
-    result = torch.zeros(3, 5, 8)
+    result = torch.zeros(3, queries, 8)
     for batch in range(3):
-        count = int(mask[batch].sum()) if masked else 5
+        valid = int(mask[batch].sum()) if masked else 5
         for head in range(HEADS):
             part = slice(4 * head, 4 * head + 4)
-            for query in range(5):
+            for query in range(queries):
+                count = min(valid, query + 1) if causal else valid
                 s = SCALE * k[batch, :count, part] @ q[batch, query, part]
                 soft = s.exp() / s.exp().sum()
                 flat = s.clamp_min(0) / (count**g * (s.clamp_min(0).sum() + SMALLEST_SUM) ** (1 - g))
@@ -44,6 +45,23 @@ def test_blend_is_the_formula(g: float, masked: bool) -> None:
     module = SoftmaxToReLU(HEADS, SCALE)
     set_progress(module, g)
     torch.testing.assert_close(module(q, k, v, *([mask] if masked else [])), wanted(g, masked))
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("g", [0.0, 0.3, 1.0])
+def test_causal_attention_divides_by_the_keys_up_to_its_own_place(g: float, masked: bool) -> None:
+    q, k, v, mask = operands()
+    module = SoftmaxToReLU(HEADS, SCALE, causal=True)
+    set_progress(module, g)
+    torch.testing.assert_close(module(q, k, v, *([mask] if masked else [])), wanted(g, masked, causal=True))
+
+
+@pytest.mark.parametrize("g", [0.0, 0.3, 1.0])
+def test_cross_attention_divides_by_the_valid_source_tokens(g: float) -> None:
+    q, k, v, mask = operands()
+    module = SoftmaxToReLU(HEADS, SCALE)
+    set_progress(module, g)
+    torch.testing.assert_close(module(q[:, :2], k, v, mask), wanted(g, True, queries=2))
 
 
 def test_gradients_are_finite_without_any_positive_score() -> None:
@@ -67,3 +85,14 @@ def test_a_position_bias_is_refused() -> None:
     for form in ("table", "relu"):
         (new,) = SoftmaxConverter(form).build(plain, network, None).sites
         assert new.attributes == {**attributes, "form": form}
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_what_is_built_hides_the_keys_that_the_site_hides(causal: bool) -> None:
+    attributes = {"heads": HEADS, "scale": SCALE, "masked": False, "causal": causal}
+    site = Site("a", Op.ATTENTION, ("q", "k", "v"), {}, attributes)
+    network = Network(("q", "k", "v"), (site,), {}, {"output": "a"})
+    module = SoftmaxConverter("relu").build(site, network, None).modules["a"]
+    set_progress(module, 1.0)
+    q, k, v, _ = operands()
+    torch.testing.assert_close(module(q, k, v), wanted(1.0, False, causal=causal))

@@ -15,13 +15,18 @@ from archnet.operators import Op
 from archnet.reference import execute
 from tests.image_graphs import Kind, image_graph, images
 
-CASES = [("cnn", "w8a8"), ("cnn", "w2a4"), ("vit", "w8a8"), ("vit", "w4a4")]
+CASES = [
+    ("cnn", "w8a8", "softmax"), ("cnn", "w2a4", "softmax"), ("vit", "w8a8", "softmax"),
+    ("vit", "w4a4", "softmax"), ("vit", "w8a8", "relu"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("linear", ["convolution", "gemm"])
-@pytest.mark.parametrize(("kind", "bits"), CASES)
-def test_onnx_runtime_gives_the_integers_of_the_reference(kind: Kind, bits: str, linear: str) -> None:
-    graph = image_graph(kind, Bits.parse(bits))
+@pytest.mark.parametrize(("kind", "bits", "attention"), CASES)
+def test_onnx_runtime_gives_the_integers_of_the_reference(
+    kind: Kind, bits: str, attention: str, linear: str
+) -> None:
+    graph = image_graph(kind, Bits.parse(bits), attention)
     inputs = {"pixel_values": images(3, seed=4)["pixel_values"].numpy()}
     backend = OnnxRuntimeBackend(graph, build_onnx(graph, linear=linear))  # type: ignore[arg-type]
     shown = backend.tensors(inputs)
@@ -35,15 +40,15 @@ def test_onnx_runtime_gives_the_integers_of_the_reference(kind: Kind, bits: str,
 
 
 @pytest.mark.parametrize("tensors", [False, True], ids=["fused", "every-tensor"])
-@pytest.mark.parametrize(("kind", "bits"), CASES)
+@pytest.mark.parametrize(("kind", "bits", "attention"), CASES)
 def test_tvm_gives_the_integers_of_the_reference(
-    kind: Kind, bits: str, tensors: bool, tmp_path: Path
+    kind: Kind, bits: str, attention: str, tensors: bool, tmp_path: Path
 ) -> None:
     pytest.importorskip("tvm")
     from archnet.backends.tvm import TvmBackend
     from archnet.export.tvm import compile_tvm
 
-    graph = image_graph(kind, Bits.parse(bits))
+    graph = image_graph(kind, Bits.parse(bits), attention)
     inputs = {"pixel_values": images(3, seed=4)["pixel_values"].numpy()}
     compile_tvm(graph, tmp_path, tensors=tensors)
     backend = TvmBackend(graph, tmp_path)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from archnet import load
 from archnet.build import BuildDir
 from archnet.operators import Op
 from archnet.results import read_metrics
 from archnet.storage import load_graph
 from archnet.targets import load_profile
+from tests.hf_models import make_translation_folder
 from tests.integration.conftest import Archnet
 from tests.integration.tiny import short_presets
 
@@ -74,3 +77,51 @@ def test_inspect_shows_the_form_and_refuses_what_the_target_lacks(
     refused = archnet("inspect", model, "--target", bare, "--attention", "mixing")
     assert refused.exit_code == 2
     assert "target 'my_chip' cannot run --attention 'mixing'" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A translation model's folder, of one layer on either side."""
+    return make_translation_folder(tmp_path_factory.mktemp("translator") / "model", layers=1, end_bias=3.0)
+
+
+@pytest.mark.parametrize("form", GONE)
+def test_convert_a_translation_model(
+    form: str, archnet: Archnet, translator: Path, sentences: Path, target: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "build"
+    with short_presets(6, 3):
+        done = archnet(
+            *("convert", translator, "--data", sentences, "--target", target, "--bits", "w8a8"),
+            *("--attention", form, "--out", out, "--seq-len", 24),
+        )
+    assert done.exit_code == 0, done.output
+    in_decoder = "relu" if form == "mixing" else form
+    for part, gone in (("encoder", GONE[form]), ("decoder", GONE[in_decoder])):
+        assert gone.isdisjoint({node.op for node in load_graph(out / part / "graph").nodes})
+    checked = archnet("validate", out, "--backend", "reference,onnxruntime")
+    assert checked.exit_code == 0, checked.output
+    validation = read_metrics(BuildDir.open_finished(out).metrics)["validation"]
+    assert len(validation["tensors"]) > 20
+    assert [t["max_lsb"] for t in validation["tensors"] if t["max_lsb"]] == []
+    ids = torch.randint(5, 90, (3, 8), generator=torch.Generator().manual_seed(0))
+    exact, onnx = (
+        load(out, backend=name).generate(ids, num_beams=2, max_length=9)
+        for name in ("reference", "onnxruntime")
+    )
+    assert torch.equal(exact, onnx)
+    page = (out / "report.html").read_text()
+    assert "decoder to the source: MatMul" in page
+    assert ("no mixing: no position tells" in page) is (form == "mixing")
+
+
+def test_inspect_shows_what_becomes_of_each_attention_of_a_translation_model(
+    archnet: Archnet, translator: Path
+) -> None:
+    shown = archnet("inspect", translator, "--target", "archnet", "--attention", "mixing")
+    assert shown.exit_code == 0, shown.output
+    text = " ".join(shown.output.split())
+    for words in ("encoder: fully connected", "decoder to itself: MatMul", "decoder to the source: MatMul"):
+        assert words in text
+    refused = archnet("inspect", translator, "--target", "archnet5")
+    assert "no mixing: no position tells which source word" in " ".join(refused.output.split())
