@@ -40,6 +40,9 @@ from archnet.quantized_student import (
     QuantizedTableAdd,
 )
 
+SMALLEST_OPERAND = 2.0**-15
+"""Of an operand's scale against the sum's: all of its integers together are less than a step of the sum."""
+
 
 def freeze(
     student: QuantizedStudent,
@@ -123,7 +126,11 @@ def _owner(network: Network, name: str) -> str:
 
 
 def operand_scale(wished: float, scale_y: float) -> float:
-    """`fit_operand_scale`, stepping away from the wished scale where no number near it matches."""
+    """`fit_operand_scale`, stepping away from the wished scale where no number near it matches.
+
+    An operand that is next to nothing beside the sum gets the least scale that has a multiplier.
+    """
+    wished = max(wished, SMALLEST_OPERAND * scale_y)
     for step in sorted(range(-16, 17), key=abs):
         with suppress(ArchNetError):
             return fit_operand_scale(wished * (1.0 + step / 256), scale_y)[1]

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from archnet.backends.base import dequantize_output, feed
+from archnet.calibration.attention_balance import balance_attention
 from archnet.calibration.equalization import equalize
+from archnet.calibration.rotation import outputs_apart, rotate
 from archnet.code_embedding import with_code_embedding
 from archnet.config import Bits
 from archnet.converters.fold import Folded, fold
@@ -39,15 +41,16 @@ MODELS: dict[str, Callable[[], Network]] = {
 
 @cache
 def prepared(model: str) -> tuple[Network, Folded]:
-    """An untrained student at progress 1, folded and equalized: the function does not matter here."""
+    """An untrained student at progress 1, folded, evened out: the function does not matter here."""
     teacher = MODELS[model]()
     batches = [padded_batch(seed) for seed in range(3)]
     rewritten = rewrite(teacher, token_statistics(NetworkModule(teacher), batches))
     student = rewritten.module()
     set_progress(student, 1.0)
-    folded = fold(materialize(rewritten.network, rewritten.modules, student.tensors()))
+    folded = outputs_apart(fold(materialize(rewritten.network, rewritten.modules, student.tensors())))
     statistics = channel_statistics(folded.network, batches)
-    return teacher, equalize(folded, statistics, outputs=teacher.outputs.values())
+    balanced = balance_attention(folded, statistics)
+    return teacher, rotate(equalize(balanced, statistics, outputs=teacher.outputs.values()))
 
 
 def quantized(model: str, form: str, bits: str = "w8a8") -> tuple[QuantizedStudent, QuantizedGraph, Folded]:
@@ -85,11 +88,23 @@ def test_every_site_agrees_with_the_student_on_its_integers(model: str, bits: st
         difference = np.abs(got.astype(np.float64) - wanted)
         if difference.ndim == 3:
             difference = difference[batch["attention_mask"].bool().numpy()]
-        # Scales moved a little from the student's; attention rounds three times.
-        assert difference.max() <= (3.05 if site.op is Op.ATTENTION else 2.01), site.name
-        assert difference.mean() <= 0.35, site.name
+        # Scales moved a little from the student's. In attention that may turn a score by a step, a
+        # probability p by p (1 - p) of it, and the result by that share of the reach of the values.
+        most = 2.01
+        if site.op is Op.ATTENTION:
+            reach = 255 * scale_of(graph, site.inputs[2]) / spec.scale
+            most += 0.25 * scale_of(graph, f"{site.name}/scores") * reach
+        assert difference.max() <= most, site.name
+        assert difference.mean() <= 0.45, site.name
         compared += 1
     assert compared >= 10
+
+
+def scale_of(graph: QuantizedGraph, name: str) -> float:
+    """The scale of a site's integers."""
+    scale = graph.tensors[name].scale
+    assert scale is not None
+    return scale
 
 
 def run_site(

@@ -9,6 +9,7 @@ import torch
 from archnet.calibration.affine import accumulator_factor, fit_weight_scale
 from archnet.config import Bits
 from archnet.errors import ArchNetError
+from archnet.freeze import operand_scale
 from archnet.freeze_linear import emit_weighted
 from archnet.graph import TensorSpec
 from archnet.graph_builder import GraphBuilder
@@ -56,3 +57,10 @@ def test_another_output_scale_is_taken(added: bool) -> None:
     if added:
         operand = np.float32(scale_y) / np.float32(b.scales["sum"]) * 2**16
         assert operand == np.rint(operand)
+
+
+@pytest.mark.parametrize("wished", [0.0, 1e-30, 1e-8])
+def test_an_operand_that_is_next_to_nothing_gets_a_multiplier(wished: float) -> None:
+    scale = operand_scale(wished, 0.5)
+    assert np.rint(np.float32(scale) / np.float32(0.5) * 2**16) >= 1
+    assert 127 * scale < 0.5 / 100
