@@ -216,6 +216,8 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "relu",
             "--embedding",
             "host",
+            "--reuse",
+            "earlier",
             "--json-log",
             str(log),
         ),
@@ -234,6 +236,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "seed": 3,
             "embedding": "host",
             "attention": "relu",
+            "reuse": Path("earlier"),
         }
     ]
     lines = result.output.splitlines()
