@@ -129,7 +129,7 @@ def _label(dot: Dot, x: float, y: float, boxes: list[Box], width: float) -> Mark
     room, beside = LETTER * len(dot.label), dot.radius + 3
     places = [
         (x + side * (beside if level else beside + 2), y + level * LINE + 4 - 2 * (level < 0), side)
-        for level in (-0.5, 0.0, 0.9, -1.1)
+        for level in (-0.5, 0.0, 0.9, -1.4, 1.9, -2.4, 2.9)
         for side in (1, -1)
     ]
 
