@@ -157,7 +157,7 @@ def latency_table(rows: Sequence[LatencyRow], *, images: bool = False) -> Table:
             str(row.threads),
             f"{row.float_ms:.2f}",
             f"{row.int8_ms:.2f}",
-            f"{row.ratio:.3g}x",
+            f"{row.ratio:.2f}x" if row.ratio >= 0.095 else f"{row.ratio:.2g}x",
         )
     return table
 
