@@ -103,8 +103,13 @@ def convert(
     given = _data(data)
     stage.step()
     source = open_model(model, tokenizer=tokenizer)
+    if embedding is not None and source.kind == "image":
+        raise ArchNetError(
+            f"--embedding is of words, which {source.name} does not read", fix="leave --embedding out"
+        )
     job = prepare(source, given, profile, with_settings(settings, source, profile), stage.step)
-    stage.finish({"operators": len(job.teacher.sites), "sentences": len(job.batches)})
+    unit = "pictures" if source.kind == "image" else "sentences"
+    stage.finish({"operators": len(job.teacher.sites), unit: len(job.batches)})
     kept = None if reuse is None else Path(reuse)
     return run(job, Path(out), reuse=kept, events=events or ignore)
 
@@ -141,7 +146,7 @@ def _data(data: Data) -> list[str] | Path:
 
 def _sentences(data: Data) -> list[str]:
     if isinstance(data, (str, os.PathLike)):
-        return load_sentences(Path(data))
+        return load_sentences(Path(data), wanted="sentences or pictures")
     sentences = [text.strip() for text in data if text.strip()]
     if not sentences:
         raise ArchNetError("the data holds no sentence", fix="give unlabelled text, a sentence an item")

@@ -52,8 +52,8 @@ def export_artifacts(
         save_folded(Folded(job.teacher, {}), build.float_dir)
     else:
         export_float_onnx(job.source, build.onnx_dir / "float.onnx")
-    context.progress(2, 4, unit="artifacts", detail="TVM")
     if "tvm" in job.profile.exports and _installed("tvm"):
+        context.progress(2, 4, unit="artifacts", detail="TVM")
         from archnet.export.tvm import compile_tvm, folder_name
 
         for name, graph in parts.items():

@@ -99,8 +99,11 @@ def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DENIED:
             raise
+        named = str(error.filename or path)
+        if named.endswith(TEMPORARY_MARK):
+            named = str(path)
         raise ArchNetError(
-            f"{error.filename or path} cannot be written: {(error.strerror or 'no permission').lower()}",
+            f"{named} cannot be written: {(error.strerror or 'no permission').lower()}",
             fix="give a place that you may write to",
         ) from error
 

@@ -85,8 +85,7 @@ def bench(
     for batch, length in shapes:
         inputs = full_batch(samples, batch, length)
         for name, run in opened.items():
-            unit = "tokens" if images is None else "pixels high"
-            detail = f"{name}, batch {batch} × {length} {unit}"
+            detail = f"batch {batch}" if images is not None else f"batch {batch} × {length} tokens"
             sink(Progress("bench", name, len(rows), len(shapes) * len(opened), detail=detail))
             pairs = paired_times(original, run, inputs, seconds)
             rows.append(_row(name, batch, length, threads, pairs))

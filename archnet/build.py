@@ -11,10 +11,8 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,12 +21,10 @@ from archnet import __version__, atomic
 from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.config import ConvertSettings
 from archnet.errors import ArchNetError
+from archnet.reuse import keep_stages
 
 FORMAT = "archnet-build"
 FORMAT_VERSION = 1
-
-REUSABLE_STAGES = ("translate", "distil")
-"""Stages whose results do not depend on the target's bit widths; they are kept, for `take_stages`."""
 
 _LOCK = ".lock"
 _SETTINGS = "settings.json"
@@ -117,6 +113,7 @@ class BuildDir:
         settings: what it is (being) converted with.
         source_sha256: of the model's weights.
         data_sha256: of the calibration text, or "".
+        version: of Arch-Net, that began it.
         resumed: whether an earlier run had begun it.
     """
 
@@ -132,6 +129,7 @@ class BuildDir:
         self.settings = settings
         self.source_sha256 = source_sha256
         self.data_sha256 = data_sha256
+        self.version = __version__
         self.resumed = False
         self._lock = lock
 
@@ -264,6 +262,7 @@ class BuildDir:
             str(record.get("data_sha256", "")),
             None,
         )
+        build.version = str(record.get("archnet"))
         if not build.finished:
             raise ArchNetError(
                 f"{path} is not finished: it has no manifest.json",
@@ -279,65 +278,14 @@ class BuildDir:
     def finish(self, manifest: dict[str, object]) -> None:
         """Write the manifest, which makes the folder a finished one, and delete the checkpoints.
 
-        The results of `REUSABLE_STAGES` are kept under DIR/stages.
+        The results of `reuse.REUSABLE_STAGES` are kept under DIR/stages.
         """
         self.write_json(self.manifest, manifest)
         self._put_away()
 
     def _put_away(self) -> None:
-        for stage in REUSABLE_STAGES:
-            result, place = self.checkpoints_dir / stage / "result", self.stages_dir / stage
-            if result.is_dir() and not place.exists():
-                self.stages_dir.mkdir(exist_ok=True)
-                result.rename(place)
+        keep_stages(self)
         atomic.remove_tree(self.checkpoints_dir)
-
-    def check_reusable(self, other: BuildDir) -> None:
-        """Refuse to take stages of a build that was made from something else.
-
-        Args:
-            other: a finished build.
-
-        Raises:
-            ArchNetError: model, data, or a setting that these stages depend on differ, or they are missing.
-        """
-        mine = replace(
-            self.settings,
-            target=other.settings.target,
-            target_sha256=other.settings.target_sha256,
-            bits=other.settings.bits,
-            max_drop=other.settings.max_drop,
-            embedding=other.settings.embedding,
-            method=replace(self.settings.method, quantizer=other.settings.method.quantizer),
-        )
-        differences = other.settings.differences(mine)
-        for name, old, new in (
-            ("model weights", other.source_sha256, self.source_sha256),
-            ("data", other.data_sha256, self.data_sha256),
-        ):
-            if old != new:
-                differences.append(f"{name}: sha256 {old[:12] or 'none'} -> {new[:12] or 'none'}")
-        if differences:
-            raise ArchNetError(
-                f"--reuse {other.path}: it was made with other settings: {'; '.join(differences)}",
-                fix="give a build of the same model, data and settings but for bits, target, embedding and "
-                "quantizer",
-            )
-        if not (other.stages_dir / REUSABLE_STAGES[-1]).is_dir():
-            raise ArchNetError(
-                f"--reuse {other.path}: its folder {other.stages_dir.name}/ is gone",
-                fix="leave --reuse out; distillation is done again",
-            )
-
-    def take_stages(self, other: BuildDir) -> None:
-        """Copy the results of `REUSABLE_STAGES` from a build, where this one has none yet."""
-        for stage in REUSABLE_STAGES:
-            kept, place = other.stages_dir / stage, self.checkpoints_dir / stage / "result"
-            if kept.is_dir() and not place.exists():
-                unfinished = place.with_name(f".{place.name}.{os.getpid()}{atomic.TEMPORARY_MARK}")
-                with atomic.disk_errors(place):
-                    shutil.copytree(kept, unfinished)
-                    unfinished.rename(place)
 
     @property
     def manifest(self) -> Path:

@@ -110,6 +110,10 @@ class PictureScorer:
         sets = tuple(load_pictures(Path(place), settings) for place in task.places)
         return cls(task, settings, sets, label_names(build))
 
+    def warnings(self) -> list[str]:
+        """What to tell the user of the files: pictures that were left out."""
+        return [f"{p.name}: {warning}" for p in self.sets if (warning := p.warning())]
+
     def score(self, run: Run, report: Callable[[int, int], None]) -> TaskScore:
         """Score what `run` computes.
 

@@ -13,8 +13,10 @@ from archnet.calibration.token_batches import TokenBatches
 from archnet.capture import INPUTS, TRANSLATION_INPUTS, capture, capture_image
 from archnet.config import Bits, ConvertSettings
 from archnet.distill import Batches
+from archnet.errors import ArchNetError
 from archnet.image_job import check_kind, image_batches
 from archnet.network import Network
+from archnet.operators import Op
 from archnet.plan import Plan, make_plan
 from archnet.plan_strict import strict_refusals
 from archnet.presets import BUCKETS, PRESETS, Preset
@@ -27,7 +29,7 @@ from archnet.sources.source import Source
 from archnet.targets import Profile
 
 STAGES = ("distil", "bits", "quantize", "export")
-"""The second only where widths are chosen."""
+"""The second only where widths are chosen; a width on the way comes before the third."""
 
 
 class TrainingBatches(Batches, Protocol):
@@ -151,13 +153,35 @@ def prepare(
         buckets=BUCKETS,
         max_tokens=preset.max_tokens,
     )
+    _check_ids(source, teacher, batches)
     digest = hashlib.sha256("\n".join(data).encode()).hexdigest()
     return Job(source, profile, settings, teacher, blocks, plan, batches, digest)
 
 
+def _check_ids(source: Source, teacher: Network, batches: TokenBatches) -> None:
+    """Refuse a tokenizer that knows words that the model's table does not have.
+
+    Raises:
+        ArchNetError: a token of the data, or padding, is beyond the table.
+    """
+    tables = [
+        len(teacher.parameter(site, "table"))
+        for site in teacher.sites
+        if site.op is Op.EMBEDDING and "input_ids" in site.inputs and "table" in site.parameters
+    ]
+    highest = max(batches.pad_id, *(int(row.max()) for row in batches.rows()))
+    if tables and highest >= min(tables):
+        raise ArchNetError(
+            f"the tokenizer of {source.name} gives token {highest}, but the model has {min(tables)} words",
+            fix="put the tokenizer that the model was trained with beside its weights",
+        )
+
+
 def stages_of(settings: ConvertSettings) -> tuple[str, ...]:
     """The stages that these settings need, in order."""
-    return tuple(name for name in STAGES if name != "bits" or settings.max_drop is not None)
+    names = [name for name in STAGES if name != "bits" or settings.max_drop is not None]
+    on_the_way = [f"quantize-{bits}" for bits in falling(settings.bits)[:-1]]
+    return tuple(names[:-2] + on_the_way + names[-2:])
 
 
 def with_settings(settings: ConvertSettings, source: Source, profile: Profile) -> ConvertSettings:

@@ -20,6 +20,7 @@ from archnet.quantize import (
     load_start,
     save_start,
 )
+from archnet.reuse import REUSABLE_STAGES, check_reusable, take_stages
 from archnet.training import (
     as_asked,
     calibration_of,
@@ -65,10 +66,16 @@ def run(
     Raises:
         ArchNetError: the folder belongs to another job, is in use, or the disk is full; `reuse` does not fit.
     """
-    other = None
-    if reuse is not None:
-        other = BuildDir.open_finished(reuse)
-        BuildDir(out, job.settings, job.source.sha256, job.data_sha256, None).check_reusable(other)
+    shared = [s for s in REUSABLE_STAGES if s != "translate" or job.source.kind == "translation"]
+    other = BuildDir.open_finished(reuse) if reuse is not None else None
+    if other is not None:
+        check_reusable(
+            other,
+            job.settings,
+            source_sha256=job.source.sha256,
+            data_sha256=job.data_sha256,
+            stages=shared,
+        )
     parameters = sum(t.numel() for t in job.teacher.tensors.values())
     with BuildDir.open_for_convert(
         out,
@@ -79,21 +86,11 @@ def run(
     ) as build:
         if build.finished:
             return out
-        if other is not None:
-            build.take_stages(other)
+        taken = take_stages(build, other, shared) if other is not None else []
         *earlier, last = job.phases()
-        expected = {
-            "translate": TRANSLATE_STEPS,
-            "distil": float(job.preset.distil.steps),
-            "bits": CHOICE_STEPS,
-            **{phase.stage: QUANTIZED_STEP * phase.schedule.steps for phase in earlier},
-            "quantize": QUANTIZED_STEP * last.schedule.steps,
-            "export": EXPORT_STEPS,
-        }
-        unused = {"translate"} if job.source.kind != "translation" else set()
-        unused |= {"bits"} if job.settings.max_drop is None else set()
-        stages = {name: steps for name, steps in expected.items() if name not in unused}
-        with Engine(build, events, stages, earlier=(PREPARE,)) as engine:
+        with Engine(build, events, _expected(job), earlier=(PREPARE,)) as engine:
+            if taken:
+                engine.note(f"taken from {reuse}: {', '.join(taken)}")
             for note in (*job.source.notes, job.batches.warning(), missing_tvm(job.profile)):
                 if note:
                     engine.note(note)
@@ -133,3 +130,19 @@ def run(
 
     write_report(out)
     return out
+
+
+def _expected(job: Job) -> dict[str, float]:
+    """The stages that follow the preparation, with the time that each takes in distillation steps, about."""
+    *earlier, last = job.phases()
+    expected = {
+        "translate": TRANSLATE_STEPS,
+        "distil": float(job.preset.distil.steps),
+        "bits": CHOICE_STEPS,
+        **{phase.stage: QUANTIZED_STEP * phase.schedule.steps for phase in earlier},
+        "quantize": QUANTIZED_STEP * last.schedule.steps,
+        "export": EXPORT_STEPS,
+    }
+    unused = {"translate"} if job.source.kind != "translation" else set()
+    unused |= {"bits"} if job.settings.max_drop is None else set()
+    return {name: steps for name, steps in expected.items() if name not in unused}

@@ -22,7 +22,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -170,6 +170,25 @@ class EmulatedPlace(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class EmulatedGroup:
+    """All places of a backend that compute the same operator in float for the same reason."""
+
+    backend: str
+    op: str
+    reason: str
+    count: int
+
+
+def group_emulated(places: Sequence[EmulatedPlace]) -> list[EmulatedGroup]:
+    """Places with the same backend, operator and reason as one, in the order of the first of each."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for place in places:
+        key = (place.backend, place.op, place.reason)
+        counts[key] = counts.get(key, 0) + 1
+    return [EmulatedGroup(*key, count=n) for key, n in counts.items()]
+
+
+@dataclass(frozen=True, slots=True)
 class ValidationResult(Record):
     """Float original against every backend.
 
@@ -303,5 +322,5 @@ def _decode(hint: Any, value: Json, where: str) -> Any:
 def _unreadable(where: str, why: str) -> ArchNetError:
     return ArchNetError(
         f"{where} cannot be read: {why}",
-        fix="run `archnet convert` with the same arguments again, which writes the file anew",
+        fix="delete the file and run `archnet validate` again, or convert again into a new folder",
     )

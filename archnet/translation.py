@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from archnet.backends import open_backend
@@ -75,7 +76,7 @@ class Translation:
         """
         try:
             network = load_folded(build.float_dir).network
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise ArchNetError(
                 f"{build.float_dir} holds no float original that can be read: {error}",
                 fix="convert again into a new folder",

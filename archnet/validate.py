@@ -26,8 +26,8 @@ from archnet.backends.base import Backend
 from archnet.build import BuildDir
 from archnet.classify import PictureScorer
 from archnet.encode import Inputs, Run, open_tokenizer
-from archnet.errors import ArchNetError
-from archnet.events import EventSink, Progress, StageFinished, StageStarted, ignore
+from archnet.errors import ArchNetError, nearest
+from archnet.events import EventSink, Note, Progress, StageFinished, StageStarted, ignore
 from archnet.float_model import FloatModel
 from archnet.graph import QuantizedGraph
 from archnet.parts import is_translation, part_names
@@ -41,7 +41,7 @@ from archnet.results import (
 )
 from archnet.scoring import Scorer
 from archnet.storage import load_graph
-from archnet.tasks import Task, TaskScore, load_task
+from archnet.tasks import TASKS, Task, TaskScore, load_task
 
 REFERENCE = "reference"
 
@@ -83,6 +83,8 @@ def validate(
     build = BuildDir.open_finished(Path(folder))
     paths = [Path(data)] if isinstance(data, (str, Path)) else [Path(p) for p in data]
     _check_arguments(task, paths, max_drop)
+    if task is not None and task not in TASKS:
+        raise ArchNetError(f"there is no task {task!r}", fix=nearest(task, TASKS))
     if task != "translation" and references is not None:
         raise ArchNetError("--references are of --task translation only", fix="leave them out")
     if is_translation(build.path):
@@ -95,6 +97,9 @@ def validate(
     opened = [open_backend(name, build.path) for name in names]
     original = FloatModel.open(build.path)
     sink = events if events is not None else ignore
+    if isinstance(scorer, PictureScorer):
+        for warning in scorer.warnings():
+            sink(Note(warning))
 
     inputs = agreement_inputs(build)
     stage = _Stage(sink, "agreement", 0, 1 if scorer is None else 2)
@@ -195,7 +200,7 @@ def agreement_inputs(build: BuildDir) -> Inputs:
         with np.load(file, allow_pickle=False) as arrays:
             inputs = {n: _plain(arrays[n]) for n in arrays.files}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else "no .npz file of plain arrays"
         raise ArchNetError(
             f"{file} cannot be read: {reason}", fix="convert again into a new folder"
         ) from error

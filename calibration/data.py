@@ -40,12 +40,16 @@ _SAMPLE_ROWS = 200
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-def load_sentences(path: Paths) -> list[str]:
+def load_sentences(path: Paths, *, wanted: str = "sentences") -> list[str]:
     """The distinct sentences of a file, a folder of files, or several, in order of name and line.
 
     Read are text (one sentence a line), .tsv and .csv tables (columns named as in `SENTENCE_COLUMNS`, or
     without a header those that hold words: SICK and STS files as they are), and .jsonl with such keys;
     each may be gzipped.
+
+    Args:
+        path: of it or of them.
+        wanted: what may be there, for messages of what is not.
 
     Raises:
         ArchNetError: nothing there, nothing in it, a binary or damaged file: with its name and line.
@@ -53,7 +57,7 @@ def load_sentences(path: Paths) -> list[str]:
     paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     sentences: list[str] = []
     for one in paths:
-        files = files_of(Path(one).expanduser(), "sentences")
+        files = files_of(Path(one).expanduser(), wanted)
         if len(files) > 1:
             _refuse_parallel_text(Path(one), files)
         for file in files:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from archnet.atomic import human_bytes
 from archnet.calibration.image_settings import ImageSettings
 from archnet.calibration.text_files import missing
 from archnet.errors import ArchNetError
@@ -22,6 +23,12 @@ from archnet.errors import ArchNetError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 MOST_BYTES = 2**30
 """Pixels that are kept in memory; of more pictures an even choice is taken."""
+
+MOST_PIXELS = 90_000_000
+"""Larger pictures are not read: unpacked, each of them would take more than 270 MB."""
+
+MOST_FILE_BYTES = 2**28
+"""Larger files are not read, be it an archive's that only unpacks to so much."""
 
 _NAMED = 3
 """So many unreadable pictures are named; the others are counted."""
@@ -96,20 +103,19 @@ def load_pictures(
     folders: list[str] = []
     unreadable: list[str] = []
     for name in chosen:
-        content = read(name)
-        digest.update(f"{name}\n{len(content)}\n".encode())
-        digest.update(content)
+        content = b""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                pixels[len(folders)] = settings.pixels(image_module.open(io.BytesIO(content)))
+            content = read(name)
+            pixels[len(folders)] = _opened(image_module, io.BytesIO(content), settings)
         except Exception as error:  # Pillow's decoders raise nearly every type for damaged files
             unreadable.append(f"{name} ({_reason(error)})")
-            continue
-        folders.append(PurePosixPath(name).parent.name)
+        else:
+            folders.append(PurePosixPath(name).parent.name)
+        digest.update(f"{name}\n{len(content)}\n".encode())
+        digest.update(content)
     if not folders:
         raise ArchNetError(
-            f"none of the {len(chosen)} pictures of {place} can be read: {unreadable[0]}",
+            f"no picture of {place} can be read: {', '.join(unreadable[:_NAMED])}",
             fix="open one of them in a picture viewer, and copy or download the files again",
         )
     return PictureSet(
@@ -121,8 +127,12 @@ def picture_files(path: Path) -> list[Path]:
     """The picture files that a path stands for, sorted: itself, or those of a folder and the folders in it.
 
     Raises:
-        ArchNetError: nothing there, or no picture.
+        ArchNetError: nothing there, no picture, or an archive.
     """
+    if path.suffix.lower() == ".zip" and path.is_file():
+        raise ArchNetError(
+            f"{path} is an archive, not a picture", fix="unpack it, and name the folder with the pictures"
+        )
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -143,12 +153,28 @@ def read_pictures(files: Sequence[str | os.PathLike[str]], settings: ImageSettin
     pixels = np.empty((len(files), 3, settings.height, settings.width), np.uint8)
     for row, file in enumerate(files):
         try:
-            pixels[row] = settings.pixels(image_module.open(file))
+            _check_file_bytes(os.stat(file).st_size)
+            pixels[row] = _opened(image_module, file, settings)
         except Exception as error:  # see load_pictures
             raise ArchNetError(
                 f"{file} cannot be read as a picture: {_reason(error)}", fix="check the path and the file"
             ) from error
     return pixels
+
+
+def _opened(image_module: Any, source: Any, settings: ImageSettings) -> NDArray[np.uint8]:
+    """The pixels of a picture, which is not unpacked when it is too large."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with image_module.open(source) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
+            return settings.pixels(picture)
+
+
+def _check_file_bytes(size: int) -> None:
+    if size > MOST_FILE_BYTES:
+        raise ValueError(f"a file of {human_bytes(size)} is too large for a picture")
 
 
 def _pillow() -> Any:
@@ -167,12 +193,17 @@ def _entries(place: Path) -> tuple[list[str], Callable[[str], bytes]]:
     if place.is_file() and place.suffix.lower() == ".zip":
         return _archived(place)
     if place.is_file():
-        return [place.name], lambda name: place.read_bytes()
+        return [place.name], lambda name: _file_bytes(place)
     if not place.is_dir():
         raise missing(place, "pictures")
     files = [file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()]
     folders = [folder.relative_to(place).as_posix() for folder in place.rglob("*") if folder.is_dir()]
-    return _pictures(place, files, folders), lambda name: (place / name).read_bytes()
+    return _pictures(place, files, folders), lambda name: _file_bytes(place / name)
+
+
+def _file_bytes(file: Path) -> bytes:
+    _check_file_bytes(file.stat().st_size)
+    return file.read_bytes()
 
 
 def _archived(place: Path) -> tuple[list[str], Callable[[str], bytes]]:
@@ -187,6 +218,7 @@ def _archived(place: Path) -> tuple[list[str], Callable[[str], bytes]]:
     opened = zipfile.ZipFile(place)
 
     def read(name: str) -> bytes:
+        _check_file_bytes(opened.getinfo(name).file_size)
         try:
             return opened.read(name)
         except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError):
@@ -223,4 +255,6 @@ def _is_picture(name: str) -> bool:
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
+    if type(error).__name__ == "DecompressionBombError":  # of Pillow, before a size can be asked for
+        return "it has too many pixels"
     return "it is no picture, or damaged" if "cannot identify" in text else text[:100]

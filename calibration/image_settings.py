@@ -110,7 +110,7 @@ class ImageSettings:
             ValueError: the picture has more than 8 bits a channel.
         """
         if picture.mode not in MODES:
-            raise ValueError(f"pictures of the mode {picture.mode} are not read")
+            raise ValueError(f"more than 8 bits a channel (mode {picture.mode}) are not read")
         image = picture.convert("RGB")
         if self.shortest:
             scale = self.shortest / min(image.size)

@@ -61,10 +61,10 @@ def files_of(path: Path, what: str) -> list[Path]:
         return files
     folders = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     holds = f"; it holds the folders {', '.join(folders[:5])}" if folders else ""
-    raise ArchNetError(
-        f"the folder {path} holds no file of {what}{holds}",
-        fix="name a folder with .txt, .tsv, .csv or .jsonl files (each may be gzipped), or one such file",
-    )
+    fix = "name a folder with .txt, .tsv, .csv or .jsonl files (each may be gzipped), or one such file"
+    if "pictures" in what:
+        fix += "; for an image classifier a folder or a .zip of pictures"
+    raise ArchNetError(f"the folder {path} holds no file of {what}{holds}", fix=fix)
 
 
 def missing(path: Path, what: str) -> ArchNetError:

@@ -189,7 +189,9 @@ def _check_shapes(graph: QuantizedGraph, fed: Mapping[str, NDArray[Any]]) -> Non
                 given, wanted = shape[:-1], spec.shape[:-1]
             raise ArchNetError(
                 f"the input {name!r} has shape {given}, not ({', '.join(map(str, wanted))})",
-                fix="give whole batches: one row a sentence, padded to one length",
+                fix="give pictures as the model's image processor makes them: that size, channels first"
+                if name == "pixel_values"
+                else "give whole batches: one row a sentence, padded to one length",
             )
         for dim, size in zip(spec.shape, shape, strict=True):
             if not isinstance(dim, str):

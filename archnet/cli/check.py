@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.cli.app import Session, app, examples, print_json, quiet_libraries, session, shown, terminal
 from archnet.cli.look import json_option
 from archnet.errors import EXIT_DROP_EXCEEDED, ArchNetError
@@ -102,12 +103,16 @@ def bench(folder: Path, as_json: bool) -> None:
         return
     from archnet.cli.tables import latency_table
 
-    terminal().print(latency_table(rows))
+    terminal().print(latency_table(rows, images=(folder / SETTINGS_FILE).is_file()))
 
 
 @app.command(
     short_help="Write the report page.",
-    epilog=examples("archnet report build", "archnet report build --open no"),
+    epilog=examples(
+        "archnet report build",
+        "archnet report build --open no",
+        "archnet report build-w8a8 --compare build-w4a8 --compare build-w2a4",
+    ),
 )
 @folder_argument
 @click.option(
@@ -118,11 +123,19 @@ def bench(folder: Path, as_json: bool) -> None:
     show_default=True,
     help="Open it in the browser; auto: when there is a terminal and a desktop.",
 )
-def report(folder: Path, opening: str) -> None:
+@click.option(
+    "--compare",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Another build of the same model, for a picture of accuracy against size and time; give it again "
+    "for further ones.",
+)
+def report(folder: Path, opening: str, compare: tuple[Path, ...]) -> None:
     """Write DIR/report.html anew and say where it is."""
     from archnet.report import write_report
 
-    path = write_report(folder)
+    path = write_report(folder, compare)
     click.echo(str(path))
     if opening == "yes" or (opening == "auto" and _has_desktop()):
         click.launch(str(path))

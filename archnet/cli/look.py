@@ -6,6 +6,7 @@ import click
 
 from archnet.cli.app import app, examples, print_json, quiet_libraries, terminal
 from archnet.cli.completions import attention_option, bits_option, target_option
+from archnet.config import AUTO_BITS
 from archnet.errors import ArchNetError
 
 json_option = click.option(
@@ -51,6 +52,11 @@ def inspect(model: str, target: str, bits: str, attention: str | None, as_json: 
 
     profile = load_profile(target)  # a misspelt name is told before torch loads
     profile.choose_attention(attention)
+    if bits.strip().lower() == AUTO_BITS:
+        raise ArchNetError(
+            "--bits auto is chosen by measurements of the distilled network, which inspect does not make",
+            fix="name widths such as w4a8; `archnet convert` takes --bits auto",
+        )
     profile.ask_bits(bits, None)
     quiet_libraries()
     from archnet import api

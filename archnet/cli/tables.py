@@ -17,6 +17,7 @@ from archnet.atomic import human_bytes
 from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.cli.progress_state import human_seconds
 from archnet.parts import is_translation, part_names
+from archnet.results import group_emulated
 
 if TYPE_CHECKING:
     from archnet.plan import Plan
@@ -88,7 +89,7 @@ def _refusal_table(plan: Plan) -> Table:
 def validation_table(result: ValidationResult) -> Group:
     """The score of the float original and of every backend, and where their integers differ."""
     if result.task is None:
-        title = f"agreement with the float original, {result.agreement_samples} sentences"
+        title = f"agreement with the float original, {result.agreement_samples} examples"
     else:
         title = f"{result.task}: {result.metric}, {result.samples} samples of {result.data}"
     table = _table(
@@ -105,7 +106,10 @@ def validation_table(result: ValidationResult) -> Group:
     parts: list[RenderableType] = [Text(title, "bold"), table]
     if result.tensors:
         parts.append(_agreement_table(result.tensors))
-    parts += [Text(f"{p.backend} computes {p.node} ({p.op}) in float: {p.reason}") for p in result.emulated]
+    parts += [
+        Text(f"{group.backend} computes {group.count} {group.op} in float: {group.reason}")
+        for group in group_emulated(result.emulated)
+    ]
     parts.append(_verdict(result))
     return Group(*parts)
 
@@ -136,9 +140,14 @@ def _verdict(result: ValidationResult) -> Text:
     return Text(f"{word}: {seen}, {result.max_drop:g} allowed", style)
 
 
-def latency_table(rows: Sequence[LatencyRow]) -> Table:
-    """Float original against the integer network, median milliseconds of paired runs."""
-    numbers = ["batch", "sequence", "threads", "float ms", "int8 ms", "speed-up"]
+def latency_table(rows: Sequence[LatencyRow], *, images: bool = False) -> Table:
+    """Float original against the integer network, median milliseconds of paired runs.
+
+    Args:
+        images: whether a row's `sequence` is the height of pictures.
+    """
+    size = "pixels high" if images else "tokens"
+    numbers = ["batch", size, "threads", "float ms", "integer ms", "speed-up"]
     table = _table("backend", *numbers, right=numbers)
     for row in rows:
         table.add_row(
@@ -148,7 +157,7 @@ def latency_table(rows: Sequence[LatencyRow]) -> Table:
             str(row.threads),
             f"{row.float_ms:.2f}",
             f"{row.int8_ms:.2f}",
-            f"{row.ratio:.2f}x",
+            f"{row.ratio:.2f}x" if row.ratio >= 0.095 else f"{row.ratio:.2g}x",
         )
     return table
 
@@ -214,7 +223,7 @@ def _end_rows(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]
 
 def _agreement(validation: Mapping[str, Any]) -> str:
     parts = [f"{score['backend']} {_number(score.get('cosine'), 4)}" for score in validation["scores"]]
-    return f"cosine {', '.join(parts)} ({validation['agreement_samples']} sentences)"
+    return f"cosine {', '.join(parts)} ({validation['agreement_samples']} examples)"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,16 @@ from archnet.atomic import write_bytes
 from archnet.build import BuildDir
 from archnet.method import Method
 from archnet.report import figures, numbers
+from archnet.report.comparison import Comparison, compare
 from archnet.report.contents import ACTIONS, Contents, read_contents
 from archnet.report.verdict import verdict
-from archnet.results import EmulatedPlace
+from archnet.results import ValidationResult, group_emulated
 
 __all__ = ["render_report", "write_report"]
 
 SECTIONS = (
     ("task", "Task score"),
+    ("frontier", "Frontier"),
     ("agreement", "Agreement"),
     ("operators", "Operators"),
     ("plan", "What became of each"),
@@ -34,40 +35,37 @@ SECTIONS = (
     ("build", "Settings and versions"),
 )
 
+PROGRAMS = ("archnet", "__main__.py")
+"""Names of what a recorded command line begins with; from Python it begins with something else."""
+
 COMMAND_WIDTH = 72
 """A longer command is broken between options, as a shell takes it."""
 
 
-@dataclass(frozen=True, slots=True)
-class EmulatedGroup:
-    """All places of a backend that compute the same operator in float for the same reason."""
-
-    backend: str
-    op: str
-    reason: str
-    count: int
-
-
-def write_report(folder: Path | str) -> Path:
+def write_report(folder: Path | str, others: Sequence[Path | str] = ()) -> Path:
     """Write DIR/report.html from what the build folder holds now.
 
     Args:
         folder: a finished build folder.
+        others: builds of the same model to draw a frontier with, scored on the same data.
 
     Returns:
         The page's path.
 
     Raises:
-        ArchNetError: it is no finished build folder, a file of it is damaged, or it cannot be written.
+        ArchNetError: one is no finished build folder, a file of it is damaged, the others cannot be
+            compared with it, or the page cannot be written.
     """
     folder = Path(folder)
     page = BuildDir.open_finished(folder).report
-    write_bytes(page, render_report(read_contents(folder)).encode())
+    contents = read_contents(folder)
+    compared = compare(contents, [read_contents(Path(other)) for other in others]) if others else None
+    write_bytes(page, render_report(contents, compared).encode())
     return page
 
 
-def render_report(c: Contents) -> str:
-    """The page as HTML."""
+def render_report(c: Contents, compared: Comparison | None = None) -> str:
+    """The page as HTML, with a frontier where builds were compared."""
     environment = _environment()
     css = _source(environment, "report.css")
     validation = c.validation
@@ -76,16 +74,18 @@ def render_report(c: Contents) -> str:
         v=validation,
         bits=asked_bits(c.settings),
         css=Markup(css),
-        sections=SECTIONS,
+        sections=[s for s in SECTIONS if s[0] != "frontier" or compared is not None],
+        compared=compared,
+        frontier_plots=figures.frontier_plots(compared) if compared is not None else [],
         actions=ACTIONS,
         verdict=verdict(c),
-        parts=list(validation.float_score.parts) if validation else [],
+        parts=_parts(validation),
         emulated=group_emulated(validation.emulated if validation else ()),
         gone=[row for row in c.census if row.before and not row.after],
         block_plots=figures.block_plots(c.blocks),
         census_plots=figures.census_plots(c.census),
         cost_plots=figures.cost_plots(c.sizes, c.seconds),
-        latency_plot=figures.latency_plot(c.latency, c.float_runtime) if c.latency else "",
+        latency_plot=figures.latency_plot(c) if c.latency else "",
         training_plots=figures.training_plots(c.training),
         reproduce=reproduce(c),
         facts=facts(c),
@@ -100,22 +100,17 @@ def asked_bits(settings: Mapping[str, object]) -> str:
     return str(settings["bits"])
 
 
-def group_emulated(places: Sequence[EmulatedPlace]) -> list[EmulatedGroup]:
-    """Places with the same backend, operator and reason as one, in the order of the first of each."""
-    counts: dict[tuple[str, str, str], int] = {}
-    for place in places:
-        key = (place.backend, place.op, place.reason)
-        counts[key] = counts.get(key, 0) + 1
-    return [EmulatedGroup(*key, count=n) for key, n in counts.items()]
+def _parts(validation: ValidationResult | None) -> list[str]:
+    """The data sets of the score, where there are several."""
+    names = list(validation.float_score.parts) if validation else []
+    return names if len(names) > 1 else []
 
 
 def reproduce(c: Contents) -> str:
     """The command line that made the folder."""
     recorded = c.manifest.get("command")
-    if isinstance(recorded, str) and recorded:
-        return recorded
-    if isinstance(recorded, list) and recorded:
-        return shlex.join(str(part) for part in recorded)
+    if isinstance(recorded, list) and recorded and Path(str(recorded[0])).name in PROGRAMS:
+        return _wrapped(_options(["archnet", *map(str, recorded[1:])]))
     s = c.settings
     model = c.model if " " not in c.model else "MODEL"
     options = {
@@ -129,13 +124,28 @@ def reproduce(c: Contents) -> str:
         **{f"--{n.replace('_', '-')}": value for n, value in Method.from_json(s).chosen().items()},
         "--out": "DIR",
     }
-    lines = [shlex.join(["archnet", "convert", model, "--data", "FILE_OR_DIR"])]
-    for name, value in options.items():
-        option = shlex.join([name, str(value)])
-        if len(lines[-1]) + len(option) < COMMAND_WIDTH:
-            lines[-1] += f" {option}"
+    first = shlex.join(["archnet", "convert", model, "--data", "FILE_OR_DIR"])
+    return _wrapped([first, *(shlex.join([name, str(value)]) for name, value in options.items())])
+
+
+def _options(words: Sequence[str]) -> list[str]:
+    """A command line as its beginning and its options, each with its value."""
+    groups: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("--"):
+            groups.append([])
+        groups[-1].append(word)
+    return [shlex.join(group) for group in groups]
+
+
+def _wrapped(parts: Sequence[str]) -> str:
+    """Parts of a command, on as many lines as they need."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) < COMMAND_WIDTH:
+            lines[-1] += f" {part}"
         else:
-            lines.append(f"  {option}")
+            lines.append(f"  {part}")
     return " \\\n".join(lines)
 
 
@@ -143,6 +153,7 @@ def facts(c: Contents) -> list[tuple[str, str]]:
     """Settings, what the conversion took, inputs, outputs and versions, as name and text."""
     named = {
         "target": "Target",
+        "target_sha256": "SHA-256 of the target's profile",
         "bits": "Bits (weights, activations)" if "max_drop" not in c.settings else "Widest bits",
         "max_drop": "Points that fewer bits may cost, by an estimate",
         "preset": "Preset",
@@ -155,7 +166,8 @@ def facts(c: Contents) -> list[tuple[str, str]]:
         "block_decay": "Weight of a block's loss for each one behind it",
         "adaptation": "Adaptation of states",
     }
-    listed = [(named.get(k, k), str(v)) for k, v in c.settings.items()]
+    of_words = ("seq_len", "embedding") if c.images else ()
+    listed = [(named.get(k, k), str(v)) for k, v in c.settings.items() if k not in of_words]
     if c.seconds:
         total = numbers.duration(sum(c.seconds.values()))
         stages = ", ".join(f"{stage} {numbers.duration(s)}" for stage, s in c.seconds.items())
@@ -217,6 +229,7 @@ def _environment() -> Environment:
     for name in (
         "backend",
         "score",
+        "size",
         "change",
         "cosine",
         "decibels",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from archnet.build import BuildDir
+from archnet.calibration.packing import packed_width
+from archnet.parts import part_names
+from archnet.report.weights import StoredWeights, stored_weights
 from archnet.results import (
     BlockAgreement,
     CensusRow,
@@ -22,9 +26,10 @@ from archnet.results import (
 Json = Any
 
 FLOAT_FILE = "onnx/float.onnx"
+FLOAT_TRANSLATOR = "float/network.safetensors"
 INTEGER_FILES = ("onnx/model.onnx", "tvm/x86_64/model.so", "tvm/aarch64/model.so")
 ARTIFACTS: Mapping[str, str] = {
-    FLOAT_FILE: "Float original, ONNX",
+    FLOAT_FILE: "Float original",
     "onnx/model.onnx": "Integer network, ONNX",
     "tvm/x86_64/model.so": "Integer network, TVM for x86-64",
     "tvm/aarch64/model.so": "Integer network, TVM for AArch64",
@@ -68,6 +73,11 @@ class ChosenLayer:
     bits: int
     lost: float
 
+    @property
+    def bytes(self) -> int:
+        """That its weights take when they are packed."""
+        return math.ceil(self.elements * (packed_width(self.bits) or 8) / 8)
+
 
 @dataclass(frozen=True, slots=True)
 class LsbRow:
@@ -106,6 +116,7 @@ class Contents:
         sizes: label -> bytes, the float original first.
         wider: what has more bits than was asked for.
         layers: widths that were chosen layer by layer, widest first; none where they were given.
+        weights: how they are stored, widest first; none where the graph cannot be read.
         choice: in words, how they were chosen; or empty.
     """
 
@@ -125,6 +136,8 @@ class Contents:
     wider: tuple[Mapping[str, Json], ...] = ()
     layers: tuple[ChosenLayer, ...] = ()
     choice: str = ""
+    weights: tuple[StoredWeights, ...] = ()
+    source_sha256: str = ""
 
     def command(self, verb: str, *rest: str) -> str:
         """A command line on this folder, quoted for a shell."""
@@ -134,6 +147,26 @@ class Contents:
     def translates(self) -> bool:
         """Whether the model is an encoder-decoder."""
         return self.manifest.get("kind") == "translation"
+
+    @property
+    def images(self) -> bool:
+        """Whether the model reads pictures."""
+        return self.manifest.get("kind") == "image"
+
+    @property
+    def examples(self) -> str:
+        """What the model reads, in words."""
+        return "pictures" if self.images else "sentences"
+
+    @property
+    def asked(self) -> str:
+        """The widths that were asked for, in short."""
+        s = self.settings
+        return f"auto ({s['max_drop']:g})" if "max_drop" in s else str(s["bits"])
+
+    def shape_name(self, batch: int, sequence: int) -> str:
+        """What a pass computes, in words: pictures have the size that the model reads."""
+        return f"batch {batch}" if self.images else f"batch {batch} × {sequence} tokens"
 
     @property
     def float_runtime(self) -> str:
@@ -147,6 +180,8 @@ class Contents:
             return self.command(
                 "validate", "--task", "translation", "--data", "SOURCES", "--references", "FILE"
             )
+        if self.images:
+            return self.command("validate", "--task", "images", "--data", "FOLDER_OR_ZIP")
         return self.command("validate", "--task", "sts", "--data", "FILE_OR_DIR")
 
     @property
@@ -193,6 +228,8 @@ def read_contents(folder: Path) -> Contents:
         wider=tuple(_records(plan.get("wider"))),
         layers=_layers(plan.get("bits")),
         choice=_choice(plan.get("bits")),
+        weights=stored_weights(build.path),
+        source_sha256=build.source_sha256,
     )
 
 
@@ -291,13 +328,20 @@ def _census(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[Census
 
 
 def _sizes(folder: Path, recorded: Mapping[str, int]) -> dict[str, int]:
-    """What the files weigh now; the recorded size where a file was moved away."""
+    """What the files weigh now, encoder and decoder together; the recorded size of a file that is gone."""
     sizes: dict[str, int] = {}
+    parts = part_names(folder)
     for name, label in ARTIFACTS.items():
-        file = folder / name
-        if file.is_file():
-            beside = (f for f in (file.with_name(f"{file.name}.data"),) if f.is_file())
-            sizes[label] = file.stat().st_size + sum(f.stat().st_size for f in beside)
-        elif name in recorded:
-            sizes[label] = int(recorded[name])
+        files = [f"{part}/{name}".removeprefix("/") for part in parts]
+        if len(parts) > 1 and name == FLOAT_FILE:
+            files = [FLOAT_TRANSLATOR]
+        counts = [_bytes(folder / file) or int(recorded.get(file, 0)) for file in files]
+        if all(counts):
+            sizes[label] = sum(counts)
     return sizes
+
+
+def _bytes(file: Path) -> int:
+    """Of a file and of the weights that ONNX may keep beside it; 0 when it is missing."""
+    beside = file.with_name(f"{file.name}.data")
+    return sum(f.stat().st_size for f in (file, beside) if f.is_file()) if file.is_file() else 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
 from archnet.report import numbers
-from archnet.report.plots import Group, Line, Mark, bar_plot, line_plot
-from archnet.results import BlockAgreement, CensusRow, LatencyRow, TrainingPoint
+from archnet.report.comparison import Compared, Comparison
+from archnet.report.contents import Contents
+from archnet.report.plots import WIDTH, Group, Line, Mark, bar_plot, figure, line_plot
+from archnet.report.scatter import UNDER, Dot, scatter
+from archnet.results import BlockAgreement, CensusRow, TrainingPoint
 
 BACKEND_STYLES: Mapping[str, str] = {
     "float": "c-float",
@@ -18,6 +21,9 @@ BACKEND_STYLES: Mapping[str, str] = {
     "tvm": "c-tvm",
 }
 """CSS classes of the colours; any other backend takes `c-other`."""
+
+FRONTIER = 230
+"""Height of a plot of scores against a cost."""
 
 CURVE_STYLES = 8
 """The style sheet has curve colours c-0 to c-7; more curves share the last."""
@@ -80,12 +86,13 @@ def cost_plots(sizes: Mapping[str, int], seconds: Mapping[str, float]) -> list[M
     return plots
 
 
-def latency_plot(rows: Sequence[LatencyRow], runtime: str) -> Markup:
+def latency_plot(contents: Contents) -> Markup:
     """How many times as fast as the float original in its runtime, by batch, sequence and backend."""
+    rows = contents.latency
     shapes = list(dict.fromkeys((r.batch, r.sequence) for r in rows))
     groups = [
         Group(
-            f"batch {batch} × {sequence}",
+            contents.shape_name(batch, sequence).removesuffix(" tokens"),
             tuple(
                 Mark(r.ratio, numbers.times(r.ratio), numbers.backend(r.backend), style(r.backend))
                 for r in rows
@@ -95,11 +102,39 @@ def latency_plot(rows: Sequence[LatencyRow], runtime: str) -> Markup:
         for batch, sequence in shapes
     ]
     return bar_plot(
-        f"Times as fast as the float model in {runtime}",
+        f"Times as fast as the float model in {contents.float_runtime}",
         groups,
-        unit="batch × tokens; the line at 1 is the float model",
+        unit=f"{'' if contents.images else 'batch × tokens; '}the line at 1 is the float model",
         reference=1.0,
     )
+
+
+def frontier_plots(compared: Comparison) -> list[Markup]:
+    """Scores against bytes and, where it was measured, against time."""
+    plots = []
+    costs: tuple[tuple[str, str, Callable[[Compared], float | None]], ...] = (
+        ("Accuracy against size", "size in MB, logarithmic", lambda r: r.size and r.size / 1e6),
+        ("Accuracy against time", f"milliseconds for {compared.shape}, logarithmic", lambda r: r.ms),
+    )
+    for title, unit, cost in costs:
+        rows = [(row, value) for row in compared.rows if (value := cost(row))]
+        if not any(row is not compared.original for row, _ in rows):
+            continue
+        dots = [
+            Dot(
+                value,
+                row.score,
+                "float" if row is compared.original else row.bits,
+                f"{row.name}, {row.bits}: {row.score:.4g}, {value:.3g}",
+                "c-float" if row is compared.original else "c-0" if row.this else "c-1",
+                6.5 if row.this else 5.0,
+            )
+            for row, value in rows
+        ]
+        plot = scatter(dots, unit=unit, width=WIDTH, height=FRONTIER, original=compared.original.score)
+        moved = Markup('<g transform="translate(0 10)">{}</g>').format(plot)
+        plots.append(figure(title, "; ".join(dot.hover for dot in dots), [moved], FRONTIER + UNDER + 10))
+    return plots
 
 
 def training_plots(training: Sequence[TrainingPoint]) -> list[Markup]:

@@ -69,8 +69,10 @@ def milliseconds(value: float) -> str:
 
 
 def times(value: float) -> str:
-    """A ratio: 3.1×, 0.18×."""
-    return f"{value:.0f}×" if value >= 99.5 else f"{value:.1f}×" if value >= 0.995 else f"{value:.2f}×"
+    """A ratio: 3.1×, 0.18×, 0.0027×."""
+    if value >= 0.995:
+        return f"{value:.0f}×" if value >= 99.5 else f"{value:.1f}×"
+    return f"{value:.2f}×" if value >= 0.095 or value <= 0 else f"{significant(value, 2)}×"
 
 
 def count(value: int) -> str:

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH = 440
+DECADES = 6
+"""Most powers of ten on a logarithmic axis."""
+
 BAR, BAR_GAP, GROUP_GAP = 15, 3, 10
 LETTER, LINE = 7.6, 15
 """Room that a letter and a line of 13-unit text take."""
@@ -112,7 +115,7 @@ def bar_plot(
     figures = ", ".join(
         f"{g.label}{f' ({m.label})' if m.label else ''}: {m.text}" for g in groups for m in g.marks
     )
-    return _figure(title, description or figures, grid + body, y + AXIS + 14, _legend(groups))
+    return figure(title, description or figures, grid + body, y + AXIS + 14, _legend(groups))
 
 
 def line_plot(
@@ -125,13 +128,17 @@ def line_plot(
     y_range: tuple[float, float] | None = None,
     height: int = 190,
 ) -> Markup:
-    """Curves over a common x axis; a logarithmic y axis leaves out what is not positive."""
+    """Curves over a common x axis; a logarithmic y axis leaves out what is not positive.
+
+    It shows `DECADES` powers of ten at most: a curve that begins lower comes out of the lower edge.
+    """
     kept = [Line(s.label, tuple(p for p in s.points if p[1] > 0 or not logarithmic), s.style) for s in lines]
     xs = [p[0] for s in kept for p in s.points]
     ys = [p[1] for s in kept for p in s.points]
     if not xs:
         return Markup("")
-    low, high = y_range or _y_limits(min(ys), max(ys), logarithmic)
+    lowest = max(min(ys), max(ys) / 10**DECADES) if logarithmic else min(ys)
+    low, high = y_range or _y_limits(lowest, max(ys), logarithmic)
     left, right, top = 54, WIDTH - 12, 8
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
 
@@ -140,7 +147,7 @@ def line_plot(
 
     def y(value: float) -> float:
         if logarithmic:
-            value, bottom, end = math.log10(value), math.log10(low), math.log10(high)
+            value, bottom, end = math.log10(max(value, low)), math.log10(low), math.log10(high)
         else:
             bottom, end = low, high
         return top + height * (1 - (value - bottom) / (end - bottom))
@@ -157,7 +164,7 @@ def line_plot(
             )
         )
     parts.append(_text((left + right) / 2, top + height + 34, x_unit, anchor="middle", style="unit"))
-    return _figure(
+    return figure(
         title, description, parts, top + height + AXIS + 14, _keys((s.style, s.label) for s in kept)
     )
 
@@ -189,7 +196,10 @@ def _mark(mark: Mark, group: str, left: float, end: float, y: float, right: floa
     return Markup("<g><title>{}</title>{}{}</g>").format(hover, shape, value)
 
 
-def _figure(title: str, description: str, parts: Iterable[Markup], height: float, legend: Markup) -> Markup:
+def figure(
+    title: str, description: str, parts: Iterable[Markup], height: float, legend: Markup | str = ""
+) -> Markup:
+    """A drawing of `WIDTH` x height units with its caption, and with a title and a description in it."""
     return Markup(
         '<figure class="plot"><figcaption>{}</figcaption>{}'
         '<svg viewBox="0 0 {} {:.0f}" role="img"><title>{}</title><desc>{}</desc>{}</svg></figure>'
@@ -239,7 +249,7 @@ def _y_ticks(low: float, high: float, logarithmic: bool, most: int) -> list[floa
     steps = (1,) if span > 2.5 else (1, 3) if span > 1.2 else (1, 2, 5)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     within = [s * 10.0**p for p in powers for s in steps if low <= s * 10.0**p <= high]
-    return within or ticks(low, high, 3)
+    return within if len(within) > 1 else ticks(low, high, 4)
 
 
 def _number(value: float) -> str:

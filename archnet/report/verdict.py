@@ -74,7 +74,8 @@ def _score(contents: Contents) -> tuple[str, Card | None]:
     change = numbers.change(-best.drop)
     points = "the same" if change == "0.00" else f"{change} points"
     figure, against = numbers.score(best.score), numbers.score(original)
-    context = f"{validation.metric} in {numbers.backend(best.backend)}; float model {against} ({points})"
+    metric = validation.metric.partition(" (nrefs")[0]  # sacreBLEU's signature is in the section below
+    context = f"{metric} in {numbers.backend(best.backend)}; float model {against} ({points})"
     card = Card("Score", figure, context, _tone(contents, best.drop))
     return f"{figure} against {against} for the float model ({points})", card
 
@@ -87,15 +88,25 @@ def _tone(contents: Contents, drop: float) -> str:
 
 
 def _size(contents: Contents) -> tuple[str, Card | None]:
-    original = contents.sizes.get(ARTIFACTS[FLOAT_FILE])
-    sizes = [contents.sizes[ARTIFACTS[f]] for f in INTEGER_FILES if ARTIFACTS[f] in contents.sizes]
-    if not original or not sizes:
+    original, integers = float_size(contents), integer_size(contents)
+    if not original or not integers:
         return "", None
-    small, large = numbers.size(sizes[0]), numbers.size(original)
-    times = numbers.times(original / sizes[0])
-    compared = f"{times} smaller" if sizes[0] < original else f"{numbers.times(sizes[0] / original)} larger"
-    tone = "good" if sizes[0] < original else "bad"
+    small, large = numbers.size(integers), numbers.size(original)
+    times = numbers.times(original / integers)
+    compared = f"{times} smaller" if integers < original else f"{numbers.times(integers / original)} larger"
+    tone = "good" if integers < original else "bad"
     return f"{small} instead of {large}", Card("Size", small, f"float model {large}: {compared}", tone)
+
+
+def float_size(contents: Contents) -> int | None:
+    """Bytes of the float original's file."""
+    return contents.sizes.get(ARTIFACTS[FLOAT_FILE])
+
+
+def integer_size(contents: Contents) -> int | None:
+    """Bytes of the integer network as the headline's backend deploys it; None when nothing was exported."""
+    sizes = [contents.sizes[ARTIFACTS[f]] for f in INTEGER_FILES if ARTIFACTS[f] in contents.sizes]
+    return sizes[0] if sizes else None
 
 
 def _speed(contents: Contents) -> tuple[str, Card | None]:

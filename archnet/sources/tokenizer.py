@@ -98,7 +98,11 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
     """Let transformers build the fast tokenizer from a vocabulary file."""
     hint = (
         "save the tokenizer with AutoTokenizer.from_pretrained(name).save_pretrained(folder), which writes "
+        + TOKENIZER
     )
+    build = f"build its fast form with the library tokenizers, and save it there as {TOKENIZER}"
+    if (folder / "source.spm").exists():  # Marian's: transformers has no fast form of it
+        hint = build
     try:
         from transformers import AutoTokenizer
 
@@ -109,9 +113,12 @@ def _from_vocabulary(folder: Path) -> Tokenizer:
     except Exception as error:  # anything from a missing sentencepiece to a malformed vocabulary
         raise ArchNetError(
             f"{folder} has no {TOKENIZER}, and its vocabulary files could not be used: {one_line(error)}",
-            fix=hint + TOKENIZER,
+            fix=hint,
         ) from error
     inner = getattr(loaded, "backend_tokenizer", None)
     if not isinstance(inner, Tokenizer):
-        raise ArchNetError(f"the tokenizer of {folder} has no fast form", fix=hint + TOKENIZER)
+        raise ArchNetError(
+            f"the tokenizer of {folder} ({type(loaded).__name__}) has no fast form",
+            fix=build,
+        )
     return inner

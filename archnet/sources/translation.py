@@ -79,7 +79,8 @@ def generation_settings(module: nn.Module, name: str) -> tuple[GenerationSetting
     """How the model searches, from its generation_config, and what of that is not followed.
 
     Raises:
-        ArchNetError: the model does not say with which token a translation starts or ends.
+        ArchNetError: the model does not say with which token a translation starts or ends, or names one
+            that it does not have.
     """
     model = module.model if isinstance(module, TranslationModel) else module
     given = getattr(model, "generation_config", None) or getattr(model, "config", None)
@@ -93,16 +94,17 @@ def generation_settings(module: nn.Module, name: str) -> tuple[GenerationSetting
             f"{name} does not say with which token a translation starts and ends",
             fix="set decoder_start_token_id and eos_token_id in its generation_config.json",
         )
+    ends = known["eos_token_id"] if isinstance(known["eos_token_id"], list) else [known["eos_token_id"]]
+    _check_tokens(known, ends, config, name)
     words = known.get("bad_words_ids") or []
     left = [k for k, v in NOT_FOLLOWED.items() if known.get(k) is not None and known[k] != v]
     if any(len(word) != 1 for word in words):
         left.append("bad_words_ids of several tokens")
     notes = (f"generate does not follow {', '.join(left)} of the model's settings",) if left else ()
-    ends = known["eos_token_id"]
     return (
         GenerationSettings(
             start=int(known["decoder_start_token_id"]),
-            ends=tuple(ends) if isinstance(ends, list) else (int(ends),),
+            ends=tuple(int(end) for end in ends),
             pad=int(known["pad_token_id"] if known["pad_token_id"] is not None else 0),
             forbidden=tuple(int(word[0]) for word in words if len(word) == 1),
             forced_end=known.get("forced_eos_token_id"),
@@ -113,3 +115,16 @@ def generation_settings(module: nn.Module, name: str) -> tuple[GenerationSetting
         ),
         notes,
     )
+
+
+def _check_tokens(known: Mapping[str, Any], ends: list[int], config: object, name: str) -> None:
+    """Refuse a token that the decoder's table does not have, such as a family's default of another one."""
+    count = getattr(config, "decoder_vocab_size", None) or getattr(config, "vocab_size", None)
+    given = [("decoder_start_token_id", known["decoder_start_token_id"])]
+    given += [("eos_token_id", end) for end in ends] + [("pad_token_id", known["pad_token_id"])]
+    wrong = [(key, token) for key, token in given if count and token is not None and not 0 <= token < count]
+    if wrong:
+        raise ArchNetError(
+            f"{name} has {count} words, but its {wrong[0][0]} is {wrong[0][1]}",
+            fix="set decoder_start_token_id, eos_token_id and pad_token_id in its generation_config.json",
+        )

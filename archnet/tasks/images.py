@@ -11,7 +11,7 @@ from archnet.calibration.image_files import PictureSet
 from archnet.errors import ArchNetError, nearest
 from archnet.tasks.score import TaskScore
 
-METRIC = "Top-1 accuracy x100"
+METRIC = "Top-1 accuracy (%)"
 BATCH = 100
 
 ClassifyPixels = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -29,18 +29,22 @@ def evaluate_images(
     Raises:
         ArchNetError: the logits are not finite, or a folder is none of the model's classes.
     """
-    per_set = {}
-    for pictures in sets:
+    per_set: dict[str, tuple[float, int]] = {}
+    wanted: list[NDArray[np.int64]] = []
+    for number, pictures in enumerate(sets):
         count = len(pictures.pixels)
-        parts = [classify(pictures.pixels[i : i + BATCH]) for i in range(0, count, BATCH)]
-        logits = np.concatenate(parts)
-        if logits.ndim != 2 or not np.isfinite(logits).all():
-            raise ArchNetError(
-                f"the model gives an array of shape {logits.shape}, not finite logits (pictures, classes)",
-                fix="scoring needs an image classifier (logits)",
-            )
-        wanted = class_ids(pictures, logits.shape[1], label_names or {})
-        per_set[pictures.name] = (100.0 * float(np.mean(logits.argmax(axis=1) == wanted)), count)
+        right = 0
+        for start in range(0, count, BATCH):
+            logits = classify(pictures.pixels[start : start + BATCH])
+            if logits.ndim != 2 or not np.isfinite(logits).all():
+                raise ArchNetError(
+                    f"the model gives {logits.shape} numbers, not finite logits (pictures, classes)",
+                    fix="scoring needs an image classifier (logits)",
+                )
+            if not wanted:  # wrong folders are told before everything is classified
+                wanted = [class_ids(every, logits.shape[1], label_names or {}) for every in sets]
+            right += int((logits.argmax(axis=1) == wanted[number][start : start + BATCH]).sum())
+        per_set[pictures.name] = (100.0 * right / count, count)
     return TaskScore(METRIC, float(np.mean([score for score, _ in per_set.values()])), per_set)
 
 

@@ -81,6 +81,14 @@ def test_a_read_only_place_is_told(tmp_path: Path) -> None:
     assert caught.value.problem == f"{tmp_path} cannot be written: read-only file system"
 
 
+def test_a_folder_in_the_place_of_a_file_is_named_as_the_user_named_it(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ArchNetError) as caught:
+        write_bytes(tmp_path / "out", b"x")
+    assert caught.value.problem == f"{tmp_path / 'out'} cannot be written: is a directory"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

@@ -257,6 +257,7 @@ def test_batches_are_cut_to_their_longest_sentence() -> None:
         ({"max_drop": 1.0}, "--max-drop needs a score"),
         ({"task": "sts", "data": "x", "max_drop": float("nan")}, "--max-drop nan is no number"),
         ({"task": "stss", "data": "x"}, "there is no task 'stss'"),
+        ({"task": "translatoin", "data": "x", "references": "y"}, "there is no task 'translatoin'"),
         ({"task": "classification", "data": __file__}, "holds no labelled texts"),
         ({"backends": []}, "no backend was named"),
         ({"backends": ["onxruntime"]}, "there is no backend 'onxruntime'"),
@@ -294,5 +295,5 @@ def test_a_damaged_file_is_named(copy: Path, tmp_path: Path, file: str) -> None:
 
 def test_a_pickle_in_the_sentences_is_refused(copy: Path) -> None:
     np.savez(copy / "calibration.npz", input_ids=np.array([{}], dtype=object), attention_mask=np.ones(1))
-    with pytest.raises(ArchNetError, match=r"calibration\.npz cannot be read"):
+    with pytest.raises(ArchNetError, match=r"calibration\.npz cannot be read: no \.npz file of plain arrays"):
         validate(copy)

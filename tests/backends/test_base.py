@@ -9,9 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from archnet.backends.base import dequantize_output, feed, user_inputs
+from archnet.config import Bits
 from archnet.errors import ArchNetError
 from archnet.graph import GraphOutput
 from tests.graphs import CODE_DIGITS, Embedding, random_inputs, tiny_encoder
+from tests.image_graphs import image_graph
 
 IDS = np.array([[1, 2, 3], [4, 5, 0]])
 MASK = np.array([[1, 1, 1], [1, 1, 0]])
@@ -79,6 +81,15 @@ def test_a_misspelt_input_is_met_with_the_right_name() -> None:
     with pytest.raises(ArchNetError) as caught:
         fed(input_idz=IDS, attention_mask=MASK)
     assert "did you mean 'input_ids'?" in caught.value.fix
+
+
+def test_pictures_of_another_size_are_refused() -> None:
+    graph = image_graph("cnn", Bits(8, 8))
+    wanted = next(spec.shape for spec in graph.inputs)
+    channels_last = np.zeros((2, *wanted[2:], 3), np.float32)
+    with pytest.raises(ArchNetError, match="'pixel_values' has shape") as caught:
+        feed(graph, {"pixel_values": channels_last})
+    assert "that size, channels first" in caught.value.fix
 
 
 def test_outputs_are_integer_times_scale() -> None:

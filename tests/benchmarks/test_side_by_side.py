@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from side_by_side.child import read_arrays, write_arrays
-from side_by_side.frontier import front, frontier
+from side_by_side.frontier import frontier
 from side_by_side.network_folder import Calibration, NetworkFolder, write_record
 from side_by_side.processes import Child, ChildFailed
 from side_by_side.recipe import parse_bits
@@ -106,14 +106,10 @@ def test_the_table_shows_differences_and_ratios_to_float() -> None:
     assert "Other quantizes layers; simulated in float (its own)" in notes(ROWS)
 
 
-def test_the_front_is_what_nothing_beats() -> None:
-    assert front([(3, 5), (1, 1), (2, 4), (2, 2), (4, 5)]) == [(1, 1), (2, 4), (3, 5)]
-
-
 def test_the_picture_has_a_mark_for_every_score() -> None:
     tree = ElementTree.fromstring(frontier(ROWS, "<model>", "Spearman", "1 x 32 tokens"))
     space = "{http://www.w3.org/2000/svg}"
-    hovers = [title.text for group in tree.iter(f"{space}g") for title in group.iter(f"{space}title")]
+    hovers = [title.text for group in tree.iter(f"{space}g") for title in group.findall(f"{space}title")]
     assert len(hovers) == 5 + 3  # five with bytes, three of them with a time
     assert "Arch-Net (onnxruntime), w8a8: 80.50, 22.5" in hovers
     texts = [text.text for text in tree.iter(f"{space}text")]

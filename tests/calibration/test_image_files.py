@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from archnet.calibration import image_files
 from archnet.calibration.image_batches import ImageBatches, moved
 from archnet.calibration.image_files import holds_pictures, load_pictures, picture_files, read_pictures
 from archnet.calibration.image_settings import ImageSettings
@@ -63,8 +65,60 @@ def test_other_modes_become_rgb(mode: str, tmp_path: Path) -> None:
 
 def test_sixteen_bits_a_pixel_are_not_read(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ArchNetError, match=r"none of the 1 pictures .*\(pictures of the mode I;16"):
+    message = (
+        r"no picture of .* can be read: deep\.png \(more than 8 bits a channel \(mode I;16\) are not read"
+    )
+    with pytest.raises(ArchNetError, match=message):
         load_pictures(tmp_path, SETTINGS)
+
+
+def test_pictures_that_would_fill_the_memory_are_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pictures(tmp_path / "p", each=1, size=(10, 10))
+    Image.new("1", (11, 10)).save(tmp_path / "p" / "cat" / "wide.png")
+    Image.new("1", (30, 30)).save(tmp_path / "p" / "dog" / "bomb.png")
+    monkeypatch.setattr(image_files, "MOST_PIXELS", 100)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    found = load_pictures(tmp_path / "p", SETTINGS)
+    assert found.unreadable == (
+        "cat/wide.png (11 x 10 pixels are too many)",
+        "dog/bomb.png (it has too many pixels)",
+    )
+    assert len(found.pixels) == 3
+    with pytest.raises(ArchNetError, match=r"wide\.png cannot be read as a picture: 11 x 10 pixels are too"):
+        read_pictures([tmp_path / "p" / "cat" / "wide.png"], SETTINGS)
+
+
+def test_files_that_would_fill_the_memory_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = (write_pictures(tmp_path / "p", each=1) / "cat" / "0.png").read_bytes()
+    monkeypatch.setattr(image_files, "MOST_FILE_BYTES", 4096)
+    (tmp_path / "p" / "cat" / "zeros.png").write_bytes(bytes(5000))
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/0.png", picture)
+        archive.writestr("cat/zeros.png", bytes(5000))
+    assert (tmp_path / "all.zip").stat().st_size < 4096
+    for place in (tmp_path / "all.zip", tmp_path / "p"):
+        reason = "cat/zeros.png (a file of 4.9 KiB is too large for a picture)"
+        assert load_pictures(place, SETTINGS).unreadable == (reason,)
+
+
+def test_of_an_animation_the_first_picture_counts(tmp_path: Path) -> None:
+    frames = [Image.new("L", (8, 8), value) for value in (200, 10)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert load_pictures(tmp_path, SETTINGS).pixels.min() == 200
+
+
+def test_a_truncated_jpeg_is_named(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stream, "JPEG")
+    (tmp_path / "whole.jpg").write_bytes(stream.getvalue())
+    (tmp_path / "half.jpg").write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
+    (named,) = load_pictures(tmp_path, SETTINGS).unreadable
+    assert named.startswith("half.jpg (image file is truncated")
 
 
 def test_an_even_choice_is_taken_where_memory_is_short(tmp_path: Path) -> None:
@@ -86,11 +140,24 @@ def _damaged_archive(folder: Path) -> Path:
     return folder / "x.zip"
 
 
+def _archive(name: str, *files: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            for file in files:
+                archive.writestr(file, "text")
+        return folder / name
+
+    return make
+
+
 REFUSALS: dict[str, tuple[Any, str]] = {
     "empty-class": (_empty_class, "the folder bird in .* holds no pictures, unlike the folders beside it"),
     "nothing": (lambda folder: folder, "holds no pictures"),
     "missing": (lambda folder: folder / "gone", "there is no file or folder of pictures"),
     "archive": (_damaged_archive, "is a damaged archive"),
+    "empty-archive": (_archive("empty.zip"), r"empty\.zip holds no pictures"),
+    "other-files": (_archive("text.zip", "a.txt", "b/c.csv"), r"text\.zip holds no pictures"),
+    "none-readable": (_archive("x.zip", "a.png"), r"no picture of .*x\.zip can be read: a\.png \(it is no"),
 }
 
 
@@ -106,6 +173,9 @@ def test_single_files(tmp_path: Path) -> None:
     assert read_pictures(files, SETTINGS).shape == (3, 3, 8, 8)
     with pytest.raises(ArchNetError, match=r"gone\.png cannot be read as a picture"):
         read_pictures([tmp_path / "gone.png"], SETTINGS)
+    with pytest.raises(ArchNetError, match=r"a\.zip is an archive, not a picture") as caught:
+        picture_files(_archive("a.zip")(tmp_path))
+    assert "unpack it" in caught.value.fix
 
 
 def test_pixels_are_scaled_and_normalised() -> None:

@@ -63,7 +63,7 @@ def test_validate_fails_when_the_drop_is_too_great(archnet: Archnet, replace_mod
     assert [str(path) for path in calls[0]["data"]] == ["x", "y"]
     assert calls[0]["max_drop"] == 0.3
     assert "FAILED: the worst backend drops 0.50 points, 0.3 allowed" in result.output
-    assert "onnxruntime computes softmax 0 (Softmax) in float: it has no integer kernel" in result.output
+    assert "onnxruntime computes 1 Softmax in float: it has no integer kernel" in result.output
     row = next(line for line in result.output.splitlines() if "1 of 200" in line)
     assert row.split() == ["onnxruntime", "layer", "2", "1", "1", "of", "200", "1"]
 
@@ -95,7 +95,13 @@ def test_bench(archnet: Archnet, replace_module: Replace) -> None:
     row = LatencyRow("onnxruntime", 1, 32, 2, 10, 20.0, 5.0, 4.0)
     replace_module("archnet.bench", bench=lambda folder, events: [row])
     replace_module("archnet.report", write_report=lambda folder: folder)
-    assert "4.00x" in archnet("bench", "b").stdout
+    table = archnet("bench", "b").stdout
+    assert "4.00x" in table
+    assert "tokens" in table
+    slow = LatencyRow("tvm", 1, 32, 2, 10, 0.08, 28.0, 0.0028)
+    replace_module("archnet.bench", bench=lambda folder, events: [slow])
+    assert "0.0028x" in archnet("bench", "b").stdout
+    replace_module("archnet.bench", bench=lambda folder, events: [row])
     assert json.loads(archnet("bench", "b", "--json").stdout) == [row.to_json()]
 
 
@@ -112,10 +118,22 @@ def test_report_opens_a_browser_only_when_wanted(
     launched: list[str] = []
     monkeypatch.setattr("click.launch", launched.append)
     monkeypatch.setenv("DISPLAY", ":0")  # there is a desktop, but no terminal
-    replace_module("archnet.report", write_report=lambda folder: folder / "report.html")
+    replace_module("archnet.report", write_report=lambda folder, others: folder / "report.html")
     result = archnet("report", "b", *options)
     assert result.stdout == "b/report.html\n"
     assert launched == (["b/report.html"] if opened else [])
+
+
+def test_report_takes_builds_to_compare(archnet: Archnet, replace_module: Replace) -> None:
+    calls: list[tuple[Path, tuple[Path, ...]]] = []
+
+    def write_report(folder: Path, others: tuple[Path, ...]) -> Path:
+        calls.append((folder, others))
+        return folder
+
+    replace_module("archnet.report", write_report=write_report)
+    assert archnet("report", "a", "--compare", "b", "--compare", "c", "--open", "no").exit_code == 0
+    assert calls == [(Path("a"), (Path("b"), Path("c")))]
 
 
 def test_export_to_the_places_of_the_build(archnet: Archnet, replace_module: Replace, build: Path) -> None:

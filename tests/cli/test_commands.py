@@ -138,6 +138,14 @@ def test_inspect_counts_operators(archnet: Archnet, replace_module: Replace) -> 
     assert row.split()[:4] == ["LayerNorm", "3", "replaced", "BatchNorm"]
 
 
+def test_inspect_cannot_choose_widths(archnet: Archnet, replace_module: Replace) -> None:
+    replace_module("archnet.api")  # without `inspect`: calling it would be another error
+    result = archnet("inspect", "tiny", "--target", "archnet", "--bits", "auto")
+    assert result.exit_code == 2
+    assert "--bits auto is chosen by measurements of the distilled network" in result.stderr
+    assert "`archnet convert` takes --bits auto" in result.stderr
+
+
 def test_inspect_lists_what_stays_wider_than_was_asked_for(archnet: Archnet, replace_module: Replace) -> None:
     wider = (Wider("attention scores", 8, 6, "the softmax reads them"),)
     replace_module(
@@ -225,6 +233,8 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "relu",
             "--embedding",
             "host",
+            "--reuse",
+            "earlier",
             "--json-log",
             str(log),
         ),
@@ -244,7 +254,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "seed": 3,
             "embedding": "host",
             "attention": "relu",
-            "reuse": None,
+            "reuse": Path("earlier"),
             "quantizer": "dorefa",
             "periods": "all",
             "block_decay": 0.5,

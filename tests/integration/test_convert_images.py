@@ -10,6 +10,7 @@ import pytest
 import archnet as library
 from tests.hf_models import make_image_folder, make_model_folder, write_pictures
 from tests.integration.conftest import Archnet
+from tests.integration.test_convert_refusals import check_refusal
 
 pytest.importorskip("PIL")
 
@@ -60,3 +61,50 @@ def test_text_and_pictures_are_not_mistaken(
     found = archnet("convert", images, "--data", pictures, "--target", target, "--out", tmp_path / "c")
     assert found.exit_code == 2
     assert "has no preprocessor_config.json" in found.output.replace("\n", " ")
+
+
+def test_refusals_of_pictures(tmp_path: Path, target: Path, archnet: Archnet) -> None:
+    model, out = make_image_folder(tmp_path / "resnet"), tmp_path / "out"
+    pictures = write_pictures(tmp_path / "pictures", each=1)
+    (tmp_path / "none").mkdir()
+    (pictures / "bird").mkdir()
+
+    def refused(problem: str, fix: str, data: Path, *more: str) -> None:
+        result = archnet("convert", model, "--data", data, "--target", target, "--out", out, *more)
+        check_refusal(result, problem, fix)
+        assert not out.exists()
+
+    refused("holds no file of sentences or pictures", "a folder or a .zip of pictures", tmp_path / "none")
+    refused("there is no file or folder of sentences or pictures at", "did you mean", tmp_path / "nonee")
+    refused("the folder bird in", "put its pictures there, or delete it", pictures)
+    (pictures / "bird").rmdir()
+    refused("--embedding is of words, which resnet does not read", "leave", pictures, "--embedding", "code")
+
+
+@pytest.mark.usefixtures("presets")
+def test_a_build_says_what_it_cannot_read(tmp_path: Path, target: Path, archnet: Archnet) -> None:
+    pictures = write_pictures(tmp_path / "pictures", each=1)
+    build = tmp_path / "build"
+    model = make_image_folder(tmp_path / "resnet")
+    assert archnet("convert", model, "--data", pictures, "--target", target, "--out", build).exit_code == 0
+    (pictures / "cat" / "broken.jpg").write_bytes(b"no picture")
+    scored = archnet("validate", build, "--task", "images", "--data", pictures, "--backend", "reference")
+    assert scored.exit_code == 0, scored.output
+    assert "pictures: 1 of 4 pictures cannot be read and are left out: cat/broken.jpg" in scored.stderr
+
+    (pictures / "cat").rename(pictures / "lion")
+    wrong = archnet("validate", build, "--task", "images", "--data", pictures)
+    assert wrong.exit_code == 2
+    assert "pictures has a folder 'lion', which is none of the model's 3 classes" in wrong.stderr
+
+    outputs = tmp_path / "out.tsv"
+    for inputs, problem, fix in (
+        (pictures, "broken.jpg cannot be read as a picture", "check the path"),
+        (target, "my_chip.toml cannot be read as a picture", "check the path"),
+        (tmp_path / "gone", "there is no file or folder of pictures at", "check the spelling"),
+    ):
+        check_refusal(archnet("run", build, "--inputs", inputs, "--outputs", outputs), problem, fix)
+    np.savez(tmp_path / "ids.npz", input_ids=np.zeros((1, 3), np.int64))
+    ids = archnet("run", build, "--inputs", tmp_path / "ids.npz", "--outputs", outputs)
+    check_refusal(ids, "the network has no input 'input_ids'", "pixel_values")
+    assert not outputs.exists()

@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.hf_models import make_translation_folder
 from tests.integration.conftest import Archnet
 from tests.integration.tiny import ROOT, SEQUENCE, write_target
 
 DISTIL, QUANTIZE = 150, 30
+SHORT = (10, 6)
+"""Steps of the tests whose kills hit other stages than those."""
+
 RESULTS = ("graph/graph.json", "graph/graph.safetensors")
 
 
@@ -27,6 +32,8 @@ class Command:
     sentences: Path
     target: Path
     out: Path
+    options: tuple[str, ...] = ()
+    steps: tuple[int, int] = (DISTIL, QUANTIZE)
     logged: int = 0
     """Bytes of log.jsonl that earlier processes have written."""
 
@@ -34,13 +41,13 @@ class Command:
     def arguments(self) -> list[str]:
         return [
             *("convert", str(self.model), "--data", str(self.sentences), "--target", str(self.target)),
-            *("--out", str(self.out), "--preset", "fast", "--seq-len", str(SEQUENCE)),
+            *("--out", str(self.out), "--preset", "fast", "--seq-len", str(SEQUENCE), *self.options),
         ]
 
     def start(self) -> subprocess.Popen[str]:
         log = self.out / "log.jsonl"
         self.logged = log.stat().st_size if log.exists() else 0
-        steps = [str(DISTIL), str(QUANTIZE)]
+        steps = map(str, self.steps)
         return subprocess.Popen(
             [sys.executable, "-m", "tests.integration.tiny", *steps, *self.arguments],
             stdout=subprocess.DEVNULL,
@@ -78,6 +85,12 @@ class Command:
         process.kill()
         process.communicate()
 
+    def finish(self, beside: subprocess.Popen[str]) -> None:
+        """Go on to the end, and wait for the undisturbed process, too."""
+        for process in (self.start(), beside):
+            message = process.communicate(timeout=300)[1]
+            assert process.returncode == 0, message
+
 
 def test_stopped_and_killed_at_any_stage_gives_the_same_bytes(
     tmp_path: Path, model: Path, sentences: Path, target: Path, archnet: Archnet
@@ -104,17 +117,50 @@ def test_stopped_and_killed_at_any_stage_gives_the_same_bytes(
 
     command.kill("quantize", 5)
     command.kill("export", 0)
-    last = command.start()
-    for process in (last, beside):
-        message = process.communicate(timeout=300)[1]
-        assert process.returncode == 0, message
+    command.finish(beside)
 
-    for name in RESULTS:
-        assert (command.out / name).read_bytes() == (undisturbed.out / name).read_bytes(), name
+    _equal(command, undisturbed, RESULTS)
     log = (command.out / "log.jsonl").read_text()
     assert log.count('"resumed": true') >= 4  # or nothing was gone on with
     assert not (command.out / "checkpoints").exists()
     _other_settings_are_refused(archnet, command, tmp_path)
+
+
+def test_killed_while_widths_are_chosen_and_on_the_way_to_them(
+    tmp_path: Path, model: Path, sentences: Path, target: Path
+) -> None:
+    options = ("--bits", "auto", "--max-drop", "20")  # so much that layers get fewer than 4 bits
+    undisturbed = Command(model, sentences, target, tmp_path / "undisturbed", options, SHORT)
+    command = Command(model, sentences, target, tmp_path / "build", options, SHORT)
+    beside = undisturbed.start()
+    command.kill("bits", 2)
+    command.kill("quantize-w4a8", 3)
+    command.finish(beside)
+    widths = [json.loads((c.out / "manifest.json").read_text())["bits"] for c in (command, undisturbed)]
+    assert widths[0] == widths[1]
+    assert 2 in widths[0].values()
+    _equal(command, undisturbed, RESULTS)
+    assert (command.out / "plan.json").read_bytes() == (undisturbed.out / "plan.json").read_bytes()
+    assert (command.out / "log.jsonl").read_text().count('"resumed": true') >= 3
+
+
+def test_killed_while_it_translates_and_at_four_bits(tmp_path: Path, sentences: Path, target: Path) -> None:
+    model = make_translation_folder(tmp_path / "model", layers=1, end_bias=3.0)
+    options = ("--bits", "w2a8")
+    undisturbed = Command(model, sentences, target, tmp_path / "undisturbed", options, SHORT)
+    command = Command(model, sentences, target, tmp_path / "build", options, SHORT)
+    beside = undisturbed.start()
+    command.kill("translate", 16)
+    command.kill("quantize-w4a8", 3)
+    command.finish(beside)
+    parts = [f"{part}/{name}" for part in ("encoder", "decoder") for name in RESULTS]
+    _equal(command, undisturbed, ("translations.safetensors", *parts))
+    assert (command.out / "log.jsonl").read_text().count('"resumed": true') >= 3
+
+
+def _equal(one: Command, other: Command, names: Sequence[str]) -> None:
+    for name in names:
+        assert (one.out / name).read_bytes() == (other.out / name).read_bytes(), name
 
 
 def _other_settings_are_refused(archnet: Archnet, command: Command, tmp_path: Path) -> None:

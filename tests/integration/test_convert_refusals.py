@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from archnet import ArchNetError
 from archnet.events import Event, StageStarted
 from tests.hf_models import make_model_folder
 from tests.integration.conftest import Archnet
-from tests.integration.tiny import SEQUENCE, text
+from tests.integration.tiny import ROOT, SEQUENCE, text
 
 pytestmark = pytest.mark.usefixtures("presets")
 
@@ -123,7 +124,7 @@ def test_a_wrong_path_names_its_neighbour(archnet: Archnet, place: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "problem", "fix"),
     [
-        ("test.txt", None, "there is no file or folder of sentences at", "did you mean"),
+        ("test.txt", None, "there is no file or folder of sentences or pictures at", "did you mean"),
         ("empty.txt", b"", "empty.txt is empty", "one a line"),
         ("blank.txt", b"\n \n\t\n", "blank.txt is empty", "one a line"),
         ("binary.txt", b"\x7fELF\x00\x01", "is a binary file (byte 4 is NUL)", "UTF-8"),
@@ -146,6 +147,9 @@ def test_data(
         ("target", "nowhere.toml", "nowhere.toml", ""),
         ("bits", "w8a9", "--bits 'w8a9' is no bit width", "did you mean 'w8a8'"),
         ("bits", "w2a2", "--bits 'w2a2' is no bit width", "did you mean 'w2a"),
+        ("bits", "auto", "--bits auto needs --max-drop", "such as --max-drop 0.5"),
+        ("max_drop", "0.5", "--max-drop belongs to --bits auto, not to --bits w8a8", "write --bits auto"),
+        ("attention", "mixng", "--attention 'mixng' does not exist", "did you mean 'mixing'"),
         ("preset", "quick", "--preset 'quick' does not exist", "known: balanced, best, fast"),
         ("embedding", "onehot", "--embedding 'onehot' does not exist", "did you mean 'one-hot'"),
         ("embedding", "gather", "target 'archnet' cannot run --embedding 'gather'", "one-hot"),
@@ -155,6 +159,46 @@ def test_data(
 )
 def test_settings(archnet: Archnet, place: Path, option: str, value: str, problem: str, fix: str) -> None:
     check_refusal(convert(archnet, place, **{option: value}), problem, fix)
+    assert not (place / "build").exists()
+
+
+def test_a_tokenizer_of_another_model(archnet: Archnet, place: Path) -> None:
+    file = place / "tiny" / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    words = tokenizer["model"]["vocab"]
+    words["guitar"] = len(words) + 500
+    file.write_text(json.dumps(tokenizer))
+    result = convert(archnet, place)
+    check_refusal(
+        result, f"the tokenizer of tiny gives token {words['guitar']}, but the model has", "trained"
+    )
+    assert not (place / "build").exists()
+
+
+def test_widths_that_a_target_lacks(archnet: Archnet, place: Path) -> None:
+    lines = (ROOT / "targets" / "profiles" / "archnet.toml").read_text().splitlines()
+    kept = []
+    for line in lines:
+        name, _, value = line.partition(" = ")
+        if name == "weight_bits":
+            line = "weight_bits = [8]"
+        elif name == "activation_bits":
+            line = "activation_bits = [8]"
+        elif name == "bits":
+            allowed = [bits for bits in json.loads(value) if bits in ("w8a8", "a8")]
+            line = f"bits = {json.dumps(allowed)}"
+        elif name == "name":
+            line = 'name = "eight"'
+        kept.append(line)
+    (place / "eight.toml").write_text("\n".join(kept) + "\n")
+    eight = {"target": place / "eight.toml"}
+    for bits in ("w2a8", "w8a4"):
+        refused = convert(archnet, place, bits=bits, **eight)
+        check_refusal(refused, f"target 'eight' cannot run --bits {bits}", "known: w8a8) or another --target")
+    auto = convert(archnet, place, bits="auto", max_drop="0.5", **eight)
+    check_refusal(
+        auto, "--bits auto has no choice: target 'eight' has weights of 8 bits only", "leave --bits"
+    )
     assert not (place / "build").exists()
 
 

@@ -204,9 +204,29 @@ def test_refusals_of_validate(
     assert fix in wrapped(result.output)
 
 
+@pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}", None], ids=["empty", "short", "gone"])
+def test_a_damaged_float_original_is_named(archnet: Archnet, build: Path, content: bytes | None) -> None:
+    file = build / "float" / "network.safetensors"
+    whole = file.read_bytes()
+    try:
+        file.unlink() if content is None else file.write_bytes(content)
+        result = archnet("validate", build, "--backend", "reference")
+    finally:
+        file.write_bytes(whole)
+    assert result.exit_code == 2
+    assert "float holds no float original that can be read" in wrapped(result.output)
+    assert "convert again into a new folder" in wrapped(result.output)
+
+
 def test_other_refusals(archnet: Archnet, build: Path, sources: Path, tmp_path: Path) -> None:
     missing = archnet("run", build, "--inputs", tmp_path / "no.en", "--outputs", tmp_path / "o")
     assert (missing.exit_code, "no.en is no file" in wrapped(missing.output)) == (2, True)
+    np.savez(tmp_path / "ids.npz", input_ids=np.zeros((1, 3), np.int64))
+    arrays = archnet("run", build, "--inputs", tmp_path / "ids.npz", "--outputs", tmp_path / "o")
+    assert (arrays.exit_code, "ids.npz is a binary file" in wrapped(arrays.output)) == (2, True)
+    folder = archnet("run", build, "--inputs", tmp_path, "--outputs", tmp_path / "o")
+    assert (folder.exit_code, "name a text with one sentence a line" in wrapped(folder.output)) == (2, True)
+    assert not (tmp_path / "o").exists()
     hidden = (build / "tokenizer").rename(build / "hidden")
     try:
         validate = ["validate", build, "--task", "translation", "--data", sources, "--references", sources]

@@ -1,7 +1,7 @@
 """Tiny real conversions: short presets, a text, a target without TVM, and the command line as a process.
 
 `python -m tests.integration.tiny DISTIL QUANTIZE convert ...` is `archnet convert ...` with that many
-steps, and a checkpoint after every step.
+steps, and a checkpoint after every step and after every eight translations.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from archnet import engine
+from archnet import engine, translations
 from archnet.presets import PRESETS
 from tests.hf_models import SENTENCES, WORDS
 
@@ -65,6 +65,7 @@ if __name__ == "__main__":
     from archnet.cli import main
 
     engine.CHECKPOINT_SECONDS = 0.0
+    translations.SENTENCES = 8
     steps = [int(argument) for argument in sys.argv[1:3]]
     sys.argv = ["archnet", *sys.argv[3:]]
     with short_presets(*steps):

@@ -38,6 +38,7 @@ Format = Callable[..., str]
         (numbers.times, 120.4, "120×"),
         (numbers.times, 0.184, "0.18×"),
         (numbers.times, 0.996, "1.0×"),
+        (numbers.times, 0.00276, "0.0028×"),
         (numbers.count, 1234567, "1,234,567"),
         (numbers.share, 0.0, "0"),
         (numbers.share, 1e-9, "< 0.001 %"),

@@ -55,6 +55,21 @@ def test_a_logarithmic_axis_spaces_powers_of_ten_evenly_and_leaves_out_zero() ->
     assert ys[0] - ys[1] == pytest.approx(ys[1] - ys[2], abs=0.2)
 
 
+def test_a_logarithmic_axis_has_few_powers_of_ten_and_always_some_ticks() -> None:
+    def plot(*values: float) -> str:
+        line = Line("a", tuple(enumerate(values)), "c-0")
+        return line_plot("t", [line], x_unit="x", description="d", logarithmic=True)
+
+    wide = plot(1e-14, 0.5, 1.0)
+    assert "1e−14" not in wide
+    assert len(re.findall(r'<text class="tick"', wide)) < 16
+    found = re.search(r'points="([^"]*)"', wide)
+    assert found is not None
+    ys = [float(p.split(",")[1]) for p in found[1].split()]
+    assert ys[0] == pytest.approx(8 + 190, abs=0.2)  # comes out of the lower edge
+    assert len(re.findall(r'text-anchor="end"', plot(0.96, 1.0, 1.05))) >= 3
+
+
 def test_nothing_to_draw_is_no_plot() -> None:
     line = Line("a", ((0, 0.0),), "c-0")
     assert line_plot("t", [line], x_unit="x", description="d", logarithmic=True) == ""

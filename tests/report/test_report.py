@@ -10,9 +10,12 @@ import pytest
 
 from archnet.errors import ArchNetError
 from archnet.report import SECTIONS, write_report
-from archnet.results import BackendScore, BlockAgreement, CensusRow, ValidationResult
+from archnet.results import BackendScore, BlockAgreement, CensusRow, LatencyRow, ValidationResult
 from tests.report import fixture_build
 from tests.report.fixture_build import make_build
+
+ANCHORS = [anchor for anchor, _ in SECTIONS if anchor != "frontier"]
+"""Of a page without a comparison."""
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -58,14 +61,14 @@ def test_the_page_loads_nothing(full: tuple[str, Page]) -> None:
     html, page = full
     assert not {"script", "link", "img", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
     links = [attributes["href"] for _, attributes in page.tags if attributes.get("href")]
-    assert links == [f"#{anchor}" for anchor, _ in SECTIONS]
+    assert links == [f"#{anchor}" for anchor in ANCHORS]
     assert not re.search(r"https?:|url\(|@import|src=", html)
     assert "default-src 'none'" in html
 
 
 def test_every_link_has_its_section(full: tuple[str, Page]) -> None:
     ids = [attributes["id"] for _, attributes in full[1].tags if attributes.get("id")]
-    assert ids == [anchor for anchor, _ in SECTIONS]
+    assert ids == ANCHORS
 
 
 def test_every_plot_is_xml_with_a_title_and_a_description(full: tuple[str, Page]) -> None:
@@ -211,6 +214,103 @@ def test_sizes_are_those_of_the_files_where_they_are(tmp_path: Path) -> None:
     (folder / "onnx" / "model.onnx.data").write_bytes(b"x" * 234)
     text = page_of(folder)[1].text
     assert "1.23\u202fkB instead of 90.4\u202fMB" in text
+
+
+def _kind(folder: Path, kind: str) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "kind": kind}))
+
+
+def test_a_page_of_pictures_speaks_of_pictures(tmp_path: Path) -> None:
+    value = fixture_build.validation().to_json()
+    value |= {"task": "images", "metric": "Top-1 accuracy (%)", "data": "test.zip"}
+    for score in (value["float_score"], *value["scores"]):
+        score["parts"] = {"test.zip": score["score"]}
+    rows = [LatencyRow("onnxruntime", batch, 32, 2, 31, 4.0, 1.0, 4.0) for batch in (1, 32)]
+    folder = make_build(tmp_path / "b", validation=value, latency=rows)
+    _kind(folder, "image")
+    html, page = page_of(folder)
+    text = page.text
+    assert 'data-label="Mean"' not in html
+    assert "Top-1 accuracy (%) on test.zip, 3,608 samples" in text
+    assert "The final output for the same 64 pictures." in text
+    assert "One forward pass of pictures as large as the model reads them, 2 threads" in text
+    assert "batch 32" in text
+    for words in ("tokens", "sentences", "Longest sequence", "Form of the embedding"):
+        assert words not in text, words
+
+
+def test_a_page_of_pictures_asks_for_the_right_task(tmp_path: Path) -> None:
+    folder = make_build(tmp_path / "b", parts=())
+    _kind(folder, "image")
+    assert f"archnet validate {folder} --task images --data FOLDER_OR_ZIP" in page_of(folder)[1].text
+
+
+def test_the_two_networks_of_a_translator_are_weighed_together(tmp_path: Path) -> None:
+    folder = make_build(tmp_path / "b", parts=("census",))
+    _kind(folder, "translation")
+    files = {"encoder/onnx/model.onnx": 1000, "decoder/onnx/model.onnx": 2000}
+    for name, count in {**files, "float/network.safetensors": 9000}.items():
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(bytes(count))
+    text = page_of(folder)[1].text
+    assert "3.00\u202fkB instead of 9.00\u202fkB." in text
+    assert "The files of encoder and decoder together." in text
+
+
+def test_weights_are_listed_by_width_as_they_are_stored(tmp_path: Path) -> None:
+    folder = make_build(tmp_path / "b", parts=("plan",))
+    plan = json.loads((folder / "plan.json").read_text())
+    layer = {"site": "a", "elements": 1500, "bits": 3, "damage": {"3": 0.02}}
+    plan["bits"] = {"max_drop": 0.5, "predicted": 0.02, "budget": 0.05, "layers": [layer]}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    constants = {
+        "a": {"dtype": "int8", "shape": [100, 15], "bits": 4, "step": 1, "offset": 0},
+        "b": {"dtype": "int8", "shape": [1000]},
+        "c": {"dtype": "int8", "shape": [30, 100]},
+    }
+    nodes = [("a", 3), ("b", 8), ("c", 8), ("c", 8)]  # a shared table is stored once
+    graph = {
+        "constants": constants,
+        "nodes": [
+            {"op": "FullyConnected", "inputs": ["x", name], "attributes": {"weight_bits": bits}}
+            for name, bits in nodes
+        ],
+    }
+    (folder / "graph").mkdir()
+    (folder / "graph" / "graph.json").write_text(json.dumps({"graph": graph}))
+    text = page_of(folder)[1].text
+    assert "Bits of a weightLayersWeightsPacked  824,0004.00\u202fkB 311,500750\u202fB" in text
+    assert "a1,5003750\u202fB2.0\u202f%" in text
+    (folder / "graph" / "graph.json").write_text('{"graph": {"nodes": [{}]}}')
+    assert "Bits of a weight" not in page_of(folder)[1].text
+
+
+def test_an_empty_file_is_as_good_as_none(tmp_path: Path) -> None:
+    folder = make_build(tmp_path / "b", parts=("sizes",))
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(b"")
+    assert "22.9\u202fMB instead of 90.4\u202fMB" in page_of(folder)[1].text
+
+
+@pytest.mark.parametrize(
+    ("recorded", "shown"),
+    [
+        (["/usr/bin/archnet", "convert", "m", "--out", "x"], "archnet convert m --out x"),
+        (["/a/archnet/__main__.py", "convert", "m", "--out", "x"], "archnet convert m --out x"),
+        (["/usr/bin/pytest", "-q"], "archnet convert MODEL --data FILE_OR_DIR --target archnet"),
+        (
+            ["archnet", "convert", "a-model", "--data", "d" * 40, "--bits", "w8a8", "--out", "x"],
+            f"archnet convert a-model --data {'d' * 40} \\ --bits w8a8 --out x",
+        ),
+    ],
+    ids=["path", "module", "python", "long"],
+)
+def test_a_command_is_shown_as_it_can_be_typed(tmp_path: Path, recorded: list[str], shown: str) -> None:
+    folder = make_build(tmp_path / "b")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "command": recorded}))
+    assert shown in page_of(folder)[1].text
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from archnet.errors import ArchNetError
 from archnet.sources import open_model
-from tests.hf_models import make_model_folder
+from tests.hf_models import make_model_folder, make_translation_folder
 
 Damage = Callable[[Path], None]
 
@@ -130,6 +130,52 @@ def test_damaged_folder(tmp_path: Path, damage: Damage, problem: str, fix: str) 
     assert fix in error.fix
     assert str(folder) in error.problem
     assert {f: f.stat().st_mtime_ns for f in folder.iterdir()} == before
+
+
+def set_generation(**values: Any) -> Damage:
+    def damage(folder: Path) -> None:
+        file = folder / "generation_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+    return damage
+
+
+def sentencepiece_only(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "source.spm").write_bytes(b"no model")
+    (folder / "vocab.json").write_text('{"a": 0}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem", "fix"),
+    [
+        pytest.param(replace("tokenizer.json", None), "has no tokenizer.json", "AutoTokenizer", id="none"),
+        pytest.param(replace("tokenizer.json", b""), "no tokenizer that can be read", "again", id="empty"),
+        pytest.param(
+            replace("tokenizer.json", b'{"model": {"type": "BPE"'), "no tokenizer that can be", "again",
+            id="truncated",
+        ),
+        pytest.param(sentencepiece_only, "has no tokenizer.json", "library tokenizers", id="sentencepiece"),
+        pytest.param(
+            set_generation(decoder_start_token_id=58100), "its decoder_start_token_id is 58100",
+            "generation_config.json", id="start",
+        ),
+        pytest.param(
+            set_generation(eos_token_id=[2, 999]), "words, but its eos_token_id is 999",
+            "generation_config.json", id="end",
+        ),
+        pytest.param(
+            set_generation(pad_token_id=-1), "its pad_token_id is -1", "generation_config.json", id="pad"
+        ),
+    ],
+)  # fmt: skip
+def test_damaged_translation_folder(tmp_path: Path, damage: Damage, problem: str, fix: str) -> None:
+    folder = make_translation_folder(tmp_path / "tiny", layers=1)
+    damage(folder)
+    error = refusal(folder)
+    assert problem in error.problem
+    assert fix in error.fix
+    assert "tiny" in error.problem
 
 
 def test_missing_tokenizer_is_no_matter_when_none_is_needed(tmp_path: Path) -> None:
