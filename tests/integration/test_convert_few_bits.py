@@ -44,7 +44,9 @@ def weight_bits(build: Path) -> dict[str, int]:
 
 def test_few_bits_are_packed_equal_and_listed(model: Path, target: str, tmp_path: Path) -> None:
     build = build_of(model, target, tmp_path / "build", bits="w2a4")
-    assert set(weight_bits(build).values()) == {2, 4}
+    bits = weight_bits(build)
+    assert set(bits.values()) == {2, 4, 8}
+    assert [name.endswith("/outward") for name, width in bits.items() if width == 8] == [True]
     file, constants = build / "onnx" / "model.onnx", build / "graph" / "graph.safetensors"
     assert onnx.load(file).opset_import[0].version == 25
     unpacked = sum(value.nbytes for value in load_graph(build / "graph").constants.values())
@@ -56,7 +58,8 @@ def test_few_bits_are_packed_equal_and_listed(model: Path, target: str, tmp_path
     assert all(t.differing == 0 for t in alone if t.op != "Softmax")
     plan = json.loads((build / "plan.json").read_text())
     assert plan["asked_bits"] == "w2a4"
-    assert {"residual stream", "attention scores"} <= {wider["what"] for wider in plan["wider"]}
+    named = {wider["what"] for wider in plan["wider"]}
+    assert {"residual stream", "attention scores", "layers from the stream to an output"} <= named
     assert "What has more bits than was asked for" in (build / "report.html").read_text()
 
 
