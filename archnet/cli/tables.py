@@ -49,10 +49,9 @@ def targets_table(profiles: Sequence[Profile]) -> Table:
     for profile in profiles:
         widths = (("w", profile.weight_bits), ("a", profile.activation_bits))
         bits = "\n".join(" ".join(f"{kind}{n}" for n in numbers) for kind, numbers in widths)
-        forms = ", ".join(profile.embedding_forms)
-        attention = ", ".join(profile.attention_forms)
-        exports = ", ".join(profile.exports)
-        table.add_row(Text(profile.name, "bold"), profile.title, bits, forms, attention, exports)
+        lists = (profile.embedding_forms, profile.attention_forms, profile.exports)
+        below_each_other = ("\n".join(names) for names in lists)
+        table.add_row(Text(profile.name, "bold"), profile.title, bits, *below_each_other)
     return table
 
 
