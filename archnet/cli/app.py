@@ -17,6 +17,9 @@ import click
 
 from archnet import __version__
 from archnet.cli.failures import end_with
+from archnet.command_lines import options_of, wrapped
+
+EXAMPLE_WIDTH = 74
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,8 +60,9 @@ class ArchNetGroup(click.Group):
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's --help."""
-    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+    """The end of a command's --help; long lines go on in the next, for terminals of 80 columns."""
+    shown = [part for line in lines for part in wrapped(options_of(line), EXAMPLE_WIDTH)]
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in shown)])
 
 
 def quiet_libraries() -> None:

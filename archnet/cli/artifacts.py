@@ -97,8 +97,8 @@ def export(folder: Path, form: str, out: Path | None, target_arch: str | None, l
         "archnet run build --inputs in.npz --outputs out.npz --backend onnxruntime",
         "archnet run translator --inputs lines.en --outputs lines.de --beams 4",
         "archnet run classifier --inputs pictures/ --outputs classes.tsv",
-        "python -c \"import numpy as n; n.savez('in.npz', input_ids=n.array([[101, 7592, 102]]),"
-        ' attention_mask=n.ones((1, 3), int))"',
+        'python -c "import numpy as n; ids = n.array([[101, 7592, 102]]); \\',
+        "  n.savez('in.npz', input_ids=ids, attention_mask=n.ones_like(ids))\"",
     ),
 )
 @folder_argument

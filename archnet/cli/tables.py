@@ -41,14 +41,17 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def targets_table(profiles: Sequence[Profile]) -> Table:
-    """Every target: what it is, at which widths, with which forms of embedding and attention, as what."""
+    """Every target: what it is, at which widths, with which forms of embedding and attention, as what.
+
+    Any width of weights goes with any of activations.
+    """
     table = _table("target", "what it is", "bits", "embedding", "attention", "exports")
     for profile in profiles:
-        bits = ", ".join(f"w{w}a{a}" for w in profile.weight_bits for a in profile.activation_bits)
-        forms = ", ".join(profile.embedding_forms)
-        attention = ", ".join(profile.attention_forms)
-        exports = ", ".join(profile.exports)
-        table.add_row(Text(profile.name, "bold"), profile.title, bits, forms, attention, exports)
+        widths = (("w", profile.weight_bits), ("a", profile.activation_bits))
+        bits = "\n".join(" ".join(f"{kind}{n}" for n in numbers) for kind, numbers in widths)
+        lists = (profile.embedding_forms, profile.attention_forms, profile.exports)
+        below_each_other = ("\n".join(names) for names in lists)
+        table.add_row(Text(profile.name, "bold"), profile.title, bits, *below_each_other)
     return table
 
 
@@ -92,17 +95,11 @@ def validation_table(result: ValidationResult) -> Group:
         title = f"agreement with the float original, {result.agreement_samples} examples"
     else:
         title = f"{result.task}: {result.metric}, {result.samples} samples of {result.data}"
-    table = _table(
-        "backend", "score", "drop", "cosine", "SQNR dB", right=["score", "drop", "cosine", "SQNR dB"]
-    )
-    for row in (result.float_score, *result.scores):
-        table.add_row(
-            row.backend,
-            _number(row.score, 2),
-            _number(row.drop, 2),
-            _number(row.cosine, 5),
-            _number(row.sqnr_db, 1),
-        )
+    scored = ["score", "drop"] if result.task is not None else []
+    table = _table("backend", *scored, "cosine", "SQNR dB", right=[*scored, "cosine", "SQNR dB"])
+    for row in (result.float_score, *result.scores) if scored else result.scores:
+        task = [_number(row.score, 2), _number(row.drop, 2)] if scored else []
+        table.add_row(row.backend, *task, _number(row.cosine, 5), _number(row.sqnr_db, 1))
     parts: list[RenderableType] = [Text(title, "bold"), table]
     if result.tensors:
         parts.append(_agreement_table(result.tensors))

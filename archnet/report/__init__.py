@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from archnet.atomic import write_bytes
 from archnet.build import BuildDir
+from archnet.command_lines import options_of, wrapped
 from archnet.method import Method
 from archnet.report import figures, numbers
 from archnet.report.comparison import Comparison, compare
@@ -110,7 +111,8 @@ def reproduce(c: Contents) -> str:
     """The command line that made the folder."""
     recorded = c.manifest.get("command")
     if isinstance(recorded, list) and recorded and Path(str(recorded[0])).name in PROGRAMS:
-        return _wrapped(_options(["archnet", *map(str, recorded[1:])]))
+        line = shlex.join(["archnet", *map(str, recorded[1:])])
+        return "\n".join(wrapped(options_of(line), COMMAND_WIDTH))
     s = c.settings
     model = c.model if " " not in c.model else "MODEL"
     options = {
@@ -125,28 +127,8 @@ def reproduce(c: Contents) -> str:
         "--out": "DIR",
     }
     first = shlex.join(["archnet", "convert", model, "--data", "FILE_OR_DIR"])
-    return _wrapped([first, *(shlex.join([name, str(value)]) for name, value in options.items())])
-
-
-def _options(words: Sequence[str]) -> list[str]:
-    """A command line as its beginning and its options, each with its value."""
-    groups: list[list[str]] = [[]]
-    for word in words:
-        if word.startswith("--"):
-            groups.append([])
-        groups[-1].append(word)
-    return [shlex.join(group) for group in groups]
-
-
-def _wrapped(parts: Sequence[str]) -> str:
-    """Parts of a command, on as many lines as they need."""
-    lines = [parts[0]]
-    for part in parts[1:]:
-        if len(lines[-1]) + len(part) < COMMAND_WIDTH:
-            lines[-1] += f" {part}"
-        else:
-            lines.append(f"  {part}")
-    return " \\\n".join(lines)
+    parts = [first, *(shlex.join([name, str(value)]) for name, value in options.items())]
+    return "\n".join(wrapped(parts, COMMAND_WIDTH))
 
 
 def facts(c: Contents) -> list[tuple[str, str]]:

@@ -86,7 +86,7 @@ def test_wrong_usage_is_two_lines_and_exit_code_2(
 def test_targets(archnet: Archnet) -> None:
     result = archnet("targets")
     assert result.exit_code == 0
-    for word in ("archnet", "onnxruntime", "tvm", "w8a8"):
+    for word in ("archnet", "onnxruntime", "tvm", "w8 w4 w3 w2", "a8 a6 a4"):
         assert word in result.output
     names = [profile["name"] for profile in json.loads(archnet("targets", "--json").output)]
     assert {"archnet", "onnxruntime", "tvm"} <= set(names)
@@ -412,3 +412,15 @@ def test_a_bug_names_the_file_with_its_traceback(
         assert text.startswith("archnet convert tiny --data x.txt")
         assert "Traceback (most recent call last)" in text
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("command", ["", *sorted(app.commands)])
+def test_help_fits_the_terminal(
+    archnet: Archnet, monkeypatch: pytest.MonkeyPatch, command: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    result = archnet(*([command] if command else []), "--help")
+    assert result.exit_code == 0
+    assert "Examples:" in result.output
+    assert max(map(len, result.output.splitlines())) <= width
