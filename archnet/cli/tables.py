@@ -105,7 +105,9 @@ def validation_table(result: ValidationResult) -> Group:
     parts: list[RenderableType] = [Text(title, "bold"), table]
     if result.tensors:
         parts.append(_agreement_table(result.tensors))
-    parts += [Text(f"{p.backend} computes {p.node} ({p.op}) in float: {p.reason}") for p in result.emulated]
+    parts += [
+        Text(f"{p.backend} computes {p.node} ({p.op}) in its own way: {p.reason}") for p in result.emulated
+    ]
     parts.append(_verdict(result))
     return Group(*parts)
 
