@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from archnet.plan import Plan
     from archnet.results import LatencyRow, TensorAgreement, ValidationResult
     from archnet.targets.profile import Profile
+    from archnet.targets.toolchain import Toolchain
+    from archnet.targets.vela import VelaSummary
 
 _ACTIONS = {
     "keep": ("native", "green"),
@@ -48,6 +50,40 @@ def targets_table(profiles: Sequence[Profile]) -> Table:
         attention = ", ".join(profile.attention_forms)
         exports = ", ".join(profile.exports)
         table.add_row(Text(profile.name, "bold"), profile.title, bits, forms, attention, exports)
+    return table
+
+
+def toolchains_table(toolchains: Sequence[Toolchain]) -> Table:
+    """One row a compiler: what it is for, whether it is installed, its size and licence."""
+    table = _table("compiler", "what it is", "compile --target", "installed", "size", "licence")
+    for toolchain in toolchains:
+        found = toolchain.installed()
+        state = (
+            "no" if found is None else (found[0] if found == toolchain.packages else f"{found[0]} (other)")
+        )
+        table.add_row(
+            toolchain.name,
+            toolchain.title,
+            "\n".join(toolchain.needed_for),
+            state,
+            human_bytes(toolchain.bytes),
+            toolchain.licence,
+        )
+    return table
+
+
+def compiled_table(summary: VelaSummary) -> Table:
+    """What a chip's compiler says: where operators run, cycles, memory."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("compiler", f"{summary.tool}, {summary.system}, {summary.memory}"),
+        ("operators", f"{summary.npu_operators} on the NPU, {summary.cpu_operators} on the CPU"),
+        ("cycles", f"{summary.cycles:,} ({summary.milliseconds:.3f} ms)"),
+        ("SRAM", human_bytes(summary.sram_bytes)),
+        ("other memory", human_bytes(summary.other_bytes)),
+        ("binary", human_bytes(summary.binary_bytes)),
+    ):
+        table.add_row(Text(name, "bold"), Text(value))
     return table
 
 
