@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from archnet.backends.base import dequantize_outputs, feed
 from archnet.errors import ArchNetError, nearest
-from archnet.export.tflite import MASK, TfliteModel, build_tflite, read_tflite, split
+from archnet.export.tflite import MASK, TfliteModel, build_tflite, is_map, read_tflite, split
 from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT
 from archnet.graph import Node, QuantizedGraph
 from archnet.reference import bind_dims, run_node
@@ -145,8 +145,9 @@ class LiteRtBackend:
         if name == TOKENS_INPUT:
             return np.asarray((values[MASK][i] != 0).astype(np.int64).reshape(1, -1, 1))
         spec = self.graph.tensors[name]
-        value = values[name][i : i + 1].astype(np.int64) - (128 if spec.dtype == "uint8" else 0)
-        return np.asarray(np.moveaxis(value, 1, -1) if value.ndim == 4 else value)
+        row = values[name][i : i + 1] if spec.shape[0] == "batch" else values[name]
+        value = row.astype(np.int64) - (128 if spec.dtype == "uint8" else 0)
+        return np.asarray(np.moveaxis(value, 1, -1) if is_map(self.graph, name) else value)
 
     def _restored(self, name: str, value: Array, detail: Mapping[str, Any]) -> Array:
         """Stored integers as those of the graph: int16 logits back to accumulators, one scale a class."""

@@ -78,6 +78,11 @@ def split(graph: QuantizedGraph) -> Split:
     return Split(tuple(before), tuple(body), tuple(after))
 
 
+def is_map(graph: QuantizedGraph, name: str) -> bool:
+    """Whether an input is read by convolutions or pooling, so that the file takes it channels last."""
+    return any(node.inputs[0] == name and node.op in (Op.CONV, Op.MAX_POOL) for node in graph.nodes)
+
+
 def file_outputs(graph: QuantizedGraph, parts: Split) -> tuple[str, ...]:
     """The activations that the file gives: the outputs, and what the host's last nodes read."""
     made = {node.output for node in parts.body}
@@ -154,7 +159,7 @@ def _inputs(state: TfliteLowering, parts: Split) -> tuple[str, ...]:
     graph, names = state.graph, []
     looked_up = {node.inputs[0] for node in parts.before}
     for name in [s.name for s in graph.inputs if s.dtype != "int64"] + [n.output for n in parts.before]:
-        layout: Layout = "last" if len(state.spec(name).shape) == 4 else "logical"
+        layout: Layout = "last" if is_map(graph, name) else "logical"
         state.pass_on(name, state.new(name, layout), layout)
         names.append(name)
     unread = {s.name for s in graph.inputs if s.dtype == "int64"} - looked_up - {MASK}
