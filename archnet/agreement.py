@@ -154,12 +154,17 @@ def main_output(graph: QuantizedGraph, original: Iterable[str]) -> str:
 
 
 def emulated_places(graph: QuantizedGraph, backends: Sequence[str]) -> tuple[EmulatedPlace, ...]:
-    """The operators that these backends compute in float, each with its reason."""
-    if "onnxruntime" not in backends:
-        return ()
-    from archnet.export.onnx import emulated_places as in_onnx
+    """The operators that these backends compute otherwise than the reference, each with its reason."""
+    places: list[EmulatedPlace] = []
+    if "onnxruntime" in backends:
+        from archnet.export.onnx import emulated_places as in_onnx
 
-    return tuple(EmulatedPlace("onnxruntime", p.node, str(p.op), p.reason) for p in in_onnx(graph))
+        places += [EmulatedPlace("onnxruntime", p.node, str(p.op), p.reason) for p in in_onnx(graph)]
+    if "litert" in backends:
+        from archnet.export.tflite import emulated_places as in_tflite
+
+        places += [EmulatedPlace("litert", p.node, str(p.op), p.reason) for p in in_tflite(graph)]
+    return tuple(places)
 
 
 def split_batches(inputs: Inputs, batch_size: int) -> list[Inputs]:

@@ -59,6 +59,11 @@ def export_artifacts(
         for name, graph in parts.items():
             compile_tvm(graph, build.path / name / "tvm" / folder_name())
         done.append("tvm")
+    if "tflite" in job.profile.exports and job.source.kind != "translation" and _installed("ai_edge_litert"):
+        from archnet.compiling import write_tflite
+
+        write_tflite(build.path, build.path / "tflite" / "model.tflite")
+        done.append("tflite")
     _save_sentences(job, build)
     context.progress(4, 4, unit="artifacts")
     return done

@@ -21,7 +21,7 @@ from archnet.operators import Op
 from archnet.targets.strict_table import StrictTable
 
 SCHEMA = 1
-EXPORT_FORMATS = ("onnx", "tvm")
+EXPORT_FORMATS = ("onnx", "tvm", "tflite")
 CONVOLUTIONS = ("any", "3x3")
 WIDTHS = (8, 6, 4, 3, 2)
 
@@ -111,7 +111,7 @@ class Profile:
         weight_bits: widths of weights, the default first.
         activation_bits: widths of activations, the default first.
         embedding_forms: forms of the word embedding, the default first.
-        exports: formats that can be written for the target, "onnx" and "tvm".
+        exports: formats that can be written for the target, "onnx", "tvm" and "tflite".
         max_sequence: longest sequence in tokens.
     """
 

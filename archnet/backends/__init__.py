@@ -32,13 +32,20 @@ def _open_tvm(build_dir: Path, threads: int | None) -> Backend:
     return TvmBackend.open(build_dir, threads=threads)
 
 
+def _open_litert(build_dir: Path, threads: int | None) -> Backend:
+    from archnet.backends.litert import LiteRtBackend
+
+    return LiteRtBackend.open(build_dir, threads=threads)
+
+
 BACKENDS: dict[str, Callable[[Path, int | None], Backend]] = {
     "reference": _open_reference,
     "onnxruntime": _open_onnxruntime,
     "tvm": _open_tvm,
+    "litert": _open_litert,
 }
 
-_EXTRAS = {"tvm": "tvm"}
+_EXTRAS = {"tvm": "tvm", "litert": "ethos"}
 
 
 def open_backend(name: str, build_dir: Path, *, threads: int | None = None) -> Backend:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from archnet.cli import artifacts, check, completions, convert, look
+from archnet.cli import artifacts, check, chips, completions, convert, look
 from archnet.cli.app import app
 
-__all__ = ["app", "artifacts", "check", "completions", "convert", "look", "main"]
+__all__ = ["app", "artifacts", "check", "chips", "completions", "convert", "look", "main"]
 
 
 def main() -> None:

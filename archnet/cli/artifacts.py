@@ -19,8 +19,16 @@ from archnet.parts import is_translation
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMATS = ("onnx", "tvm")
+FORMATS = ("onnx", "tvm", "tflite")
 LINEAR_FORMS = ("convolution", "gemm")
+
+
+seq_len_option = click.option(
+    "--seq-len",
+    type=int,
+    metavar="N",
+    help="Tokens of a sentence in tflite, whose sizes are fixed.  [default: the network's most]",
+)
 
 
 @app.command(
@@ -30,6 +38,7 @@ LINEAR_FORMS = ("convolution", "gemm")
         "archnet export build --format onnx --out model.onnx",
         "archnet export build --format onnx --linear gemm --out openvino.onnx",
         "archnet export build --format tvm --target-arch aarch64",
+        "archnet export build --format tflite --seq-len 64",
     ),
 )
 @folder_argument
@@ -38,7 +47,8 @@ LINEAR_FORMS = ("convolution", "gemm")
     "--out",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="A file (onnx) or a folder (tvm).  [default: DIR/onnx/model.onnx, DIR/tvm/ARCH]",
+    help="A file (onnx, tflite) or a folder (tvm).  [default: DIR/onnx/model.onnx, DIR/tflite/model.tflite,"
+    " DIR/tvm/ARCH]",
 )
 @click.option(
     "--target-arch", metavar="ARCH", help="Processor for tvm: x86_64 or aarch64.  [default: this one]"
@@ -49,7 +59,15 @@ LINEAR_FORMS = ("convolution", "gemm")
     help="Fully connected layers in onnx as 1x1 convolutions (fastest in ONNX Runtime) or as Gemm (fastest in"
     " OpenVINO); the integers are the same.  [default: convolution]",
 )
-def export(folder: Path, form: str, out: Path | None, target_arch: str | None, linear: str | None) -> None:
+@seq_len_option
+def export(
+    folder: Path,
+    form: str,
+    out: Path | None,
+    target_arch: str | None,
+    linear: str | None,
+    seq_len: int | None,
+) -> None:
     """Write the integer network in DIR for a runtime."""
     if form not in FORMATS:
         raise ArchNetError(
@@ -59,12 +77,15 @@ def export(folder: Path, form: str, out: Path | None, target_arch: str | None, l
         raise ArchNetError("--target-arch is of --format tvm only", fix="leave it out")
     if form != "onnx" and linear is not None:
         raise ArchNetError("--linear is of --format onnx only", fix="leave it out")
+    if form != "tflite" and seq_len is not None:
+        raise ArchNetError("--seq-len is of --format tflite only", fix="leave it out")
     if linear not in (None, *LINEAR_FORMS):
         raise ArchNetError(
             f"--linear {linear!r} does not exist", fix=f"choose another; {nearest(linear, LINEAR_FORMS)}"
         )
     quiet_libraries()
     from archnet.build import BuildDir
+    from archnet.compiling import write_tflite
     from archnet.parts import part_names
     from archnet.storage import load_graph
 
@@ -83,6 +104,9 @@ def export(folder: Path, form: str, out: Path | None, target_arch: str | None, l
 
             path = out or place / "onnx" / "model.onnx"
             export_onnx(graph, path, linear="gemm" if linear == "gemm" else "convolution")
+        elif form == "tflite":
+            path = out or place / "tflite" / "model.tflite"
+            write_tflite(build.path, path, seq_len)
         else:
             from archnet.export.tvm import compile_tvm, folder_name
 

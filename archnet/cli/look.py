@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from archnet.atomic import human_bytes
 from archnet.cli.app import app, examples, print_json, quiet_libraries, terminal
 from archnet.cli.completions import attention_option, bits_option, target_option
 from archnet.config import AUTO_BITS
@@ -14,19 +15,60 @@ json_option = click.option(
 )
 
 
-@app.command(short_help="List the targets.", epilog=examples("archnet targets", "archnet targets --json"))
+@app.group(
+    short_help="List the targets; install compilers of chips.",
+    invoke_without_command=True,
+    epilog=examples("archnet targets", "archnet targets --json", "archnet targets install ethos-u"),
+)
 @json_option
-def targets(as_json: bool) -> None:
-    """List the targets: what each is, its bit widths, and what is exported for it."""
+@click.pass_context
+def targets(context: click.Context, as_json: bool) -> None:
+    """List the targets: what each is, its bit widths, and what is exported for it.
+
+    Compilers of chips, for archnet compile, are listed below them: each has an environment of its own.
+    """
+    if context.invoked_subcommand is not None:
+        return
     from archnet.targets.profile import list_profiles
+    from archnet.targets.toolchain import TOOLCHAINS
 
     profiles = list_profiles()
     if as_json:
         print_json([profile.to_json() for profile in profiles])
         return
-    from archnet.cli.tables import targets_table
+    from archnet.cli.tables import targets_table, toolchains_table
 
     terminal().print(targets_table(profiles))
+    terminal().print(toolchains_table(TOOLCHAINS))
+
+
+@targets.command(
+    short_help="Install the compiler of a chip.", epilog=examples("archnet targets install ethos-u")
+)
+@click.argument("name")
+def install(name: str) -> None:
+    """Install the toolchain NAME, with pinned versions, into an environment of its own."""
+    from archnet.targets.toolchain import find_toolchain
+    from archnet.targets.toolchain import install as make
+
+    toolchain = find_toolchain(name)
+    click.echo(f"{toolchain.title}: {', '.join(toolchain.packages)}")
+    click.echo(f"licence {toolchain.licence}; {human_bytes(toolchain.bytes)}; into {toolchain.folder}")
+    make(toolchain, click.echo)
+    click.echo("installed")
+
+
+@targets.command(
+    short_help="Remove the compiler of a chip.", epilog=examples("archnet targets remove ethos-u")
+)
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove the environment of the toolchain NAME."""
+    from archnet.targets.toolchain import find_toolchain
+    from archnet.targets.toolchain import remove as delete
+
+    toolchain = find_toolchain(name)
+    click.echo(f"{toolchain.folder} {'is removed' if delete(toolchain) else 'was not there'}")
 
 
 @app.command(

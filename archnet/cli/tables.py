@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from archnet.plan import Plan
     from archnet.results import LatencyRow, TensorAgreement, ValidationResult
     from archnet.targets.profile import Profile
+    from archnet.targets.toolchain import Toolchain
+    from archnet.targets.vela import VelaSummary
 
 _ACTIONS = {
     "keep": ("native", "green"),
@@ -52,6 +54,40 @@ def targets_table(profiles: Sequence[Profile]) -> Table:
         lists = (profile.embedding_forms, profile.attention_forms, profile.exports)
         below_each_other = ("\n".join(names) for names in lists)
         table.add_row(Text(profile.name, "bold"), profile.title, bits, *below_each_other)
+    return table
+
+
+def toolchains_table(toolchains: Sequence[Toolchain]) -> Table:
+    """One row a compiler: what it is for, whether it is installed, its size and licence."""
+    table = _table("compiler", "what it is", "compile --target", "installed", "size", "licence")
+    for toolchain in toolchains:
+        found = toolchain.installed()
+        state = (
+            "no" if found is None else (found[0] if found == toolchain.packages else f"{found[0]} (other)")
+        )
+        table.add_row(
+            toolchain.name,
+            toolchain.title,
+            "\n".join(toolchain.needed_for),
+            state,
+            human_bytes(toolchain.bytes),
+            toolchain.licence,
+        )
+    return table
+
+
+def compiled_table(summary: VelaSummary) -> Table:
+    """What a chip's compiler says: where operators run, cycles, memory."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("compiler", f"{summary.tool}, {summary.system}, {summary.memory}"),
+        ("operators", f"{summary.npu_operators} on the NPU, {summary.cpu_operators} on the CPU"),
+        ("cycles", f"{summary.cycles:,} ({summary.milliseconds:.3f} ms)"),
+        ("SRAM", human_bytes(summary.sram_bytes)),
+        ("other memory", human_bytes(summary.other_bytes)),
+        ("binary", human_bytes(summary.binary_bytes)),
+    ):
+        table.add_row(Text(name, "bold"), Text(value))
     return table
 
 
@@ -104,7 +140,7 @@ def validation_table(result: ValidationResult) -> Group:
     if result.tensors:
         parts.append(_agreement_table(result.tensors))
     parts += [
-        Text(f"{group.backend} computes {group.count} {group.op} in float: {group.reason}")
+        Text(f"{group.backend} computes {group.count} {group.op} in its own way: {group.reason}")
         for group in group_emulated(result.emulated)
     ]
     parts.append(_verdict(result))

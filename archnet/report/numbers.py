@@ -15,6 +15,7 @@ BACKEND_NAMES = {
     "onnxruntime": "ONNX Runtime",
     "tvm": "TVM",
     "openvino": "OpenVINO",
+    "litert": "LiteRT",
 }
 
 

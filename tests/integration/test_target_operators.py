@@ -134,3 +134,21 @@ def test_tvm_gives_the_reference_integers(op: Op, tmp_path: Path) -> None:
     found = TvmBackend(graph, tmp_path, threads=1).run(feeds)["y"]
     expected = execute(graph, feeds)[graph.outputs[0].tensor]
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("op", "bits"), probed("ethos-u55"), ids=name_of)
+def test_litert_gives_the_reference_integers(op: Op, bits: Bits) -> None:
+    pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
+    from archnet.backends.litert import LiteRtBackend
+    from archnet.export.tflite import build_tflite
+
+    if op in (Op.SLICE, Op.WIDEN):
+        return  # a constant, and what the host does: no operator of the file
+    graph = alone(op, bits)
+    feeds = random_feeds(graph)
+    backend = LiteRtBackend(graph, build_tflite(graph, SEQUENCE), threads=1)
+    found = backend.tensors(feeds)[graph.outputs[0].tensor]
+    expected = execute(graph, feeds)[graph.outputs[0].tensor]
+    assert found.shape == expected.shape
+    difference = np.abs(found.astype(np.int64) - expected)
+    assert difference.max() <= (1 if op in (Op.SOFTMAX, Op.ADD) else 0)

@@ -104,7 +104,7 @@ def test_what_is_not_an_integer_operator_of_the_target_is_named(tmp_path: Path) 
     text = page_of(folder)[1].text
     assert "Not done by integer operators of the target:" in text
     assert "1 Gather left to the host (table look-up): --embedding host" in text
-    assert "6 Softmax computed in float by ONNX Runtime: it has no integer softmax" in text
+    assert "6 Softmax computed by ONNX Runtime in its own way: it has no integer softmax" in text
 
 
 def test_without_any_fallback_the_page_says_so(tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def write(tmp_path: Path) -> Callable[[str], str]:
 
 
 def test_built_in_profiles_are_those_of_this_version() -> None:
-    assert [profile.name for profile in list_profiles()] == ["archnet", "archnet5", "onnxruntime", "tvm"]
+    assert [profile.name for profile in list_profiles()] == [
+        "archnet", "archnet5", "ethos-u55", "ethos-u65", "ethos-u85", "onnxruntime", "tvm",
+    ]  # fmt: skip
 
 
 def test_archnet_is_exactly_the_papers_family_and_data_movement() -> None:
@@ -162,8 +164,28 @@ def test_norms_and_smooth_activations_are_missing_with_a_reason(profile: Profile
         assert not profile.supports(op)
 
 
+BYTES_ONLY = {"ethos-u55": 128, "ethos-u65": 256, "ethos-u85": 256}
+"""Chips whose activations have 8 bits, with the multiply-accumulates of the one that was probed."""
+
+WIDE_RANGE = [profile for profile in list_profiles() if profile.name not in BYTES_ONLY]
+
+
+@pytest.mark.parametrize("name", BYTES_ONLY)
+def test_ethos_u_takes_bytes_rows_from_the_host_and_no_division(name: str) -> None:
+    profile = load_profile(name)
+    assert (profile.weight_bits, profile.activation_bits) == ((8, 4), (8,))
+    assert profile.embedding_forms == ("host",)
+    assert profile.attention_forms == ("softmax", "mixing")
+    assert profile.exports == ("tflite", "onnx")
+    assert f"{name}-{BYTES_ONLY[name]}" in profile.operators[Op.LINEAR].probe.how
+    for op in (Op.EMBEDDING, Op.ONE_HOT, Op.TABLE_SOFTMAX, Op.MEAN_POOL):
+        assert not profile.supports(op)
+    with pytest.raises(ArchNetError, match="cannot run --attention 'relu'"):
+        profile.choose_attention("relu")
+
+
 @pytest.mark.parametrize("text", KNOWN_BITS)
-@pytest.mark.parametrize("profile", list_profiles(), ids=lambda p: p.name)
+@pytest.mark.parametrize("profile", WIDE_RANGE, ids=lambda p: p.name)
 def test_every_known_width_is_run_and_w8a8_is_the_default(profile: Profile, text: str) -> None:
     bits = Bits.parse(text)
     assert profile.choose_bits(bits) == bits
@@ -207,7 +229,7 @@ def test_unknown_target_names_the_nearest() -> None:
     with pytest.raises(ArchNetError, match=r"--target 'onnx-runtime' does not exist") as caught:
         load_profile("onnx-runtime")
     assert "did you mean 'onnxruntime'" in caught.value.fix
-    assert "archnet, archnet5, onnxruntime, tvm" in caught.value.fix
+    assert "archnet, archnet5, ethos-u55" in caught.value.fix
 
 
 def test_gather_on_archnet_is_refused_with_the_papers_reason() -> None:
@@ -221,7 +243,7 @@ def test_json_carries_every_entry() -> None:
         value = json.loads(json.dumps(profile.to_json()))
         assert set(value["operators"]) == {str(op) for op in profile.operators}
         assert set(value["absent"]) == {str(op) for op in profile.absent}
-        assert value["operators"]["FullyConnected"]["bits"] == list(KNOWN_BITS)
+        assert value["operators"]["FullyConnected"]["bits"] == list(profile.operators[Op.LINEAR].bits)
         assert value["operators"]["FullyConnected"]["tool_version"]
 
 

@@ -1,0 +1,98 @@
+"""A build for a chip: its TFLite file, and what the chip's own compiler makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+from archnet.atomic import TEMPORARY_MARK, disk_errors, remove_tree, write_json
+from archnet.build import BuildDir
+from archnet.errors import ArchNetError, nearest
+from archnet.parts import is_translation
+from archnet.results import merge_metrics, read_metrics
+from archnet.storage import load_graph
+from archnet.targets.toolchain import find_toolchain
+from archnet.targets.vela import ACCELERATORS, TOOLCHAIN, VelaSummary, compile_vela
+
+COMPILE_SECONDS = 1800.0
+
+
+def write_tflite(build_dir: Path, path: Path, sequence: int | None = None) -> int | None:
+    """Write the network of a build folder as a TFLite file.
+
+    Args:
+        sequence: its sequence length; the network's greatest when None.
+
+    Returns:
+        The file's sequence length; None for networks that read no tokens.
+
+    Raises:
+        ArchNetError: ai-edge-litert is not installed, the build has no TFLite form, or a sequence length was
+            given for a network without one.
+    """
+    try:
+        from archnet.export.tflite import export_tflite
+    except ImportError as error:
+        raise ArchNetError(
+            f"writing TFLite needs ai-edge-litert ({error})", fix="pip install 'archnet[ethos]'"
+        ) from error
+    if is_translation(build_dir):
+        raise ArchNetError(
+            f"{build_dir} translates: TFLite files are written for text encoders and image classifiers",
+            fix="export --format onnx or tvm",
+        )
+    graph = load_graph(build_dir / "graph")
+    reads_tokens = any("sequence" in spec.shape for spec in graph.inputs)
+    if sequence is not None and not reads_tokens:
+        raise ArchNetError(f"{build_dir} reads no tokens, so it has no --seq-len", fix="leave it out")
+    model = export_tflite(graph, path, sequence)
+    return model.sequence if reads_tokens else None
+
+
+def compile_for(
+    build_dir: Path, target: str, *, sequence: int | None = None, seconds: float = COMPILE_SECONDS
+) -> VelaSummary:
+    """Compile the network of a finished build for a chip, and record what that gave.
+
+    DIR/compiled/TARGET gets the TFLite file, the compiled one and summary.json, all or nothing; the
+    compiler's log is DIR/compiled/TARGET.log. metrics.json keeps the figures under `compiled`.
+
+    Args:
+        target: one of `archnet.targets.vela.ACCELERATORS`.
+        sequence: as in `write_tflite`.
+        seconds: time limit of the compiler.
+
+    Raises:
+        ArchNetError: an unknown target, no toolchain, no TFLite form, a compiler that fails, or operators
+            that it leaves on the CPU.
+    """
+    if target not in ACCELERATORS:
+        raise ArchNetError(f"--target {target!r} cannot be compiled for", fix=nearest(target, ACCELERATORS))
+    find_toolchain(TOOLCHAIN).require()
+    build = BuildDir.open_finished(build_dir)
+    base = build.path / "compiled"
+    final, work = base / target, base / f".{target}.{os.getpid()}{TEMPORARY_MARK}"
+    try:
+        with disk_errors(base):
+            work.mkdir(parents=True, exist_ok=True)
+        length = write_tflite(build.path, work / "model.tflite", sequence)
+        log = base / f"{target}.log"
+        summary = compile_vela(work / "model.tflite", work, target, log=log, seconds=seconds)
+        if summary.cpu_operators:
+            named = ", ".join(summary.on_cpu) or f"{summary.cpu_operators} operators"
+            raise ArchNetError(
+                f"{summary.tool} leaves {named} on the CPU of {target} (its log: {log})",
+                fix="convert for the chip's own profile, such as --target ethos-u55",
+            )
+        record = {**dataclasses.asdict(summary), "sequence": length}
+        write_json(work / "summary.json", record)
+        with disk_errors(final):
+            remove_tree(final)
+            os.rename(work, final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    known = read_metrics(build.metrics).get("compiled") or {}
+    merge_metrics(build.metrics, compiled={**known, target: record})
+    return summary

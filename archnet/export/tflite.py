@@ -1,0 +1,216 @@
+"""QuantizedGraph -> one int8 TFLite file: batch 1, one sequence length, int8 inputs.
+
+The file holds what an NPU is to run. At both ends the host has a few integers to prepare:
+
+    before   rows of the embedding table by token id, the mask as limits; pixels with channels last
+    after    `MeanPool` and `Widen`, which belong to the dequantization: they give int32
+
+What computes differently from archnet/reference.py is listed by `emulated_places`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from archnet.atomic import write_bytes
+from archnet.errors import ArchNetError
+from archnet.export.tflite_model import Quantization, read_metadata
+from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT, lower_node
+from archnet.export.tflite_state import Layout, StoredTensor, TfliteLowering
+from archnet.graph import Node, QuantizedGraph
+from archnet.operators import Op
+
+METADATA = "archnet"
+FORMAT = "archnet-tflite-1"
+MASK = "attention_mask"
+FIX = "write it with archnet export DIR --format tflite"
+
+
+@dataclass(frozen=True, slots=True)
+class TfliteModel:
+    """A written file and what is in it.
+
+    Attributes:
+        content: the file.
+        sequence: its sequence length.
+        inputs: in the file's order: activations by name, LIMIT_INPUT, TOKENS_INPUT.
+        stored: activation -> where it is in the file.
+        outputs: activations in the file's order.
+        operators: TFLite operators in execution order.
+    """
+
+    content: bytes
+    sequence: int
+    inputs: tuple[str, ...]
+    stored: dict[str, StoredTensor]
+    outputs: tuple[str, ...]
+    operators: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatedPlace:
+    """An operator that TFLite computes otherwise than the reference executor."""
+
+    node: str
+    op: Op
+    tensor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Which nodes the host runs before and after the file."""
+
+    before: tuple[Node, ...]
+    body: tuple[Node, ...]
+    after: tuple[Node, ...]
+
+
+def split(graph: QuantizedGraph) -> Split:
+    """Embedding rows by a network's input are the host's, and so is what makes an output's int32."""
+    inputs = {spec.name for spec in graph.inputs}
+    outputs = {output.tensor for output in graph.outputs}
+    before = [n for n in graph.nodes if n.op is Op.EMBEDDING and n.inputs[0] in inputs]
+    after = [n for n in graph.nodes if n.op in (Op.MEAN_POOL, Op.WIDEN) and n.output in outputs]
+    body = [n for n in graph.nodes if n not in before and n not in after]
+    return Split(tuple(before), tuple(body), tuple(after))
+
+
+def is_map(graph: QuantizedGraph, name: str) -> bool:
+    """Whether an input is read by convolutions or pooling, so that the file takes it channels last."""
+    return any(node.inputs[0] == name and node.op in (Op.CONV, Op.MAX_POOL) for node in graph.nodes)
+
+
+def file_outputs(graph: QuantizedGraph, parts: Split) -> tuple[str, ...]:
+    """The activations that the file gives: the outputs, and what the host's last nodes read."""
+    made = {node.output for node in parts.body}
+    read = [node.inputs[0] for node in parts.after]
+    names = [*read, *(output.tensor for output in graph.outputs)]
+    return tuple(dict.fromkeys(name for name in names if name in made))
+
+
+def emulated_places(graph: QuantizedGraph) -> tuple[EmulatedPlace, ...]:
+    """The operators whose integers TFLite's arithmetic cannot give exactly, each with the reason."""
+    made = {node.output: node for node in graph.nodes}
+    found = []
+    for node in graph.nodes:
+        before = made.get(node.inputs[0])
+        if node.op is Op.SOFTMAX:
+            reason = "TFLite's int8 softmax has units of 1/256, the integer network's of 1/255"
+        elif node.op is Op.MATMUL and before is not None and before.op is Op.SOFTMAX:
+            reason = (
+                "the shares that it reads are in units of 1/256, so its factor is 255/256 of the network's"
+            )
+        elif node.op is Op.LINEAR and graph.tensors[node.output].dtype == "int32":
+            reason = "logits are int16 in one scale for all classes: TFLite has no int32 output"
+        elif node.op is Op.ADD:
+            reason = "of two nearest integers TFLite takes the greater, the integer network the even one"
+        elif node.op is Op.REQUANTIZE:
+            reason = "a change of scale has a factor of few bits in XNNPACK, and two roundings elsewhere"
+        else:
+            continue
+        found.append(EmulatedPlace(node.name, node.op, node.output, reason))
+    return tuple(found)
+
+
+def build_tflite(graph: QuantizedGraph, sequence: int | None = None, *, expose: bool = False) -> TfliteModel:
+    """The network as a TFLite model.
+
+    Args:
+        sequence: its sequence length; the network's greatest when None. Images have none.
+        expose: every activation is an output of the file, for comparisons.
+
+    Raises:
+        ArchNetError: an operator has no int8 form in TFLite, or the length is not the network's.
+    """
+    length = graph.max_sequence if sequence is None else sequence
+    if not 1 <= length <= graph.max_sequence:
+        raise ArchNetError(
+            f"--seq-len {length} is not in 1 .. {graph.max_sequence}, which the network takes",
+            fix="give another --seq-len",
+        )
+    state, parts = TfliteLowering(graph, length), split(graph)
+    inputs = _inputs(state, parts)
+    for node in parts.body:
+        lower_node(state, node)
+    outputs = file_outputs(graph, parts)
+    for name in outputs:
+        state.get(name)
+    stored = {name: s for name, s in state.stored().items() if name not in inputs}
+    logical = {name: StoredTensor(state.get(name), stored[name].offset) for name in outputs}
+    given = [
+        state.values[name, "logical" if (name, "logical") in state.values else "last"] for name in inputs
+    ]
+    shown = [logical[name].index for name in outputs]
+    if expose:
+        stored = {**stored, **logical}
+        shown = list(dict.fromkeys([*shown, *(s.index for s in stored.values() if s.index not in given)]))
+    else:
+        stored = logical
+    about = {"format": FORMAT, "sequence": length, "inputs": list(inputs), "outputs": list(outputs)}
+    content = state.file.build(graph.name, given, shown, {METADATA: json.dumps(about).encode()})
+    return TfliteModel(content, length, inputs, stored, outputs, tuple(state.file.operators))
+
+
+def _inputs(state: TfliteLowering, parts: Split) -> tuple[str, ...]:
+    """Define what the host gives."""
+    graph, names = state.graph, []
+    looked_up = {node.inputs[0] for node in parts.before}
+    for name in [s.name for s in graph.inputs if s.dtype != "int64"] + [n.output for n in parts.before]:
+        layout: Layout = "last" if is_map(graph, name) else "logical"
+        state.pass_on(name, state.new(name, layout), layout)
+        names.append(name)
+    unread = {s.name for s in graph.inputs if s.dtype == "int64"} - looked_up - {MASK}
+    for node in parts.body:
+        if unread & set(node.inputs):
+            lower_node(state, node)  # names the operator that reads ids, and why it cannot
+    scales = [state.spec(n.inputs[0]).scale or 0.0 for n in parts.body if n.op is Op.MASK]
+    if scales:
+        shape = [1, 1, 1, state.sequence]
+        # Twice the greatest: what is quantized to a scale of the scores then always saturates.
+        limit = state.file.tensor(LIMIT_INPUT, shape, "int8", Quantization(2 * max(scales)))
+        state.pass_on(LIMIT_INPUT, limit)
+        names.append(LIMIT_INPUT)
+    if any(n.op is Op.ZERO_PAD and MASK in n.inputs for n in parts.body):
+        tokens = state.file.tensor(TOKENS_INPUT, [1, state.sequence, 1], "int8", Quantization(1.0))
+        state.pass_on(TOKENS_INPUT, tokens)
+        names.append(TOKENS_INPUT)
+    return tuple(names)
+
+
+def export_tflite(graph: QuantizedGraph, path: Path, sequence: int | None = None) -> TfliteModel:
+    """Write `build_tflite` to a file; the file appears whole or not at all.
+
+    Raises:
+        ArchNetError: see `build_tflite`, or the file cannot be written.
+    """
+    model = build_tflite(graph, sequence)
+    write_bytes(path, model.content)
+    return model
+
+
+def read_tflite(path: Path, graph: QuantizedGraph) -> TfliteModel:
+    """The file that was exported from this graph.
+
+    Raises:
+        ArchNetError: there is no such file, it is damaged, or it is of another network.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ArchNetError(f"{path} cannot be read: {reason}", fix=FIX) from error
+    try:
+        about = json.loads(read_metadata(content, METADATA) or b"{}")
+        known, sequence = about.get("format") == FORMAT, int(about.get("sequence", 0))
+    except Exception as error:  # flatbuffers reads wherever damaged offsets lead
+        raise ArchNetError(f"{path} is no TFLite file, or it is damaged", fix=FIX) from error
+    if not known:
+        raise ArchNetError(f"{path} is no TFLite file of this version of Arch-Net", fix=FIX)
+    if sequence <= graph.max_sequence:
+        model = build_tflite(graph, sequence)
+        if model.content == content:
+            return model
+    raise ArchNetError(f"{path} is damaged, or exported from another network", fix=FIX)

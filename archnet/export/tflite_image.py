@@ -1,0 +1,102 @@
+"""Operators of image networks -> TFLite, channels last."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archnet.export.tflite_model import Quantization
+from archnet.export.tflite_state import INT8, TfliteLowering
+from archnet.graph import Node
+
+SAME, VALID = 0, 1
+"""TFLite's Padding."""
+
+
+def lower_conv(state: TfliteLowering, node: Node) -> None:
+    """CONV_2D, or DEPTHWISE_CONV_2D where each channel is read by itself.
+
+    Other groups become a dense convolution whose further weights are 0: the same integers.
+    """
+    x, weight, bias, _, weight_scale = node.inputs
+    file, constants = state.file, state.graph.constants
+    channels, groups = state.shape(x)[1], cast(int, node.attributes["groups"])
+    stored, kernel = constants[weight], constants[weight].shape[2:]
+    scales = constants[weight_scale].astype(np.float32)
+    bias_scale = np.float32(cast(float, state.quantization(x).scale)) * scales
+    source, padding = _padded(state, node, kernel, None)
+    down, right = _sizes(node, "strides")
+    options: dict[str, int] = {
+        "padding": padding, "strideH": down, "strideW": right, "dilationHFactor": 1, "dilationWFactor": 1,
+    }  # fmt: skip
+    b = file.constant(f"{node.name}/bias", constants[bias], Quantization(bias_scale))
+    out = state.new(node.output, "last")
+    if groups == channels and groups > 1:
+        values = stored[:, 0].transpose(1, 2, 0)[None]  # (N, 1, KH, KW) -> (1, KH, KW, N)
+        w = file.constant(f"{node.name}/weight", values, Quantization(scales, axis=3))
+        options["depthMultiplier"] = len(stored) // channels
+        file.node("DEPTHWISE_CONV_2D", [source, w, b], out, **options)
+    else:
+        values = dense_weights(stored, groups).transpose(0, 2, 3, 1)
+        w = file.constant(f"{node.name}/weight", values, Quantization(scales))
+        file.node("CONV_2D", [source, w, b], out, **options)
+    state.define(node.output, out, "last")
+
+
+def dense_weights(weight: NDArray[Any], groups: int) -> NDArray[Any]:
+    """(N, C / groups, KH, KW) -> (N, C, KH, KW), 0 where output channel n does not read."""
+    if groups == 1:
+        return weight
+    rows, depth = weight.shape[0] // groups, weight.shape[1]
+    dense = np.zeros((weight.shape[0], depth * groups, *weight.shape[2:]), weight.dtype)
+    for g in range(groups):
+        dense[g * rows : (g + 1) * rows, g * depth : (g + 1) * depth] = weight[g * rows : (g + 1) * rows]
+    return dense
+
+
+def lower_max_pool(state: TfliteLowering, node: Node) -> None:
+    """MAX_POOL_2D; padding is with the least integer, which is never greater than another."""
+    state.quantizations[node.output] = state.quantization(node.inputs[0])
+    height, width = _sizes(node, "kernel")
+    source, padding = _padded(state, node, (height, width), INT8[0])
+    down, right = _sizes(node, "strides")
+    out = state.new(node.output, "last")
+    state.file.node(
+        "MAX_POOL_2D", [source], out,
+        padding=padding, strideH=down, strideW=right, filterHeight=height, filterWidth=width,
+    )  # fmt: skip
+    state.pass_on(node.output, out, "last")
+
+
+def _padded(state: TfliteLowering, node: Node, kernel: tuple[int, ...], fill: int | None) -> tuple[int, int]:
+    """The map that a window slides over and TFLite's padding: SAME and VALID, else PAD before VALID.
+
+    Args:
+        fill: integer of the padding; None for the zero point.
+    """
+    x = node.inputs[0]
+    source, sizes = state.get(x, "last"), state.shape(x)[2:]
+    top, left, bottom, right = _sizes(node, "pads")
+    if not any((top, left, bottom, right)):
+        return source, VALID
+    after = state.shape(node.output)[2:]
+    strides = _sizes(node, "strides")
+    same = []
+    for i in range(2):
+        total = max((after[i] - 1) * strides[i] + kernel[i] - sizes[i], 0)
+        same.append(after[i] == -(-sizes[i] // strides[i]) and total // 2 == (top, left)[i])
+    if all(same):
+        return source, SAME
+    pads = state.integers([[0, 0], [top, bottom], [left, right], [0, 0]])
+    shape = [1, sizes[0] + top + bottom, sizes[1] + left + right, state.shape(x)[1]]
+    out = state.file.tensor(f"{node.output}/padded", shape, "int8", state.quantization(x))
+    if fill is None:
+        return state.file.node("PAD", [source, pads], out), VALID
+    value = state.file.constant(f"{node.output}/fill", np.array([fill], np.int8), state.quantization(x))
+    return state.file.node("PADV2", [source, pads, value], out), VALID
+
+
+def _sizes(node: Node, name: str) -> list[int]:
+    return [int(size) for size in cast(tuple[int, ...], node.attributes[name])]

@@ -1,0 +1,171 @@
+"""Compilers of chips, each in an environment of its own: what they are, and making and removing them.
+
+These programs disagree with each other, and with Arch-Net, about versions of numpy and Python. An
+environment lies under the user's cache folder, is made under another name and renamed when it is whole,
+so that a name holds a whole one or nothing, whenever the process is killed. It is used by its Python's
+`-m`, because scripts of an environment know the name that it was made under.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from archnet.atomic import TEMPORARY_MARK, disk_errors, read_json, remove_tree, write_json
+from archnet.errors import ArchNetError, nearest
+from archnet.targets.process import run_tool
+
+RECORD = "toolchain.json"
+"""Written last into an environment."""
+
+_INSTALL_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """A pinned set of packages.
+
+    Attributes:
+        name: what `archnet targets install` takes.
+        title: one line for people.
+        packages: requirements with exact versions, all that the environment gets.
+        licence: of the compiler.
+        bytes: size of the environment, as measured.
+        needed_for: targets of `archnet compile`.
+    """
+
+    name: str
+    title: str
+    packages: tuple[str, ...]
+    licence: str
+    bytes: int
+    needed_for: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where its environment is, or would be."""
+        return cache_folder() / self.name
+
+    @property
+    def python(self) -> Path:
+        """The environment's Python."""
+        return self.folder / "bin" / "python"
+
+    def installed(self) -> tuple[str, ...] | None:
+        """The packages of the installed environment; None when there is none."""
+        record = self.folder / RECORD
+        if not record.is_file() or not self.python.exists():
+            return None
+        packages = read_json(record).get("packages")
+        return tuple(str(p) for p in packages) if isinstance(packages, list) else None
+
+    def require(self) -> Path:
+        """The environment's Python.
+
+        Raises:
+            ArchNetError: it is not installed, or with other versions than this Arch-Net asks for.
+        """
+        found, fix = self.installed(), f"archnet targets install {self.name}"
+        if found is None:
+            raise ArchNetError(f"the toolchain {self.name} ({self.title}) is not installed", fix=fix)
+        if found != self.packages:
+            raise ArchNetError(
+                f"the toolchain {self.name} is installed as {', '.join(found)}, "
+                f"this version of Arch-Net asks for {', '.join(self.packages)}",
+                fix=fix,
+            )
+        return self.python
+
+
+TOOLCHAINS: tuple[Toolchain, ...] = (
+    Toolchain(
+        name="ethos-u",
+        title="Vela, Arm's compiler for Ethos-U55, U65 and U85",
+        packages=("ethos-u-vela==5.2.0", "flatbuffers==25.12.19", "numpy==2.4.6"),
+        licence="Apache-2.0",
+        bytes=104_000_000,
+        needed_for=("ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u85-256"),
+    ),
+)
+
+
+def find_toolchain(name: str) -> Toolchain:
+    """The toolchain of this name.
+
+    Raises:
+        ArchNetError: there is none; the nearest names are told.
+    """
+    for toolchain in TOOLCHAINS:
+        if toolchain.name == name:
+            return toolchain
+    known = [toolchain.name for toolchain in TOOLCHAINS]
+    raise ArchNetError(f"there is no toolchain {name!r}", fix=nearest(name, known))
+
+
+def cache_folder() -> Path:
+    """Where environments lie: archnet/toolchains under XDG_CACHE_HOME, or under ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "archnet" / "toolchains"
+
+
+def install(toolchain: Toolchain, say: Callable[[str], None] = lambda text: None) -> Path:
+    """Make a toolchain's environment with `python -m venv` and pip, and return its folder.
+
+    One that is installed as pinned stays as it is; one of other versions is replaced.
+
+    Raises:
+        ArchNetError: pip or venv fail (their log is kept beside the environment), or the disk is full.
+    """
+    if toolchain.installed() == toolchain.packages:
+        return toolchain.folder
+    base = cache_folder()
+    with disk_errors(base):
+        base.mkdir(parents=True, exist_ok=True)
+    _sweep(base)
+    new = base / f".{toolchain.name}.{os.getpid()}{TEMPORARY_MARK}"
+    log = base / f"{toolchain.name}.log"
+    fix = "look into the log; it needs the internet, or a mirror that pip is configured for"
+    try:
+        say("making an environment")
+        _run([sys.executable, "-m", "venv", str(new)], log, "python -m venv", fix)
+        say(f"installing {', '.join(toolchain.packages)}")
+        pip = [str(new / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
+        _run([*pip, "--no-deps", *toolchain.packages], log, "pip", fix)
+        with disk_errors(new):
+            write_json(new / RECORD, {"packages": list(toolchain.packages), "python": sys.version.split()[0]})
+            remove_tree(toolchain.folder)
+            # Another process that was quicker has made the same.
+            with suppress(OSError):
+                os.rename(new, toolchain.folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    toolchain.require()
+    return toolchain.folder
+
+
+def remove(toolchain: Toolchain) -> bool:
+    """Delete a toolchain's environment and its log; whether there was one."""
+    (cache_folder() / f"{toolchain.name}.log").unlink(missing_ok=True)
+    there = toolchain.folder.exists()
+    with disk_errors(toolchain.folder):
+        remove_tree(toolchain.folder)
+    if cache_folder().is_dir():
+        _sweep(cache_folder())
+    return there
+
+
+def _run(command: list[str], log: Path, title: str, fix: str) -> None:
+    run_tool(command, log=log, seconds=_INSTALL_SECONDS, title=title, fix=fix)
+
+
+def _sweep(base: Path) -> None:
+    """Delete what processes left that were killed in the middle."""
+    for path in base.glob(f".*{TEMPORARY_MARK}"):
+        owner = next((part for part in path.name.split(".") if part.isdigit()), "")
+        if not Path(f"/proc/{owner}").exists() or owner == str(os.getpid()):
+            shutil.rmtree(path, ignore_errors=True)

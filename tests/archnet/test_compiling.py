@@ -1,0 +1,120 @@
+"""`compile_for` with a stand-in for the compiler: what is kept, refused, and left after a crash."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from archnet.atomic import write_json
+from archnet.build import BuildDir
+from archnet.config import Bits, ConvertSettings
+from archnet.errors import ArchNetError
+from archnet.results import read_metrics
+from archnet.storage import save_graph
+from archnet.targets.toolchain import RECORD, find_toolchain
+from tests.graphs import tiny_encoder
+
+pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
+
+from archnet.compiling import compile_for, write_tflite
+
+SUMMARY = """\
+system_config,memory_mode,inference_time,sram_memory_used,dram_memory_used,on_chip_flash_memory_used,\
+off_chip_flash_memory_used,nn_macs,cycles_npu,cycles_total
+Ethos_U55_High_End_Embedded,Shared_Sram,0.000191376,9.140625,0.0,0.0,33.015625,428064,70008,95688
+"""
+
+GOOD = f"""
+cat > "$out/model_summary_x.csv" <<'END'
+{SUMMARY}END
+echo binary > "$out/model_vela.tflite"
+echo 'Ceil                 Passthrough          CPU                0             0.00          pooled '
+echo 'CPU operators = CPUS (0.0%)'
+echo 'NPU operators = 93 (100.0%)'
+"""
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    folder = tmp_path / "build"
+    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
+        save_graph(tiny_encoder(np.random.default_rng(0)), folder / "graph")
+        made.finish({})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def stand_in(script: str) -> None:
+    """Put a script in the place of the toolchain's Python."""
+    toolchain = find_toolchain("ethos-u")
+    toolchain.python.parent.mkdir(parents=True)
+    toolchain.python.write_text(f'#!/bin/sh\nout="$7"\n{script}')
+    toolchain.python.chmod(0o755)
+    write_json(toolchain.folder / RECORD, {"packages": list(toolchain.packages)})
+
+
+def test_figures_are_read_stored_and_kept_beside_others(build: Path) -> None:
+    stand_in(GOOD.replace("CPUS", "0"))
+    summary = compile_for(build, "ethos-u55-128", sequence=8)
+    assert (summary.npu_operators, summary.cpu_operators, summary.cycles) == (93, 0, 95688)
+    assert summary.sram_bytes == round(9.140625 * 1024)
+    assert summary.other_bytes == round(33.015625 * 1024)
+    assert summary.milliseconds == pytest.approx(0.191376)
+    stored = json.loads((build / "compiled" / "ethos-u55-128" / "summary.json").read_text())
+    assert stored["sequence"] == 8
+    assert stored["tool"] == "ethos-u-vela 5.2.0"
+    compile_for(build, "ethos-u85-256")
+    found = read_metrics(build / "metrics.json")["compiled"]
+    assert sorted(found) == ["ethos-u55-128", "ethos-u85-256"]
+    assert found["ethos-u85-256"]["sequence"] == 16
+    assert (build / "compiled" / "ethos-u85-256" / "model.tflite").is_file()
+
+
+def test_operators_on_the_cpu_are_refused_by_name(build: Path) -> None:
+    stand_in(GOOD.replace("CPUS", "1"))
+    with pytest.raises(ArchNetError, match=r"leaves Ceil \(pooled\) on the CPU of ethos-u55-256"):
+        compile_for(build, "ethos-u55-256")
+    assert [p.name for p in (build / "compiled").iterdir()] == ["ethos-u55-256.log"]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo reading; kill -SEGV $$", "crashed (SIGSEGV); its last words: reading"),
+        ("echo 'Error: no memory mode'; exit 1", "its last words: Error: no memory mode"),
+        ("sleep 60", "took longer than 1 s"),
+        ("echo all is well", "cannot be understood: it names no operators"),
+        (GOOD.replace("CPUS", "0").replace("cycles_total", "cycles"), "cannot be understood: 'cycles_total'"),
+    ],
+    ids=["crash", "error", "hang", "silence", "other_table"],
+)
+def test_a_compiler_that_fails_is_one_error_and_its_log_is_kept(build: Path, script: str, words: str) -> None:
+    stand_in(script)
+    with pytest.raises(ArchNetError) as caught:
+        compile_for(build, "ethos-u55-128", seconds=1)
+    assert words in caught.value.problem
+    assert "ethos-u55-128.log" in caught.value.problem
+    assert [p.name for p in (build / "compiled").iterdir()] == ["ethos-u55-128.log"]
+    assert "compiled" not in read_metrics(build / "metrics.json")
+
+
+def test_a_missing_toolchain_names_the_command_that_installs_it(build: Path) -> None:
+    with pytest.raises(ArchNetError, match=r"ethos-u .* is not installed") as caught:
+        compile_for(build, "ethos-u55-128")
+    assert caught.value.fix == "archnet targets install ethos-u"
+
+
+def test_unknown_targets_and_needless_lengths_are_refused(build: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArchNetError, match="'ethos-u99' cannot be compiled for") as caught:
+        compile_for(build, "ethos-u99")
+    assert "ethos-u85-256" in caught.value.fix
+    (build / "decoder").mkdir()
+    with pytest.raises(ArchNetError, match="translates: TFLite files are written for text encoders"):
+        write_tflite(build, tmp_path / "model.tflite")

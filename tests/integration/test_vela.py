@@ -1,0 +1,71 @@
+"""The real Vela, where `archnet targets install ethos-u` was run: whole networks on the NPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from archnet.build import BuildDir
+from archnet.config import Bits, ConvertSettings
+from archnet.graph import QuantizedGraph
+from archnet.operators import Op
+from archnet.storage import save_graph
+from archnet.targets.toolchain import find_toolchain
+from archnet.targets.vela import ACCELERATORS
+from tests.attention_graphs import with_padding
+from tests.graphs import tiny_encoder
+from tests.image_graphs import image_graph
+from tests.integration.test_target_operators import SEQUENCE, alone, name_of, probed
+
+pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
+
+from archnet.compiling import compile_for
+from archnet.export.tflite import export_tflite
+from archnet.targets.vela import compile_vela
+
+pytestmark = pytest.mark.skipif(
+    find_toolchain("ethos-u").installed() is None, reason="needs archnet targets install ethos-u"
+)
+
+
+def network(name: str) -> QuantizedGraph:
+    if name == "padding":
+        return with_padding(tiny_encoder(np.random.default_rng(0)))
+    if name == "text":
+        return tiny_encoder(np.random.default_rng(0), layers=2, embedding="host", concat=True)
+    return image_graph("vit" if name == "vit" else "cnn", Bits(8, 8))
+
+
+@pytest.mark.parametrize("accelerator", ACCELERATORS)
+@pytest.mark.parametrize("name", ["text", "padding", "cnn", "vit"])
+def test_every_operator_is_placed_on_the_npu(tmp_path: Path, name: str, accelerator: str) -> None:
+    folder = tmp_path / "build"
+    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
+        save_graph(network(name), folder / "graph")
+        made.finish({})
+    summary = compile_for(folder, accelerator, seconds=120)
+    assert summary.cpu_operators == 0
+    assert summary.npu_operators > 5
+    assert 0 < summary.npu_cycles <= summary.cycles
+    assert summary.binary_bytes > 1000
+
+
+HOSTED = {Op.SLICE, Op.WIDEN}
+"""A constant, and what the host does: no operator of the file."""
+
+CHIPS = {"ethos-u55": "ethos-u55-128", "ethos-u65": "ethos-u65-256", "ethos-u85": "ethos-u85-256"}
+
+
+@pytest.mark.parametrize("op", sorted({op for op, _ in probed("ethos-u55")} - HOSTED), ids=name_of)
+@pytest.mark.parametrize("target", CHIPS)
+def test_every_operator_of_the_profile_is_placed_on_the_npu(tmp_path: Path, target: str, op: Op) -> None:
+    """The probe "placed" of the three profiles."""
+    for other, bits in probed(target):
+        if other is op:
+            model = tmp_path / "model.tflite"
+            export_tflite(alone(op, bits), model, SEQUENCE)
+            log = tmp_path / "log"
+            summary = compile_vela(model, tmp_path, CHIPS[target], log=log, seconds=120)
+            assert (summary.cpu_operators, summary.on_cpu) == (0, ())
