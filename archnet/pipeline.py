@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from archnet.artifacts import export_artifacts, manifest_of, missing_tvm, read_done, record, write_done
+from archnet.artifacts import (
+    export_artifacts,
+    manifest_of,
+    missing_tflite,
+    missing_tvm,
+    read_done,
+    record,
+    write_done,
+)
 from archnet.build import BuildDir, estimate_build_bytes
 from archnet.engine import Engine
 from archnet.events import EventSink, ignore
@@ -93,7 +101,8 @@ def run(
         unused |= {"bits"} if job.settings.max_drop is None else set()
         stages = {name: steps for name, steps in expected.items() if name not in unused}
         with Engine(build, events, stages, earlier=(PREPARE,)) as engine:
-            for note in (*job.source.notes, job.batches.warning(), missing_tvm(job.profile)):
+            missing = (missing_tvm(job.profile), missing_tflite(job.profile, job.source.kind))
+            for note in (*job.source.notes, job.batches.warning(), *missing):
                 if note:
                     engine.note(note)
             build.write_json(build.plan, job.plan.to_json())
