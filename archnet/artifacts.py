@@ -59,7 +59,7 @@ def export_artifacts(
         for name, graph in parts.items():
             compile_tvm(graph, build.path / name / "tvm" / folder_name())
         done.append("tvm")
-    if "tflite" in job.profile.exports and job.source.kind != "translation" and _installed("ai_edge_litert"):
+    if "tflite" in job.profile.exports and missing_tflite(job.profile, job.source.kind) is None:
         from archnet.compiling import write_tflite
 
         write_tflite(build.path, build.path / "tflite" / "model.tflite")
@@ -73,6 +73,21 @@ def missing_tvm(profile: Profile) -> str | None:
     if "tvm" not in profile.exports or _installed("tvm"):
         return None
     return "TVM is not installed, so no TVM library is written (pip install 'archnet[tvm]'; archnet export)"
+
+
+def missing_tflite(profile: Profile, kind: str) -> str | None:
+    """Why no TFLite file is written for a target that wants one; None when one is.
+
+    Args:
+        kind: of the model: "text", "image" or "translation".
+    """
+    if "tflite" not in profile.exports:
+        return None
+    if kind == "translation":
+        return "no TFLite file is written: there is none of translation models"
+    if _installed("ai_edge_litert"):
+        return None
+    return "no TFLite file is written: it needs ai-edge-litert (pip install 'archnet[ethos]'; archnet export)"
 
 
 def _installed(module: str) -> bool:

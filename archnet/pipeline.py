@@ -7,7 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from archnet.adaptation import Learned, load_learned, save_learned
-from archnet.artifacts import export_artifacts, manifest_of, missing_tvm, read_done, record, write_done
+from archnet.artifacts import (
+    export_artifacts,
+    manifest_of,
+    missing_tflite,
+    missing_tvm,
+    read_done,
+    record,
+    write_done,
+)
 from archnet.build import BuildDir, estimate_build_bytes
 from archnet.engine import Engine
 from archnet.events import EventSink, ignore
@@ -91,7 +99,8 @@ def run(
         with Engine(build, events, _expected(job), earlier=(PREPARE,)) as engine:
             if taken:
                 engine.note(f"taken from {reuse}: {', '.join(taken)}")
-            for note in (*job.source.notes, job.batches.warning(), missing_tvm(job.profile)):
+            missing = (missing_tvm(job.profile), missing_tflite(job.profile, job.source.kind))
+            for note in (*job.source.notes, job.batches.warning(), *missing):
                 if note:
                     engine.note(note)
             build.write_json(build.plan, job.plan.to_json())

@@ -85,7 +85,6 @@ def export(
         )
     quiet_libraries()
     from archnet.build import BuildDir
-    from archnet.compiling import write_tflite
     from archnet.parts import part_names
     from archnet.storage import load_graph
 
@@ -105,6 +104,8 @@ def export(
             path = out or place / "onnx" / "model.onnx"
             export_onnx(graph, path, linear="gemm" if linear == "gemm" else "convolution")
         elif form == "tflite":
+            from archnet.compiling import write_tflite
+
             path = out or place / "tflite" / "model.tflite"
             write_tflite(build.path, path, seq_len)
         else:

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from archnet.artifacts import missing_tflite
 from archnet.atomic import write_json
 from archnet.build import BuildDir
 from archnet.config import Bits, ConvertSettings
 from archnet.errors import ArchNetError
 from archnet.results import read_metrics
 from archnet.storage import save_graph
+from archnet.targets import load_profile
 from archnet.targets.toolchain import RECORD, find_toolchain
 from tests.graphs import tiny_encoder
 
@@ -118,3 +120,12 @@ def test_unknown_targets_and_needless_lengths_are_refused(build: Path, tmp_path:
     (build / "decoder").mkdir()
     with pytest.raises(ArchNetError, match="translates: TFLite files are written for text encoders"):
         write_tflite(build, tmp_path / "model.tflite")
+
+
+def test_a_conversion_says_when_its_target_gets_no_tflite_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    ethos, tvm = load_profile("ethos-u55"), load_profile("tvm")
+    assert missing_tflite(tvm, "text") is None
+    assert missing_tflite(ethos, "text") is None
+    assert "none of translation models" in (missing_tflite(ethos, "translation") or "")
+    monkeypatch.setattr("archnet.artifacts._installed", lambda module: False)
+    assert "pip install 'archnet[ethos]'" in (missing_tflite(ethos, "image") or "")

@@ -165,6 +165,7 @@ def test_export_to_the_places_of_the_build(archnet: Archnet, replace_module: Rep
         (["--format", "onxx"], "did you mean 'onnx'"),
         (["--format", "onnx", "--target-arch", "aarch64"], "--target-arch is of --format tvm only"),
         (["--format", "tvm", "--linear", "gemm"], "--linear is of --format onnx only"),
+        (["--format", "onnx", "--seq-len", "8"], "--seq-len is of --format tflite only"),
         (["--format", "onnx", "--linear", "gem"], "did you mean 'gemm'"),
     ],
 )

@@ -1,0 +1,111 @@
+"""`archnet compile`, `archnet targets install` and `remove`, and `archnet export --format tflite`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from archnet.storage import save_graph
+from archnet.targets import toolchain
+from archnet.targets.toolchain import Toolchain
+from archnet.targets.vela import VelaSummary
+from tests.graphs import tiny_encoder
+
+Archnet = Callable[..., Result]
+Replace = Callable[..., None]
+
+SUMMARY = VelaSummary(
+    "ethos-u55-128", "ethos-u-vela 5.2.0", "High_End", "Shared_Sram", 93, 0, (),
+    95688, 70008, 0.191, 9360, 33808, 59296, 428064,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_compile_prints_what_the_compiler_says(
+    archnet: Archnet, replace_module: Replace, build: Path
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def compile_for(folder: Path, target: str, **options: Any) -> VelaSummary:
+        asked.update(folder=folder, target=target, **options)
+        return SUMMARY
+
+    replace_module("archnet.compiling", compile_for=compile_for)
+    result = archnet(
+        "compile", str(build), "--target", "ethos-u55-128", "--seq-len", "64", "--time-limit", "9"
+    )
+    assert result.exit_code == 0
+    assert asked == {"folder": build, "target": "ethos-u55-128", "sequence": 64, "seconds": 9.0}
+    for words in ("93 on the NPU, 0 on the CPU", "95,688 (0.191 ms)", "9.1 KiB", "57.9 KiB"):
+        assert words in result.stdout
+    assert str(build / "compiled" / "ethos-u55-128") in result.stdout.replace("\n", "")
+    told = json.loads(archnet("compile", str(build), "--target", "ethos-u55-128", "--json").stdout)
+    assert (told["cycles"], told["on_cpu"]) == (95688, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "ethos-u5"], "known: ethos-u55-128, ethos-u55-256"),
+        (["--target", "ethos-u55-128"], "fix: archnet targets install ethos-u"),
+        (["--target", "ethos-u55-128", "--time-limit", "0"], "--time-limit 0 is no number of seconds"),
+        (["--target", "ethos-u55-128", "--time-limit", "nan"], "--time-limit nan is no number of seconds"),
+    ],
+)
+def test_compile_refuses(archnet: Archnet, build: Path, options: list[str], words: str) -> None:
+    result = archnet("compile", str(build), *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_install_shows_versions_size_and_licence_first(
+    archnet: Archnet, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    def install(wanted: Toolchain, say: Callable[[str], None]) -> Path:
+        say("working")
+        return wanted.folder
+
+    monkeypatch.setattr(toolchain, "install", install)
+    lines = archnet("targets", "install", "ethos-u").stdout.splitlines()
+    assert "ethos-u-vela==5.2.0" in lines[0]
+    assert lines[1].startswith("licence Apache-2.0; 99.2 MiB; into ")
+    assert lines[2:] == ["working", "installed"]
+    unknown = archnet("targets", "install", "ethos")
+    assert unknown.exit_code == 2
+    assert "did you mean 'ethos-u'" in unknown.stderr
+
+
+def test_targets_say_what_is_installed_and_remove_removes_it(archnet: Archnet, cache: Path) -> None:
+    assert "ethos-u-vela" not in archnet("targets").stdout
+    place = cache / "archnet" / "toolchains" / "ethos-u"
+    (place / "bin").mkdir(parents=True)
+    (place / "bin" / "python").touch()
+    (place / "toolchain.json").write_text('{"packages": ["ethos-u-vela==5.1.0"]}')
+    assert "(other)" in archnet("targets").stdout
+    assert archnet("targets", "remove", "ethos-u").stdout == f"{place} is removed\n"
+    assert not place.exists()
+    assert archnet("targets", "remove", "ethos-u").stdout == f"{place} was not there\n"
+
+
+def test_export_writes_tflite_of_the_asked_length(archnet: Archnet, build: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
+    save_graph(tiny_encoder(np.random.default_rng(0)), build / "graph")
+    result = archnet("export", str(build), "--format", "tflite", "--seq-len", "8")
+    assert result.exit_code == 0, result.stderr
+    path = build / "tflite" / "model.tflite"
+    assert result.stdout.startswith(f"{path} (")
+    assert path.read_bytes()[4:8] == b"TFL3"
+    wrong = archnet("export", str(build), "--format", "tflite", "--seq-len", "99")
+    assert wrong.exit_code == 2
+    assert "--seq-len 99 is not in 1 .. 16" in wrong.stderr
