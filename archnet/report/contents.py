@@ -107,6 +107,7 @@ class Contents:
         wider: what has more bits than was asked for.
         layers: widths that were chosen layer by layer, widest first; none where they were given.
         choice: in words, how they were chosen; or empty.
+        compiled: what chips' compilers said, a record a target.
     """
 
     folder: str
@@ -125,6 +126,7 @@ class Contents:
     wider: tuple[Mapping[str, Json], ...] = ()
     layers: tuple[ChosenLayer, ...] = ()
     choice: str = ""
+    compiled: tuple[Mapping[str, Json], ...] = ()
 
     def command(self, verb: str, *rest: str) -> str:
         """A command line on this folder, quoted for a shell."""
@@ -190,6 +192,7 @@ def read_contents(folder: Path) -> Contents:
         sizes=_sizes(build.path, metrics.get("sizes") or {}),
         seconds=metrics.get("seconds") or {},
         peak_memory_bytes=metrics.get("peak_memory_bytes"),
+        compiled=tuple((metrics.get("compiled") or {}).values()),
         wider=tuple(_records(plan.get("wider"))),
         layers=_layers(plan.get("bits")),
         choice=_choice(plan.get("bits")),
