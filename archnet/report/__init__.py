@@ -219,6 +219,7 @@ def _environment() -> Environment:
         "times",
         "count",
         "share",
+        "size",
     ):
         environment.filters[name] = getattr(numbers, name)
     environment.globals["style"] = figures.style

@@ -118,6 +118,7 @@ class Contents:
         layers: widths that were chosen layer by layer, widest first; none where they were given.
         weights: how they are stored, widest first; none where the graph cannot be read.
         choice: in words, how they were chosen; or empty.
+        compiled: what chips' compilers said, a record a target.
     """
 
     folder: str
@@ -138,6 +139,7 @@ class Contents:
     choice: str = ""
     weights: tuple[StoredWeights, ...] = ()
     source_sha256: str = ""
+    compiled: tuple[Mapping[str, Json], ...] = ()
 
     def command(self, verb: str, *rest: str) -> str:
         """A command line on this folder, quoted for a shell."""
@@ -225,6 +227,7 @@ def read_contents(folder: Path) -> Contents:
         sizes=_sizes(build.path, metrics.get("sizes") or {}),
         seconds=metrics.get("seconds") or {},
         peak_memory_bytes=metrics.get("peak_memory_bytes"),
+        compiled=tuple((metrics.get("compiled") or {}).values()),
         wider=tuple(_records(plan.get("wider"))),
         layers=_layers(plan.get("bits")),
         choice=_choice(plan.get("bits")),

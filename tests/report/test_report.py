@@ -114,6 +114,21 @@ def test_without_any_fallback_the_page_says_so(tmp_path: Path) -> None:
     assert "Not done by integer operators" not in text
 
 
+def test_what_chips_compilers_said_is_there_once_it_is_known(tmp_path: Path, full: tuple[str, Page]) -> None:
+    assert "Compiled for chips" not in full[1].text
+    folder = make_build(tmp_path / "b")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    record = {
+        "accelerator": "ethos-u55-128", "tool": "ethos-u-vela 5.2.0", "npu_operators": 93, "cpu_operators": 0,
+        "cycles": 95688, "sram_bytes": 9360, "binary_bytes": 59296,
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "compiled": {"ethos-u55-128": record}}))
+    text = page_of(folder)[1].text.replace("\u202f", " ")
+    assert "Compiled for chips" in text
+    for word in ("ethos-u55-128", "ethos-u-vela 5.2.0", "93", "9.36 kB", "59.3 kB"):
+        assert word in text
+
+
 def test_integers_are_compared_by_backend_and_scope(full: tuple[str, Page]) -> None:
     text = full[1].text
     assert "18 of 24 tensors are equal; 0.0065\u202f% of the elements differ, by at most 1 LSB" in text
