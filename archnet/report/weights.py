@@ -11,6 +11,7 @@ from typing import Any
 
 from archnet.atomic import read_json
 from archnet.errors import ArchNetError
+from archnet.operators import Op
 from archnet.parts import part_names
 from archnet.storage import GRAPH_FILE
 
@@ -50,7 +51,8 @@ def _layers(structure: Mapping[str, Any]) -> list[tuple[int, int, int]]:
     """Bits, elements and bytes of every constant that a node reads as weights, each once."""
     constants, found = structure["constants"], {}
     for node in structure["nodes"]:
-        bits = node["attributes"].get("weight_bits")
+        whole = 8 if node["op"] == str(Op.EMBEDDING) else None  # a table's nodes say their bits below 8 only
+        bits = node["attributes"].get("weight_bits", whole)
         if bits is not None and node["inputs"][1] in constants:
             constant = constants[node["inputs"][1]]
             elements = math.prod(constant["shape"])
