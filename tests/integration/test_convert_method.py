@@ -106,7 +106,7 @@ def test_the_distillation_serves_other_quantizers_only(
         *common, "--periods", "blocks", "--block-decay", "0.8", "--reuse", first, "--out", tmp_path / "third"
     )
     assert refused.exit_code == 2
-    assert "other settings: periods: all -> blocks; block_decay: 1.0 -> 0.8" in refused.stderr
+    assert "something else: periods: all -> blocks; block_decay: 1.0 -> 0.8" in refused.stderr
     assert not (tmp_path / "third").exists()
     begun = archnet(*common, "--quantizer", "dorefa", "--out", first)
     assert begun.exit_code == 2
