@@ -18,6 +18,7 @@ from torch import Tensor
 
 from archnet import atomic
 from archnet.calibration.packing import packed_width
+from archnet.calibration.rotation import OUTWARD
 from archnet.calibration.sensitivity import (
     LayerDamage,
     choose_widths,
@@ -167,7 +168,7 @@ def choose_bits(
 
 
 def _is_wide(site: Site) -> bool:
-    return bool(site.attributes.get("identity") or site.attributes.get("outward"))
+    return bool(site.attributes.get("identity") or site.attributes.get(OUTWARD))
 
 
 def _widths(site: Site, profile: Profile, widest: Bits, embedding: str) -> tuple[int, ...]:

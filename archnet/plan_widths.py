@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from archnet.calibration.rotation import OUTWARD
 from archnet.calibration.widths import STORED_BITS, WEIGHTED, Wider, assign, narrowed
 from archnet.config import Bits
 from archnet.network import Network
@@ -25,7 +26,7 @@ def missing_widths(folded: Network, bits: Bits, profile: Profile) -> list[tuple[
     widths = assign(network, bits)
     found: Counter[tuple[Op, str]] = Counter()
     for site in network.sites:
-        if site.attributes.get("outward"):
+        if site.attributes.get(OUTWARD):
             needs = {site.op: Bits(STORED_BITS, STORED_BITS)}
         elif site.op in WEIGHTED:
             needs = {site.op: Bits(widths.weights[site.name], bits.activations)}

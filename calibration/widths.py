@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from archnet.calibration.rotation import OUTWARD
 from archnet.config import Bits
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -102,7 +103,7 @@ def assign(network: Network, bits: Bits, layers: Mapping[str, Bits] | None = Non
     scores: dict[str, int] = {}
     for site in network.sites:
         own = layers.get(site.name, bits)
-        if site.attributes.get("identity") or site.attributes.get("outward"):
+        if site.attributes.get("identity") or site.attributes.get(OUTWARD):
             weights[site.name] = STORED_BITS
         elif site.op in WEIGHTED or "books" in site.parameters:
             weights[site.name] = own.weights
@@ -139,7 +140,7 @@ def unsigned_sites(network: Network) -> set[str]:
 
 def _product_operands(site: Site) -> tuple[int, ...]:
     """Which of a site's inputs it multiplies (identity weights only add; what an output is stays whole)."""
-    if site.attributes.get("identity") or site.attributes.get("outward"):
+    if site.attributes.get("identity") or site.attributes.get(OUTWARD):
         return ()
     if site.op in WEIGHTED:
         return (0,)
@@ -212,7 +213,7 @@ def _wider(
     identities = {site.name for site in network.sites if site.attributes.get("identity")}
     above = [n for n, width in weights.items() if width > bits.weights]
     note("identity weights", STORED_BITS, [n for n in above if n in identities], "they only add")
-    outward = [s.name for s in network.sites if s.attributes.get("outward")]
+    outward = [s.name for s in network.sites if s.attributes.get(OUTWARD)]
     if min(bits.weights, bits.activations) < STORED_BITS:
         reason = "what they give is the output itself"
         note("layers from the stream to an output", STORED_BITS, outward, reason)
