@@ -1,4 +1,4 @@
-"""A build for a chip: its TFLite file, and what the chip's own compiler makes of it."""
+"""A build for a chip: its TFLite file, and what the chip's own compiler makes of the network."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from archnet.atomic import TEMPORARY_MARK, disk_errors, remove_tree, write_json
 from archnet.build import BuildDir
-from archnet.errors import ArchNetError, nearest
+from archnet.errors import ArchNetError
 from archnet.parts import is_translation
 from archnet.results import merge_metrics, read_metrics
+from archnet.routes import CompileJob, compile_by_route
 from archnet.storage import load_graph
+from archnet.targets.chips import CompileSummary, find_chip
 from archnet.targets.toolchain import find_toolchain
-from archnet.targets.vela import ACCELERATORS, TOOLCHAIN, VelaSummary, compile_vela
 
 COMPILE_SECONDS = 1800.0
 
@@ -53,40 +54,39 @@ def write_tflite(build_dir: Path, path: Path, sequence: int | None = None) -> in
 
 def compile_for(
     build_dir: Path, target: str, *, sequence: int | None = None, seconds: float = COMPILE_SECONDS
-) -> VelaSummary:
+) -> CompileSummary:
     """Compile the network of a finished build for a chip, and record what that gave.
 
-    DIR/compiled/TARGET gets the TFLite file, the compiled one and summary.json, all or nothing; the
+    DIR/compiled/TARGET gets what the compiler read, what it made and summary.json, all or nothing; the
     compiler's log is DIR/compiled/TARGET.log. metrics.json keeps the figures under `compiled`.
 
     Args:
-        target: one of `archnet.targets.vela.ACCELERATORS`.
-        sequence: as in `write_tflite`.
+        target: a name of `archnet.targets.chips.CHIPS`.
+        sequence: tokens of a sentence; the network's greatest when None.
         seconds: time limit of the compiler.
 
     Raises:
-        ArchNetError: an unknown target, no toolchain, no TFLite form, a compiler that fails, or operators
-            that it leaves on the CPU.
+        ArchNetError: an unknown target, no toolchain, no form of the network for it, a compiler that fails,
+            or operators that it leaves to another processor.
     """
-    if target not in ACCELERATORS:
-        raise ArchNetError(f"--target {target!r} cannot be compiled for", fix=nearest(target, ACCELERATORS))
-    find_toolchain(TOOLCHAIN).require()
+    chip = find_chip(target)
+    if chip.toolchain is not None:
+        find_toolchain(chip.toolchain).require()
     build = BuildDir.open_finished(build_dir)
     base = build.path / "compiled"
     final, work = base / target, base / f".{target}.{os.getpid()}{TEMPORARY_MARK}"
+    log = base / f"{target}.log"
     try:
         with disk_errors(base):
             work.mkdir(parents=True, exist_ok=True)
-        length = write_tflite(build.path, work / "model.tflite", sequence)
-        log = base / f"{target}.log"
-        summary = compile_vela(work / "model.tflite", work, target, log=log, seconds=seconds)
-        if summary.cpu_operators:
-            named = ", ".join(summary.on_cpu) or f"{summary.cpu_operators} operators"
+        summary = compile_by_route(CompileJob(chip, build, work, log, seconds, sequence))
+        if summary.fallback_operators:
+            named = ", ".join(summary.fallbacks) or f"{summary.fallback_operators} operators"
             raise ArchNetError(
                 f"{summary.tool} leaves {named} on the CPU of {target} (its log: {log})",
-                fix="convert for the chip's own profile, such as --target ethos-u55",
+                fix=f"convert for the chip's own profile: --target {chip.profile}",
             )
-        record = {**dataclasses.asdict(summary), "sequence": length}
+        record = dataclasses.asdict(summary)
         write_json(work / "summary.json", record)
         with disk_errors(final):
             remove_tree(final)

@@ -51,11 +51,11 @@ def run_tool(command: Sequence[str], *, log: Path, seconds: float, title: str, f
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            _end(process)
+            end_group(process)
     text = log.read_text(encoding="utf-8", errors="replace")
     if code == 0:
         return text
-    how = f"took longer than {seconds:g} s" if code is None else _outcome(code)
+    how = f"took longer than {seconds:g} s" if code is None else outcome(code)
     said = last_line(text)
     raise ArchNetError(
         f"{title} {how}{f'; its last words: {said}' if said else ''} (all of them: {log})", fix=fix
@@ -71,7 +71,8 @@ def last_line(text: str) -> str:
     return ""
 
 
-def _outcome(code: int) -> str:
+def outcome(code: int) -> str:
+    """How a program ended that did not end well, in words."""
     if code >= 0:
         return f"failed with exit code {code}"
     try:
@@ -80,7 +81,7 @@ def _outcome(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_group(process: subprocess.Popen[bytes]) -> None:
     """Kill what is left of the program's process group, and wait for it."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

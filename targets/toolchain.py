@@ -18,6 +18,7 @@ from pathlib import Path
 
 from archnet.atomic import TEMPORARY_MARK, disk_errors, read_json, remove_tree, write_json
 from archnet.errors import ArchNetError, nearest
+from archnet.targets.chips import CHIPS
 from archnet.targets.process import run_tool
 
 RECORD = "toolchain.json"
@@ -37,6 +38,9 @@ class Toolchain:
         licence: of the compiler.
         bytes: size of the environment, as measured.
         needed_for: targets of `archnet compile`.
+        proprietary: what the vendor's terms are called and where they are, where the licence is no open one:
+            the user confirms them before anything is installed.
+        variables: of the processes that run in it, with "{site}" for its site-packages.
     """
 
     name: str
@@ -45,6 +49,21 @@ class Toolchain:
     licence: str
     bytes: int
     needed_for: tuple[str, ...]
+    proprietary: str = ""
+    variables: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def tool(self) -> str:
+        """The compiler and its version, in words: that of the first package."""
+        return self.packages[0].replace("==", " ")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables that its processes get beside the user's."""
+        site = (
+            self.folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+        )
+        return {name: value.format(site=site) for name, value in self.variables}
 
     @property
     def folder(self) -> Path:
@@ -82,6 +101,11 @@ class Toolchain:
         return self.python
 
 
+def _targets(toolchain: str) -> tuple[str, ...]:
+    """The chips that a toolchain compiles for."""
+    return tuple(chip.name for chip in CHIPS if chip.toolchain == toolchain)
+
+
 TOOLCHAINS: tuple[Toolchain, ...] = (
     Toolchain(
         name="ethos-u",
@@ -89,7 +113,7 @@ TOOLCHAINS: tuple[Toolchain, ...] = (
         packages=("ethos-u-vela==5.2.0", "flatbuffers==25.12.19", "numpy==2.4.6"),
         licence="Apache-2.0",
         bytes=104_000_000,
-        needed_for=("ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u85-256"),
+        needed_for=_targets("ethos-u"),
     ),
 )
 

@@ -9,17 +9,14 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from archnet.errors import ArchNetError
+from archnet.targets.chips import CompileSummary
 from archnet.targets.process import run_tool
 from archnet.targets.toolchain import find_toolchain
 
 TOOLCHAIN = "ethos-u"
-ACCELERATORS = ("ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u85-256")
-"""What `archnet compile --target` takes: chip and multiply-accumulates a cycle."""
-
 BINARY = "model_vela.tflite"
 _MODULE = "ethosu.vela"
 _PLACED = re.compile(r"^(CPU|NPU) operators = (\d+)", re.MULTILINE)
@@ -28,47 +25,13 @@ _ON_CPU = re.compile(r"^(\w+) +\w+ +CPU .* (\S+) *$", re.MULTILINE)
 _KIB = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class VelaSummary:
-    """What Vela says about a compiled network.
-
-    Attributes:
-        accelerator: one of ACCELERATORS.
-        system, memory: configurations of the chip's surroundings that the figures are for.
-        npu_operators, cpu_operators: operators on each, as Vela counts them (a softmax is about thirty).
-        on_cpu: what stays on the CPU: TFLite's operator and its output's name.
-        cycles: of one inference, all in all.
-        npu_cycles: of the NPU alone, were memory never waited for.
-        milliseconds: at the system's clock.
-        sram_bytes: most on-chip memory at a time.
-        other_bytes: of other memories (DRAM, flash): weights and what does not fit the SRAM.
-        binary_bytes: size of the compiled file.
-        macs: multiply-accumulates.
-    """
-
-    accelerator: str
-    tool: str
-    system: str
-    memory: str
-    npu_operators: int
-    cpu_operators: int
-    on_cpu: tuple[str, ...]
-    cycles: int
-    npu_cycles: int
-    milliseconds: float
-    sram_bytes: int
-    other_bytes: int
-    binary_bytes: int
-    macs: int
-
-
-def compile_vela(model: Path, folder: Path, accelerator: str, *, log: Path, seconds: float) -> VelaSummary:
+def compile_vela(model: Path, folder: Path, accelerator: str, *, log: Path, seconds: float) -> CompileSummary:
     """Compile a TFLite file into BINARY in a folder.
 
     Args:
         model: named model.tflite.
         folder: exists; what is in it may be overwritten.
-        accelerator: one of ACCELERATORS.
+        accelerator: chip and multiply-accumulates a cycle, such as ethos-u55-256.
         log: gets all that Vela prints.
         seconds: time limit.
 
@@ -81,7 +44,7 @@ def compile_vela(model: Path, folder: Path, accelerator: str, *, log: Path, seco
         str(toolchain.require()), "-m", _MODULE, str(model.absolute()), "--accelerator-config", accelerator,
         "--output-dir", str(folder.absolute()), "--verbose-performance", "--show-cpu-operations",
     ]  # fmt: skip
-    tool = toolchain.packages[0].replace("==", " ")
+    tool = toolchain.tool
     fix = "try another --target or --seq-len; report the log to the compiler's makers if it crashed"
     text = run_tool(command, log=log, seconds=seconds, title=f"Vela ({tool})", fix=fix)
     try:
@@ -92,7 +55,7 @@ def compile_vela(model: Path, folder: Path, accelerator: str, *, log: Path, seco
         ) from error
 
 
-def _summary(text: str, folder: Path, accelerator: str, tool: str) -> VelaSummary:
+def _summary(text: str, folder: Path, accelerator: str, tool: str) -> CompileSummary:
     placed = {where: int(count) for where, count in _PLACED.findall(text)}
     tables = sorted(folder.glob("*_summary_*.csv"), key=lambda path: path.stat().st_mtime)
     if not tables or placed.keys() != {"CPU", "NPU"}:
@@ -100,20 +63,19 @@ def _summary(text: str, folder: Path, accelerator: str, tool: str) -> VelaSummar
     with tables[-1].open(newline="", encoding="utf-8") as file:
         row: Mapping[str, str] = next(csv.DictReader(file), {})
     elsewhere = ("dram_memory_used", "on_chip_flash_memory_used", "off_chip_flash_memory_used")
-    return VelaSummary(
-        accelerator=accelerator,
+    return CompileSummary(
+        target=accelerator,
         tool=tool,
-        system=row["system_config"],
-        memory=row["memory_mode"],
-        npu_operators=placed["NPU"],
-        cpu_operators=placed["CPU"],
-        on_cpu=tuple(f"{op} ({name})" for op, name in _ON_CPU.findall(text)),
+        native_operators=placed["NPU"],
+        fallback_operators=placed["CPU"],
+        fallbacks=tuple(f"{op} ({name})" for op, name in _ON_CPU.findall(text)),
+        binary=BINARY,
+        binary_bytes=(folder / BINARY).stat().st_size,
+        configuration=f"{row['system_config']}, {row['memory_mode']}",
         cycles=_whole(row["cycles_total"]),
-        npu_cycles=_whole(row["cycles_npu"]),
         milliseconds=1000 * float(row["inference_time"]),
         sram_bytes=_whole(row["sram_memory_used"], _KIB),
         other_bytes=sum(_whole(row[name], _KIB) for name in elsewhere),
-        binary_bytes=(folder / BINARY).stat().st_size,
         macs=_whole(row["nn_macs"]),
     )
 

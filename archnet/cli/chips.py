@@ -13,6 +13,13 @@ from archnet.cli.look import json_option
 from archnet.errors import ArchNetError
 
 
+def complete_chips(context: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
+    """The names of chips that begin with what was typed."""
+    from archnet.targets.chips import CHIPS
+
+    return [chip.name for chip in CHIPS if chip.name.startswith(incomplete)]
+
+
 @app.command(
     "compile",
     short_help="Compile the network for a chip, by the chip's own compiler.",
@@ -27,7 +34,8 @@ from archnet.errors import ArchNetError
     "--target",
     required=True,
     metavar="NAME",
-    help="ethos-u55-128, ethos-u55-256, ethos-u65-256 or ethos-u85-256.",
+    shell_complete=complete_chips,
+    help="A chip that `archnet targets` lists.",
 )
 @seq_len_option
 @click.option(
@@ -42,7 +50,7 @@ from archnet.errors import ArchNetError
 def compile_command(folder: Path, target: str, seq_len: int | None, time_limit: float, as_json: bool) -> None:
     """Compile the network in DIR for a chip into DIR/compiled/NAME.
 
-    Every operator must run on the NPU: one that the compiler leaves on the CPU is an error that names it.
+    Every operator must run on the chip: one that the compiler leaves to the CPU is an error that names it.
     """
     if not time_limit > 0:
         raise ArchNetError(f"--time-limit {time_limit:g} is no number of seconds", fix="give a positive one")

@@ -15,6 +15,13 @@ json_option = click.option(
 )
 
 
+def complete_toolchains(context: click.Context, argument: click.Parameter, incomplete: str) -> list[str]:
+    """The names of toolchains that begin with what was typed."""
+    from archnet.targets.toolchain import TOOLCHAINS
+
+    return [toolchain.name for toolchain in TOOLCHAINS if toolchain.name.startswith(incomplete)]
+
+
 @app.group(
     short_help="List the targets; install compilers of chips.",
     invoke_without_command=True,
@@ -45,8 +52,11 @@ def targets(context: click.Context, as_json: bool) -> None:
 @targets.command(
     short_help="Install the compiler of a chip.", epilog=examples("archnet targets install ethos-u")
 )
-@click.argument("name")
-def install(name: str) -> None:
+@click.argument("name", shell_complete=complete_toolchains)
+@click.option(
+    "--accept-licence", is_flag=True, help="Agree to the vendor's terms, where they are no open ones."
+)
+def install(name: str, accept_licence: bool) -> None:
     """Install the toolchain NAME, with pinned versions, into an environment of its own."""
     from archnet.targets.toolchain import find_toolchain
     from archnet.targets.toolchain import install as make
@@ -54,6 +64,11 @@ def install(name: str) -> None:
     toolchain = find_toolchain(name)
     click.echo(f"{toolchain.title}: {', '.join(toolchain.packages)}")
     click.echo(f"licence {toolchain.licence}; {human_bytes(toolchain.bytes)}; into {toolchain.folder}")
+    if toolchain.proprietary and not accept_licence:
+        raise ArchNetError(
+            f"the toolchain {name} is under the vendor's own terms: {toolchain.proprietary}",
+            fix=f"read them; archnet targets install {name} --accept-licence",
+        )
     make(toolchain, click.echo)
     click.echo("installed")
 
@@ -61,7 +76,7 @@ def install(name: str) -> None:
 @targets.command(
     short_help="Remove the compiler of a chip.", epilog=examples("archnet targets remove ethos-u")
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete_toolchains)
 def remove(name: str) -> None:
     """Remove the environment of the toolchain NAME."""
     from archnet.targets.toolchain import find_toolchain

@@ -22,9 +22,9 @@ from archnet.results import group_emulated
 if TYPE_CHECKING:
     from archnet.plan import Plan
     from archnet.results import LatencyRow, TensorAgreement, ValidationResult
+    from archnet.targets.chips import CompileSummary
     from archnet.targets.profile import Profile
     from archnet.targets.toolchain import Toolchain
-    from archnet.targets.vela import VelaSummary
 
 _ACTIONS = {
     "keep": ("native", "green"),
@@ -76,19 +76,26 @@ def toolchains_table(toolchains: Sequence[Toolchain]) -> Table:
     return table
 
 
-def compiled_table(summary: VelaSummary) -> Table:
-    """What a chip's compiler says: where operators run, cycles, memory."""
+def compiled_table(summary: CompileSummary) -> Table:
+    """What a chip's compiler says: where operators run, and what it tells of cycles and memory."""
     table = Table.grid(padding=(0, 2))
+    cycles = "" if summary.cycles is None else f"{summary.cycles:,}"
+    time = "" if summary.milliseconds is None else f"{summary.milliseconds:.3f} ms"
     for name, value in (
-        ("compiler", f"{summary.tool}, {summary.system}, {summary.memory}"),
-        ("operators", f"{summary.npu_operators} on the NPU, {summary.cpu_operators} on the CPU"),
-        ("cycles", f"{summary.cycles:,} ({summary.milliseconds:.3f} ms)"),
-        ("SRAM", human_bytes(summary.sram_bytes)),
-        ("other memory", human_bytes(summary.other_bytes)),
-        ("binary", human_bytes(summary.binary_bytes)),
+        ("compiler", ", ".join(filter(None, (summary.tool, summary.configuration)))),
+        ("operators", f"{summary.native_operators} on the chip, {summary.fallback_operators} elsewhere"),
+        ("cycles" if cycles else "time", f"{cycles} ({time})" if cycles and time else cycles or time),
+        ("SRAM", _bytes(summary.sram_bytes)),
+        ("other memory", _bytes(summary.other_bytes)),
+        ("binary", _bytes(summary.binary_bytes)),
     ):
-        table.add_row(Text(name, "bold"), Text(value))
+        if value:
+            table.add_row(Text(name, "bold"), Text(value))
     return table
+
+
+def _bytes(size: int | None) -> str:
+    return "" if size is None else human_bytes(size)
 
 
 def plan_table(plan: Plan) -> Group:

@@ -119,8 +119,9 @@ def test_what_chips_compilers_said_is_there_once_it_is_known(tmp_path: Path, ful
     folder = make_build(tmp_path / "b")
     metrics = json.loads((folder / "metrics.json").read_text())
     record = {
-        "accelerator": "ethos-u55-128", "tool": "ethos-u-vela 5.2.0", "npu_operators": 93, "cpu_operators": 0,
-        "cycles": 95688, "sram_bytes": 9360, "binary_bytes": 59296,
+        "target": "ethos-u55-128", "tool": "ethos-u-vela 5.2.0", "native_operators": 93,
+        "fallback_operators": 0,
+        "cycles": 95688, "milliseconds": 0.191, "sram_bytes": 9360, "binary_bytes": 59296,
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps({**metrics, "compiled": {"ethos-u55-128": record}}))
     text = page_of(folder)[1].text.replace("\u202f", " ")

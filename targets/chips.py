@@ -1,0 +1,89 @@
+"""Chips that `archnet compile` compiles for, and what their compilers say of a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archnet.errors import ArchNetError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A chip, or a configuration of one.
+
+    Attributes:
+        name: what `archnet compile --target` takes.
+        title: one line for people.
+        route: the module of `archnet.routes` that compiles for it.
+        toolchain: of `archnet.targets.toolchain`, that its compiler is in; None when it is one of Arch-Net's
+            own packages.
+        profile: what `archnet convert --target` takes for it.
+    """
+
+    name: str
+    title: str
+    route: str
+    toolchain: str | None
+    profile: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompileSummary:
+    """What a compiler says about a network that it has compiled. None is what it does not say.
+
+    Attributes:
+        target: the chip's name.
+        tool: the compiler and its version.
+        native_operators: operators that the chip runs, as the compiler counts them.
+        fallback_operators: operators that it leaves to another processor.
+        fallbacks: what those are: kind and name.
+        binary: name of the compiled file in the folder.
+        binary_bytes: its size.
+        sequence: tokens of a sentence, for networks that read tokens.
+        configuration: what the figures are for, such as clocks and memories.
+        cycles: of one inference, all in all.
+        milliseconds: of one inference.
+        sram_bytes: most on-chip memory at a time.
+        other_bytes: of other memories (DRAM, flash).
+        macs: multiply-accumulates.
+    """
+
+    target: str
+    tool: str
+    native_operators: int
+    fallback_operators: int
+    fallbacks: tuple[str, ...]
+    binary: str
+    binary_bytes: int
+    sequence: int | None = None
+    configuration: str = ""
+    cycles: int | None = None
+    milliseconds: float | None = None
+    sram_bytes: int | None = None
+    other_bytes: int | None = None
+    macs: int | None = None
+
+
+def _ethos(name: str, title: str, profile: str) -> Chip:
+    return Chip(name, title, "ethos_u", "ethos-u", profile)
+
+
+CHIPS: tuple[Chip, ...] = (
+    _ethos("ethos-u55-128", "Arm Ethos-U55, 128 multiply-accumulates a cycle", "ethos-u55"),
+    _ethos("ethos-u55-256", "Arm Ethos-U55, 256 multiply-accumulates a cycle", "ethos-u55"),
+    _ethos("ethos-u65-256", "Arm Ethos-U65, 256 multiply-accumulates a cycle", "ethos-u65"),
+    _ethos("ethos-u85-256", "Arm Ethos-U85, 256 multiply-accumulates a cycle", "ethos-u85"),
+)
+
+
+def find_chip(name: str) -> Chip:
+    """The chip of this name.
+
+    Raises:
+        ArchNetError: there is none; the nearest names are told.
+    """
+    for chip in CHIPS:
+        if chip.name == name:
+            return chip
+    known = [chip.name for chip in CHIPS]
+    raise ArchNetError(f"--target {name!r} cannot be compiled for", fix=nearest(name, known))
