@@ -67,7 +67,9 @@ def test_it_answers_again_and_again_whatever_is_printed(start: Start, tmp_path: 
 
 def test_an_exception_is_an_error_and_the_worker_lives_on(start: Start, tmp_path: Path) -> None:
     with start() as worker:
-        with pytest.raises(ArchNetError, match=r"^tiny-tool 1\.0 failed: RuntimeError: no kernel for Erf \(its log: ") as caught:
+        with pytest.raises(
+            ArchNetError, match=r"1\.0 failed: RuntimeError: no kernel for Erf \(its log"
+        ) as caught:
             worker.call("fail", {}, seconds=30)
         assert caught.value.fix == "try again"
         assert worker.call("double", {"number": 1}, seconds=30)["twice"] == 2
