@@ -86,9 +86,8 @@ class Worker:
             raise self._failed(outcome(self._process.wait()))
         answer = json.loads(reply)
         if "error" in answer:
-            raise ArchNetError(
-                f"{self.title} failed: {last_line(answer['error'])} (its log: {self.log})", fix=self.fix
-            )
+            said = last_line(str(answer["error"]).partition("\n")[0])
+            raise ArchNetError(f"{self.title} failed: {said} (its log: {self.log})", fix=self.fix)
         result: dict[str, Any] = answer["result"]
         return result
 
