@@ -278,7 +278,7 @@ class BuildDir:
     def finish(self, manifest: dict[str, object]) -> None:
         """Write the manifest, which makes the folder a finished one, and delete the checkpoints.
 
-        The results of `reuse.REUSABLE_STAGES` are kept under DIR/stages.
+        What `reuse.keep_stages` keeps is kept under DIR/stages.
         """
         self.write_json(self.manifest, manifest)
         self._put_away()

@@ -28,8 +28,8 @@ from archnet.quantize import (
 from archnet.sources.source import Source
 from archnet.targets import Profile
 
-STAGES = ("distil", "bits", "quantize", "export")
-"""The second only where widths are chosen; a width on the way comes before the third."""
+STAGES = ("distil", "bits", "freeze", "export")
+"""The second only where widths are chosen; one for every width that training falls through follows it."""
 
 
 class TrainingBatches(Batches, Protocol):
@@ -71,10 +71,11 @@ class Job:
         path: list[tuple[Bits, Mapping[str, Bits]]] = [(step, {}) for step in falling(bits)]
         if layers:
             path = [(bits, step) for step in falling_layers(layers)]
-        for step, own in path:
+        for i, (step, own) in enumerate(path, 1):
             narrowest = min([step, *own.values()])
             schedule = self.preset.quantize_at(narrowest)
-            phases.append(Phase(step, schedule, first, own))
+            name = phase_name(narrowest, self.settings, last=i == len(path))
+            phases.append(Phase(step, schedule, first, own, name))
             first += schedule.steps
         return tuple(phases)
 
@@ -180,8 +181,18 @@ def _check_ids(source: Source, teacher: Network, batches: TokenBatches) -> None:
 def stages_of(settings: ConvertSettings) -> tuple[str, ...]:
     """The stages that these settings need, in order."""
     names = [name for name in STAGES if name != "bits" or settings.max_drop is not None]
-    on_the_way = [f"quantize-{bits}" for bits in falling(settings.bits)[:-1]]
-    return tuple(names[:-2] + on_the_way + names[-2:])
+    widths = [phase_name(bits, settings, last=True) for bits in falling(settings.bits)]
+    return tuple(names[:-2] + widths + names[-2:])
+
+
+def phase_name(bits: Bits, settings: ConvertSettings, *, last: bool) -> str:
+    """The name of the stage that trains at some widths, of which `bits` are the narrowest.
+
+    What is chosen is not known before, so that the last stage has a name without widths then.
+    """
+    if settings.max_drop is None:
+        return f"quantize-{bits}"
+    return "quantize-auto" if last else f"quantize-auto-{bits}"
 
 
 def with_settings(settings: ConvertSettings, source: Source, profile: Profile) -> ConvertSettings:

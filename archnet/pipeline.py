@@ -28,14 +28,14 @@ from archnet.quantize import (
     load_start,
     save_start,
 )
-from archnet.reuse import REUSABLE_STAGES, check_reusable, take_stages
+from archnet.reuse import REUSABLE_STAGES, check_reusable, shared_waypoint, take_stages
 from archnet.training import (
     as_asked,
     calibration_of,
     chosen_widths,
     distil,
     equalized,
-    narrow,
+    integers,
     quantize,
     with_translations,
 )
@@ -48,6 +48,9 @@ TRANSLATE_STEPS = 150.0
 
 CHOICE_STEPS = 30.0
 """How long the choice of widths takes in distillation steps, about."""
+
+FREEZE_STEPS = 5.0
+"""How long the integers take in distillation steps, about."""
 
 EXPORT_STEPS = 20.0
 """How long the export takes in distillation steps, about."""
@@ -84,6 +87,7 @@ def run(
             data_sha256=job.data_sha256,
             stages=shared,
         )
+        shared += shared_waypoint(other, job.settings)
     parameters = sum(t.numel() for t in job.teacher.tensors.values())
     with BuildDir.open_for_convert(
         out,
@@ -95,7 +99,7 @@ def run(
         if build.finished:
             return out
         taken = take_stages(build, other, shared) if other is not None else []
-        *earlier, last = job.phases()
+        phases = job.phases()
         with Engine(build, events, _expected(job), earlier=(PREPARE,)) as engine:
             if taken:
                 engine.note(f"taken from {reuse}: {', '.join(taken)}")
@@ -118,17 +122,18 @@ def run(
             if choice is not None:
                 engine.note(choice.sentence())
                 build.write_json(build.plan, {**job.plan.to_json(), "bits": choice.to_json()})
-                *earlier, last = job.phases(choice.narrowed)
+                phases = job.phases(choice.narrowed)
             start = Learned(first_start(shaped, calibration_of(job)), distilled.adaptation)
-            for phase in earlier:
+            for phase in phases:
                 start = engine.stage(
                     phase.stage,
-                    partial(narrow, job, phase, start),
+                    partial(quantize, job, phase, start),
                     save_learned(save_start),
                     load_learned(load_start),
                 )
+            trained = start.result
             parts = engine.stage(
-                "quantize", lambda context: quantize(job, last, start, context), save_parts, load_parts
+                "freeze", lambda context: integers(job, phases[-1], trained), save_parts, load_parts
             )
             engine.stage(
                 "export", lambda context: export_artifacts(job, build, parts, context), write_done, read_done
@@ -143,13 +148,12 @@ def run(
 
 def _expected(job: Job) -> dict[str, float]:
     """The stages that follow the preparation, with the time that each takes in distillation steps, about."""
-    *earlier, last = job.phases()
     expected = {
         "translate": TRANSLATE_STEPS,
         "distil": float(job.preset.distil.steps),
         "bits": CHOICE_STEPS,
-        **{phase.stage: QUANTIZED_STEP * phase.schedule.steps for phase in earlier},
-        "quantize": QUANTIZED_STEP * last.schedule.steps,
+        **{phase.stage: QUANTIZED_STEP * phase.schedule.steps for phase in job.phases()},
+        "freeze": FREEZE_STEPS,
         "export": EXPORT_STEPS,
     }
     unused = {"translate"} if job.source.kind != "translation" else set()

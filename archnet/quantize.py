@@ -25,8 +25,9 @@ from archnet.executor import NetworkModule
 from archnet.network import Network
 from archnet.network_storage import load_folded, save_folded
 from archnet.quantized_student import QuantizedStudent, linear_means
+from archnet.reuse import WAYPOINT_BITS
 
-FIRST_BITS = 4
+FIRST_BITS = WAYPOINT_BITS
 """Weights of fewer bits fall to this width first."""
 
 
@@ -38,11 +39,13 @@ class Start:
         folded: the network, as distillation or the phase before left it.
         means: of its fully connected sites on the first calibration batch, `linear_means`.
         steps: of the phase before, by activation quantizer; None before the first phase.
+        weight_steps: of the phase before, by weight quantizer: with them the phase's student is what it was.
     """
 
     folded: Folded
     means: Mapping[str, Tensor]
     steps: Mapping[str, Tensor] | None = None
+    weight_steps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +57,14 @@ class Phase:
         schedule: of its training.
         first_batch: index of its first batch.
         layers: that have widths of their own.
+        stage: the name of its stage.
     """
 
     bits: Bits
     schedule: Schedule
     first_batch: int
     layers: Mapping[str, Bits] = field(default_factory=dict)
-
-    @property
-    def stage(self) -> str:
-        """The name of its stage, where it is not the last."""
-        return f"quantize-{min([self.bits, *self.layers.values()])}"
+    stage: str = ""
 
 
 def falling(bits: Bits) -> tuple[Bits, ...]:
@@ -105,7 +105,7 @@ def train_phase(
     if start.steps is None:
         student.calibrate(calibration)
     else:
-        student.set_activation_steps(start.steps)
+        student.set_steps(start.steps)
     student.raise_fine_steps()
     student.correct_biases(calibration[0], start.means)
     train(
@@ -131,7 +131,15 @@ def next_start(start: Start, student: QuantizedStudent, calibration: Sequence[Ma
     """Start from what a phase has trained."""
     tensors = student.trained(start.folded.network)
     folded = replace(start.folded, network=replace(start.folded.network, tensors=tensors))
-    return Start(folded, linear_means(student, calibration[0]), student.activation_steps())
+    means = linear_means(student, calibration[0])
+    return Start(folded, means, student.activation_steps(), student.weight_steps())
+
+
+def trained_student(start: Start, phase: Phase) -> QuantizedStudent:
+    """The student that a phase has trained, made again of what `next_start` kept."""
+    student = QuantizedStudent(start.folded.network, phase.bits, phase.layers)
+    student.set_steps({**(start.steps or {}), **start.weight_steps})
+    return student
 
 
 def save_start(start: Start, folder: Path) -> None:
@@ -139,9 +147,10 @@ def save_start(start: Start, folder: Path) -> None:
     save_folded(start.folded, folder)
     save_tensors(folder / "means.safetensors", {n: m.contiguous() for n, m in start.means.items()})
     save_tensors(folder / "steps.safetensors", dict(start.steps or {}))
+    save_tensors(folder / "weight_steps.safetensors", dict(start.weight_steps))
 
 
 def load_start(folder: Path) -> Start:
     """Read what `save_start` wrote."""
-    means, steps = (load_tensors(folder / f"{name}.safetensors") for name in ("means", "steps"))
-    return Start(load_folded(folder), means, steps)
+    names = ("means", "steps", "weight_steps")
+    return Start(load_folded(folder), *(load_tensors(folder / f"{name}.safetensors") for name in names))

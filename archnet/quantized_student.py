@@ -262,16 +262,23 @@ class QuantizedStudent(NetworkModule):
 
     def activation_steps(self) -> dict[str, Tensor]:
         """The step of every activation quantizer, by the name of its module."""
-        return {name: quantizer.step.detach().clone() for name, quantizer in self._quantizers()}
+        return self._steps(ActivationQuantizer)
+
+    def weight_steps(self) -> dict[str, Tensor]:
+        """The steps of every weight quantizer, (channels,), by the name of its module."""
+        return self._steps(WeightQuantizer)
 
     @torch.no_grad()
-    def set_activation_steps(self, steps: Mapping[str, Tensor]) -> None:
-        """Take the steps of a student of the same network with the same widths of activations."""
-        for name, quantizer in self._quantizers():
-            quantizer.step.copy_(steps[name])
+    def set_steps(self, steps: Mapping[str, Tensor]) -> None:
+        """Take the steps of a student of the same network with the same widths, by their modules' names."""
+        modules = dict(self.named_modules())
+        for name, step in steps.items():
+            quantizer = modules[name]
+            assert isinstance(quantizer, (ActivationQuantizer, WeightQuantizer))
+            quantizer.step.copy_(step)
 
-    def _quantizers(self) -> list[tuple[str, ActivationQuantizer]]:
-        return [(n, m) for n, m in self.named_modules() if isinstance(m, ActivationQuantizer)]
+    def _steps(self, kind: type[ActivationQuantizer] | type[WeightQuantizer]) -> dict[str, Tensor]:
+        return {n: m.step.detach().clone() for n, m in self.named_modules() if isinstance(m, kind)}
 
     @torch.no_grad()
     def raise_fine_steps(self) -> None:

@@ -1,8 +1,9 @@
-"""Results of stages that do not depend on bit widths: kept in a finished build, taken by other conversions.
+"""Results of stages that other conversions can start from: kept in a finished build, taken by `--reuse`.
 
 A conversion to other widths, for another target or with another form of the embedding begins with the very
-translations and the very distilled network of an earlier one. They lie in DIR/stages, sealed as they were
-made, so that what a conversion starts from is found to be whole before it is used.
+translations and the very distilled network of an earlier one; one to weights of fewer than 4 bits also with
+what was trained at 4, where all else is equal. They lie in DIR/stages, sealed as they were made, so that
+what a conversion starts from is found to be whole before it is used.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from archnet import __version__, atomic
 from archnet.checkpoint import read_seal
-from archnet.config import ConvertSettings
+from archnet.config import Bits, ConvertSettings
 from archnet.errors import ArchNetError
 
 if TYPE_CHECKING:
@@ -25,10 +26,20 @@ if TYPE_CHECKING:
 REUSABLE_STAGES = ("translate", "distil")
 """Stages whose results do not depend on bits, target and form of the embedding, in their order."""
 
+WAYPOINT_BITS = 4
+"""Weights of fewer bits are reached by way of this width; what was trained at it is kept too."""
+
+
+def waypoint(settings: ConvertSettings) -> str | None:
+    """The stage at WAYPOINT_BITS that a conversion has; None when it has none."""
+    if settings.bits.weights > WAYPOINT_BITS or settings.max_drop is not None:
+        return None
+    return f"quantize-{Bits(WAYPOINT_BITS, settings.bits.activations)}"
+
 
 def keep_stages(build: BuildDir) -> None:
-    """Move the results of `REUSABLE_STAGES` from a build's checkpoints to its DIR/stages."""
-    for stage in REUSABLE_STAGES:
+    """Move the results of `REUSABLE_STAGES` and the waypoint from a build's checkpoints to its DIR/stages."""
+    for stage in filter(None, (*REUSABLE_STAGES, waypoint(build.settings))):
         result, place = build.checkpoints_dir / stage / "result", build.stages_dir / stage
         if result.is_dir() and not place.exists():
             build.stages_dir.mkdir(exist_ok=True)
@@ -88,6 +99,22 @@ def check_reusable(
                 f"--reuse {other.path}: {place} is {'damaged' if place.exists() else 'gone'}",
                 fix="leave --reuse out: the distillation is then done again",
             )
+
+
+def shared_waypoint(other: BuildDir, settings: ConvertSettings) -> list[str]:
+    """The waypoint of another build that a conversion can start from as well, in a list; [] when none fits.
+
+    It fits where all settings but the width of the weights are equal, and its result is whole.
+
+    Args:
+        other: a build that `check_reusable` has accepted for these settings.
+    """
+    stage = waypoint(settings)
+    if stage is None or stage != waypoint(other.settings):
+        return []
+    if other.settings.differences(replace(settings, bits=other.settings.bits)):
+        return []
+    return [stage] if read_seal(other.stages_dir / stage) is not None else []
 
 
 def take_stages(build: BuildDir, other: BuildDir, stages: Sequence[str]) -> list[str]:

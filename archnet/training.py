@@ -35,8 +35,9 @@ from archnet.quantize import (
     Start,
     next_start,
     train_phase,
+    trained_student,
 )
-from archnet.quantized_student import QuantizedStudent, channel_statistics
+from archnet.quantized_student import channel_statistics
 from archnet.rewrite import materialize, rewrite, token_statistics
 from archnet.strict_maps import as_strict_maps
 from archnet.translations import load_translations, save_translations, translate_sources
@@ -164,10 +165,8 @@ def _adaptation(objective: Objective) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in objective.adaptation.cpu().state_dict().items()}
 
 
-def _phase(
-    job: Job, phase: Phase, start: Learned[Start], context: StageContext
-) -> tuple[QuantizedStudent, dict[str, Tensor]]:
-    """The student that a phase trains, and the adaptation."""
+def quantize(job: Job, phase: Phase, start: Learned[Start], context: StageContext) -> Learned[Start]:
+    """What a phase trains, still in float, with the steps of its quantizers."""
     objective = _objective(job, start.result.folded.values, start.adaptation)
     student = train_phase(
         context,
@@ -179,13 +178,7 @@ def _phase(
         calibration=calibration_of(job),
         quantizer=job.settings.method.quantizer,
     )
-    return student, _adaptation(objective)
-
-
-def narrow(job: Job, phase: Phase, start: Learned[Start], context: StageContext) -> Learned[Start]:
-    """A phase on the way: what it trained, still in float."""
-    student, adaptation = _phase(job, phase, start, context)
-    return Learned(next_start(start.result, student, calibration_of(job)), adaptation)
+    return Learned(next_start(start.result, student, calibration_of(job)), _adaptation(objective))
 
 
 def as_asked(job: Job, folded: Folded, seed: int) -> Folded:
@@ -198,12 +191,10 @@ def as_asked(job: Job, folded: Folded, seed: int) -> Folded:
     return replace(folded, network=network)
 
 
-def quantize(
-    job: Job, phase: Phase, start: Learned[Start], context: StageContext
-) -> Mapping[str, QuantizedGraph]:
-    """The last phase, then integers."""
-    student, _ = _phase(job, phase, start, context)
-    outputs = {name: start.result.folded.values[site] for name, site in job.teacher.outputs.items()}
+def integers(job: Job, phase: Phase, trained: Start) -> Mapping[str, QuantizedGraph]:
+    """The integer networks of what the last phase has trained."""
+    student = trained_student(trained, phase)
+    outputs = {name: trained.folded.values[site] for name, site in job.teacher.outputs.items()}
     name, longest, embedding = job.source.name, job.settings.seq_len, job.settings.embedding
     if job.source.kind == "translation":
         return freeze_translation(student, outputs, name=name, max_sequence=longest, embedding=embedding)

@@ -236,7 +236,9 @@ def results_of(arguments: argparse.Namespace, subject: Subject, console: Console
 def measured(variant: Variant, place: Path, row: Row, original: float | None) -> Result:
     """A variant's result, from its score and the log of its build."""
     records = list(read_log(BuildDir.open_finished(place).log))
-    losses = [float(str(r["loss"])) for r in records if r.get("stage") == "quantize" and r.get("loss")]
+    losses = [
+        float(str(r["loss"])) for r in records if str(r.get("stage")).startswith("quantize") and r.get("loss")
+    ]
     last = losses[-max(1, len(losses) // LAST_SHARE) :]
     seen, unit = trained_on(records)
     return Result(

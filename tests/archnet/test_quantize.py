@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from archnet.config import Bits
+from archnet.converters.fold import Affine
 from archnet.distill import Schedule, objective_for
 from archnet.engine import StageContext
+from archnet.freeze import freeze
+from archnet.network import Network
 from archnet.presets import PRESETS
 from archnet.quantize import (
     Phase,
@@ -24,6 +27,7 @@ from archnet.quantize import (
     next_start,
     save_start,
     train_phase,
+    trained_student,
 )
 from archnet.quantized_student import QuantizedLinear, QuantizedStudent, linear_means
 from tests.archnet.test_distill import Batches, Context
@@ -51,8 +55,6 @@ def test_layers_of_their_own_fall_by_way_of_four_bits() -> None:
     layers = {"a": Bits(2, 8), "b": Bits(4, 8)}
     assert falling_layers(layers) == ({"a": Bits(4, 8), "b": Bits(4, 8)}, layers)
     assert falling_layers({"b": Bits(4, 8)}) == ({"b": Bits(4, 8)},)
-    assert Phase(Bits(8, 8), Schedule(1, 1e-3), 0, layers).stage == "quantize-w2a8"
-    assert Phase(Bits(4, 8), Schedule(1, 1e-3), 0).stage == "quantize-w4a8"
 
 
 def test_fewer_bits_train_longer() -> None:
@@ -61,6 +63,13 @@ def test_fewer_bits_train_longer() -> None:
     assert schedules[0] == preset.quantize
     assert [s.steps for s in schedules] == sorted({s.steps for s in schedules})
     assert preset.quantize_at(Bits(8, 4)) == preset.quantize_at(Bits(4, 4))
+
+
+def frozen(student: QuantizedStudent, values: Mapping[str, Affine], teacher: Network) -> list[bytes]:
+    """Every constant of the integer network."""
+    outputs = {name: values[site] for name, site in teacher.outputs.items()}
+    graph = freeze(student, outputs, name="x", max_sequence=16, embedding="gather", pool_on_host=True)
+    return [graph.constants[name].tobytes() for name in sorted(graph.constants)]
 
 
 def drift(student: QuantizedStudent, means: Mapping[str, Tensor], batch: dict[str, Tensor]) -> float:
@@ -96,9 +105,11 @@ def test_a_phase_goes_on_from_the_weights_before_it(tmp_path: Path) -> None:
     assert not torch.equal(learned, folded.network.parameter(site, "weight"))
     narrow = QuantizedStudent(second.folded.network, Bits(2, 4))
     assert second.steps is not None
-    narrow.set_activation_steps(second.steps)
+    narrow.set_steps(second.steps)
     assert narrow.activation_steps() == student.activation_steps()
     narrow.raise_fine_steps()
+    again = trained_student(second, Phase(Bits(4, 4), Schedule(3, 1e-3), 0))
+    assert frozen(again, folded.values, teacher) == frozen(student, folded.values, teacher)
     before = drift(narrow, second.means, calibration[0])
     narrow.correct_biases(calibration[0], second.means)
     assert drift(narrow, second.means, calibration[0]) < 0.3 * before

@@ -17,7 +17,8 @@ from archnet.build import BuildDir
 from archnet.checkpoint import read_seal, write_sealed
 from archnet.config import Bits, ConvertSettings
 from archnet.errors import ArchNetError
-from archnet.reuse import check_reusable, take_stages
+from archnet.method import Method
+from archnet.reuse import check_reusable, shared_waypoint, take_stages
 
 SETTINGS = ConvertSettings("archnet", Bits(8, 8))
 MODEL, DATA = "a" * 64, "d" * 64
@@ -31,10 +32,10 @@ def seal(place: Path, content: bytes) -> None:
     write_sealed(place, fill, {"after": "x"})
 
 
-def make_build(path: Path) -> Path:
+def make_build(path: Path, **changes: Any) -> Path:
     """A finished build whose stages hold their own name."""
-    with BuildDir.open_for_convert(path, SETTINGS, MODEL, data_sha256=DATA) as build:
-        for stage in (*STAGES, "quantize"):
+    with BuildDir.open_for_convert(path, replace(SETTINGS, **changes), MODEL, data_sha256=DATA) as build:
+        for stage in (*STAGES, "quantize-w8a8", "quantize-w4a4"):
             seal(build.checkpoints_dir / stage / "result", stage.encode())
         build.finish({})
     return path
@@ -51,6 +52,22 @@ def test_a_finished_build_keeps_what_does_not_depend_on_bits(tmp_path: Path) -> 
     assert sorted(os.listdir(path / "stages")) == sorted(STAGES)
     assert all(read_seal(path / "stages" / stage) for stage in STAGES)
     assert not (path / "checkpoints").exists()
+
+
+def test_what_was_trained_at_four_bits_is_kept_and_serves_fewer(tmp_path: Path) -> None:
+    path = make_build(tmp_path / "a", bits=Bits(4, 4))
+    assert sorted(os.listdir(path / "stages")) == sorted((*STAGES, "quantize-w4a4"))
+    other = BuildDir.open_finished(path)
+
+    def fits(**changes: Any) -> list[str]:
+        return shared_waypoint(other, replace(SETTINGS, **{"bits": Bits(2, 4), **changes}))
+
+    assert fits() == fits(bits=Bits(3, 4)) == fits(bits=Bits(4, 4)) == ["quantize-w4a4"]
+    assert fits(bits=Bits(8, 4)) == fits(bits=Bits(2, 8)) == fits(max_drop=0.5) == []
+    assert fits(embedding="code") == fits(target="mine", target_sha256="c" * 64) == []
+    assert fits(method=Method(quantizer="dorefa")) == []
+    (path / "stages" / "quantize-w4a4" / "network").write_bytes(b"damaged")
+    assert fits() == []
 
 
 def test_a_kill_just_before_they_are_put_away_loses_nothing(tmp_path: Path) -> None:

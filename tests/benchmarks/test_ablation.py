@@ -72,9 +72,11 @@ def test_variants_are_made_scored_and_kept(
             elif entry["event"] == "progress":
                 steps[str(entry["stage"])] = int(str(entry["steps"]))
     assert ends["distil"] == [False, True]  # one distillation for both
-    assert ends["quantize"] == [False, False]
+    assert ends["quantize-w4a8"] == [False, False]
     assert steps["distil"] == 8
-    assert steps["quantize"] == round(1.5 * 3)  # half as many of distillation, and w4 takes 1.5 times as long
+    assert steps["quantize-w4a8"] == round(
+        1.5 * 3
+    )  # half as many of distillation, and w4 takes 1.5 times as long
 
     # A second run makes nothing anew and adds what is asked for.
     stamps = {path: path.stat().st_mtime_ns for path in cache.rglob("*.json")}

@@ -115,7 +115,7 @@ def test_stopped_and_killed_at_any_stage_gives_the_same_bytes(
     assert "stopped at a checkpoint of stage distil" in message
     assert "the same command goes on:\n  archnet convert " in message
 
-    command.kill("quantize", 5)
+    command.kill("quantize-w8a8", 5)
     command.kill("export", 0)
     command.finish(beside)
 
@@ -134,7 +134,7 @@ def test_killed_while_widths_are_chosen_and_on_the_way_to_them(
     command = Command(model, sentences, target, tmp_path / "build", options, SHORT)
     beside = undisturbed.start()
     command.kill("bits", 2)
-    command.kill("quantize-w4a8", 3)
+    command.kill("quantize-auto-w4a8", 3)
     command.finish(beside)
     widths = [json.loads((c.out / "manifest.json").read_text())["bits"] for c in (command, undisturbed)]
     assert widths[0] == widths[1]

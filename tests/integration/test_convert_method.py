@@ -56,12 +56,12 @@ def test_everything_at_once_is_recorded_and_gives_the_same_integers(
     assert recorded == manifest["settings"]
     assert (recorded["block_decay"], recorded["adaptation"]) == (0.8, "teacher-attention")
     points = [e for e in read_log(build.log) if e.get("event") == "progress" and "block" in e]
-    blocks = {stage: [] for stage in ("distil", "quantize-w4a4", "quantize")}
+    blocks = {stage: [] for stage in ("distil", "quantize-w4a4", "quantize-w2a4")}
     for entry in points:
         stage, block = str(entry["stage"]), str(entry["block"])
         if stage in blocks and block not in blocks[stage]:
             blocks[stage].append(block)
-    assert blocks["distil"] == blocks["quantize"] == ["head", "block 0", "block 1", ""]
+    assert blocks["distil"] == blocks["quantize-w2a4"] == ["head", "block 0", "block 1", ""]
     assert (out / "stages" / "distil" / "adaptation.safetensors").is_file()
     report = (out / "report.html").read_text()
     assert "Adaptation of states" in report
@@ -83,7 +83,7 @@ def test_killed_in_a_period_gives_the_same_bytes(
     killed = MethodCommand(deep, sentences, target, tmp_path / "killed")
     beside = undisturbed.start()
     killed.kill("distil", DISTIL // 2)  # in the last block's period
-    killed.kill("quantize", 5)
+    killed.kill("quantize-w4a4", 5)
     for process in (killed.start(), beside):
         message = process.communicate(timeout=500)[1]
         assert process.returncode == 0, message

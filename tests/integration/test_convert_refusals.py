@@ -254,7 +254,7 @@ def test_a_disk_that_fills_up_half_way(small_disk: Path, model: Path, target: Pa
     ballast, out = small_disk / "ballast", small_disk / "build"
 
     def fill(event: Event) -> None:
-        if isinstance(event, StageStarted) and event.stage == "quantize":
+        if isinstance(event, StageStarted) and event.stage == "quantize-w8a8":
             free = os.statvfs(small_disk)
             ballast.write_bytes(bytes(max(0, free.f_bavail * free.f_bsize - 20_000)))
 

@@ -57,6 +57,26 @@ def test_a_reused_distillation_gives_the_same_bytes(
     assert (reused / "stages" / "distil" / "seal.json").is_file()  # others can start from it in turn
 
 
+def test_two_bits_start_from_four_of_another_build(
+    model: Path, sentences: Path, target: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"target": str(target), "preset": "fast", "seq_len": SEQUENCE}
+    four = convert(model, sentences, out=tmp_path / "four", bits="w4a4", **settings)
+    events: list[Event] = []
+    two = convert(
+        model, sentences, out=tmp_path / "two", bits="w2a4", reuse=four, events=events.append, **settings
+    )
+    alone = convert(model, sentences, out=tmp_path / "alone", bits="w2a4", **settings)
+    assert loaded(events) == ["distil", "quantize-w4a4"]
+    assert integers(two) == integers(alone)
+    again: list[Event] = []
+    back = convert(
+        model, sentences, out=tmp_path / "back", bits="w4a4", reuse=two, events=again.append, **settings
+    )
+    assert loaded(again) == ["distil", "quantize-w4a4"]  # only the integers are made
+    assert integers(back) == integers(four)
+
+
 def test_a_translator_reuses_its_translations_too(target: Path, tmp_path: Path) -> None:
     model = make_translation_folder(tmp_path / "model", layers=1, end_bias=3.0)
     events: list[Event] = []

@@ -58,7 +58,7 @@ def test_a_build_has_two_networks_the_float_original_and_its_data(build: Path) -
     manifest = json.loads((build / "manifest.json").read_text())
     assert (manifest["kind"], manifest["generation"]["ends"]) == ("translation", [END])
     stages = json.loads((build / "metrics.json").read_text())["seconds"]
-    assert list(stages)[-4:] == ["translate", "distil", "quantize", "export"]
+    assert list(stages)[-4:] == ["distil", "quantize-w8a8", "freeze", "export"]
     assert "translate" in (build / "report.html").read_text()
 
 
