@@ -24,7 +24,7 @@ from archnet.network import census
 from archnet.network_storage import save_folded
 from archnet.parts import part_names
 from archnet.records import block_agreement, training_points
-from archnet.results import merge_metrics
+from archnet.results import TrainingPoint, merge_metrics
 from archnet.storage import save_graph
 from archnet.targets import Profile
 
@@ -117,8 +117,18 @@ def _strings(value: object) -> Sequence[object]:
     return value if isinstance(value, list) else []
 
 
-def record(job: Job, build: BuildDir, folded: Folded, parts: Mapping[str, QuantizedGraph]) -> None:
-    """What the report needs that only the conversion knows."""
+def record(
+    job: Job,
+    build: BuildDir,
+    folded: Folded,
+    parts: Mapping[str, QuantizedGraph],
+    earlier: Sequence[TrainingPoint] = (),
+) -> None:
+    """What the report needs that only the conversion knows.
+
+    Args:
+        earlier: curves of stages that were taken from another build.
+    """
     after: dict[str, int] = {}
     for node in (node for graph in parts.values() for node in graph.nodes):
         after[str(node.op)] = after.get(str(node.op), 0) + 1
@@ -129,7 +139,7 @@ def record(job: Job, build: BuildDir, folded: Folded, parts: Mapping[str, Quanti
         settings=job.settings.to_json(),
         census_before=census(job.teacher.sites),
         census_after=after,
-        training=points,
+        training=[*earlier, *points],
         seconds=seconds,
         blocks=block_agreement(
             job.teacher, job.blocks, folded, parts, {k: v[:SAVED_SENTENCES] for k, v in batch.items()}

@@ -28,6 +28,8 @@ from archnet.quantize import (
     load_start,
     save_start,
 )
+from archnet.records import curves_of
+from archnet.results import read_metrics
 from archnet.reuse import REUSABLE_STAGES, check_reusable, shared_waypoint, take_stages
 from archnet.training import (
     as_asked,
@@ -138,7 +140,8 @@ def run(
             engine.stage(
                 "export", lambda context: export_artifacts(job, build, parts, context), write_done, read_done
             )
-        record(job, build, folded, parts)
+        reused = [] if other is None else curves_of(read_metrics(other.metrics), shared)
+        record(job, build, folded, parts, reused)
         build.finish(manifest_of(job, parts, command, choice))
     from archnet.report import write_report
 

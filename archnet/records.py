@@ -47,6 +47,12 @@ def training_points(log: Path) -> tuple[list[TrainingPoint], dict[str, float]]:
     return kept, seconds
 
 
+def curves_of(metrics: Mapping[str, Any], stages: Collection[str]) -> list[TrainingPoint]:
+    """The curves of some stages that another build has recorded."""
+    points = (TrainingPoint.from_json(point) for point in metrics.get("training") or ())
+    return [point for point in points if point.stage in stages]
+
+
 def _point(entry: dict[str, Any], loss: float) -> TrainingPoint:
     detail = str(entry.get("detail", ""))
     homotopy = float(detail.split()[1]) if detail.startswith("homotopy ") else None

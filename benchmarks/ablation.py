@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from accuracy import machine
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from side_by_side.program import run_program
 from side_by_side.recipes import RECIPES
 from side_by_side.rows import Limits, Row, our_row, peer_row
 from side_by_side.store import key_of
@@ -332,19 +332,7 @@ def compare(arguments: argparse.Namespace, console: Console) -> None:
 
 def main(command: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(command)
-    console = Console(stderr=True, soft_wrap=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        compare(arguments, console)
-    except ArchNetError as error:
-        console.print(
-            f"error: {error.problem}\n  fix: {error.fix}", style="red", highlight=False, markup=False
-        )
-        return 2
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here", style="yellow")
-        return 130
-    return 0
+    return run_program(lambda console: compare(arguments, console))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ import argparse
 import json
 import os
 import platform
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from side_by_side.frontier import frontier
+from side_by_side.program import run_program
 from side_by_side.recipe import Recipe
 from side_by_side.recipes import RECIPES
 from side_by_side.rows import Limits, Row, our_row, peer_row
@@ -178,23 +178,10 @@ def compare(arguments: argparse.Namespace, console: Console) -> None:
 
 def main(command: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(command)
-    console = Console(stderr=True, soft_wrap=True)
-    # A stop from outside ends the children too, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if arguments.list:
         list_tools(Console())
         return 0
-    try:
-        compare(arguments, console)
-    except ArchNetError as error:
-        console.print(
-            f"error: {error.problem}\n  fix: {error.fix}", style="red", highlight=False, markup=False
-        )
-        return 2
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here", style="yellow")
-        return 130
-    return 0
+    return run_program(lambda console: compare(arguments, console))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 
 from archnet.api import convert
 from archnet.events import Event, Note, StageFinished
+from archnet.results import read_metrics
 from tests.hf_models import make_model_folder, make_translation_folder
 from tests.integration.conftest import Archnet
 from tests.integration.test_convert_refusals import check_refusal
@@ -68,6 +69,8 @@ def test_two_bits_start_from_four_of_another_build(
     )
     alone = convert(model, sentences, out=tmp_path / "alone", bits="w2a4", **settings)
     assert loaded(events) == ["distil", "quantize-w4a4"]
+    curves = {point["stage"] for point in read_metrics(two / "metrics.json")["training"]}
+    assert curves == {"distil", "quantize-w4a4", "quantize-w2a4"}
     assert integers(two) == integers(alone)
     again: list[Event] = []
     back = convert(
