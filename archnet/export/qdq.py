@@ -40,7 +40,7 @@ class QdqModel:
     Attributes:
         model: the ONNX model, checked.
         sequence: its sequence length.
-        inputs: names in the model's order: activations, LIMIT_INPUT with a scale behind a colon, TOKENS_INPUT.
+        inputs: names in its order: activations, LIMIT_INPUT with a scale behind a colon, TOKENS_INPUT.
         stored: activation -> where it is in the model, for all that are outputs of it.
         zero_points: of the inputs that are activations.
         form: how it is written.
