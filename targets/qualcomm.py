@@ -85,6 +85,8 @@ def compile_qnn(model: Path, folder: Path, chip: str, *, log: Path, seconds: flo
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     binary = folder / BINARY
+    if told["elsewhere"]:  # of the part that QNN takes
+        binary.unlink(missing_ok=True)
     if not told["elsewhere"] and not (binary.is_file() and told["operators"]):
         raise ArchNetError(
             f"{toolchain.tool} wrote no {BINARY}, or said nothing of it (its log: {log})", fix=_FIX

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from archnet.errors import ArchNetError
 from archnet.export.qdq_state import QdqForm
+from archnet.operators import Op
 from archnet.routes import CompileJob
 from archnet.routes.qdq import write_qdq
+from archnet.storage import load_graph
 from archnet.targets.chips import CompileSummary
 from archnet.targets.qualcomm import compile_qnn
 
@@ -17,7 +20,17 @@ FORM = QdqForm(activations="uint8", linear="gemm", wide="uint16", packed=True)
 
 
 def compile_chip(job: CompileJob) -> CompileSummary:
-    """Write model.onnx and compile it (see `archnet.routes`)."""
+    """Write model.onnx and compile it (see `archnet.routes`).
+
+    Raises:
+        ArchNetError: activations have fewer than 8 bits, the network has no QDQ form, or QNN fails.
+    """
+    for node in load_graph(job.build.graph_dir).nodes:
+        if node.op is Op.REQUANTIZE:
+            raise ArchNetError(
+                f"{node.name} ({node.op}) is not exact on HTP: layers behind it were off by up to 11",
+                fix="convert with activations of 8 bits: --target qualcomm-htp",
+            )
     model = job.folder / MODEL
     _, sequence = write_qdq(job, model, FORM)
     summary = compile_qnn(model, job.folder, job.chip.name, log=job.log, seconds=job.seconds)

@@ -29,7 +29,7 @@ def compile(request: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         "operators": kinds of QNN operators with their number; "elsewhere": what QNN does not take, as kind
-        and name: then nothing was written.
+        and name: then the binary, if there is one, is of the rest.
     """
     scratch = Path(request["scratch"])
     entries = {
