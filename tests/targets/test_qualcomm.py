@@ -1,4 +1,4 @@
-"""What becomes of QNN's answers; a driver of our own stands in for QNN, tests/integration has the real one."""
+"""What becomes of QNN's answers; a driver stands in for QNN. tests/integration has the real one."""
 
 from __future__ import annotations
 
