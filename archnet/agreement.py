@@ -164,6 +164,10 @@ def emulated_places(graph: QuantizedGraph, backends: Sequence[str]) -> tuple[Emu
         from archnet.export.tflite import emulated_places as in_tflite
 
         places += [EmulatedPlace("litert", p.node, str(p.op), p.reason) for p in in_tflite(graph)]
+    if "qualcomm-htp" in backends:
+        from archnet.backends.qualcomm import emulated_places as in_htp
+
+        places += [EmulatedPlace("qualcomm-htp", name, str(op), reason) for name, op, reason in in_htp(graph)]
     return tuple(places)
 
 

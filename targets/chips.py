@@ -68,11 +68,19 @@ def _ethos(name: str, title: str, profile: str) -> Chip:
     return Chip(name, title, "ethos_u", "ethos-u", profile)
 
 
+def _htp(version: str, example: str) -> Chip:
+    title = f"Qualcomm Hexagon tensor processor v{version}, as in {example}"
+    return Chip(f"qualcomm-htp-v{version}", title, "qualcomm", "qualcomm", "qualcomm-htp")
+
+
 CHIPS: tuple[Chip, ...] = (
     _ethos("ethos-u55-128", "Arm Ethos-U55, 128 multiply-accumulates a cycle", "ethos-u55"),
     _ethos("ethos-u55-256", "Arm Ethos-U55, 256 multiply-accumulates a cycle", "ethos-u55"),
     _ethos("ethos-u65-256", "Arm Ethos-U65, 256 multiply-accumulates a cycle", "ethos-u65"),
     _ethos("ethos-u85-256", "Arm Ethos-U85, 256 multiply-accumulates a cycle", "ethos-u85"),
+    _htp("73", "Snapdragon 8 Gen 2"),
+    _htp("75", "Snapdragon 8 Gen 3"),
+    _htp("79", "Snapdragon 8 Elite"),
 )
 
 

@@ -115,6 +115,26 @@ TOOLCHAINS: tuple[Toolchain, ...] = (
         bytes=104_000_000,
         needed_for=_targets("ethos-u"),
     ),
+    Toolchain(
+        name="qualcomm",
+        title="QNN, Qualcomm's compiler for HTP with its emulator, in ONNX Runtime",
+        packages=(
+            "onnxruntime-qnn==2.7.0",
+            "onnxruntime==1.32.0",
+            "coloredlogs==15.0.1",
+            "flatbuffers==25.12.19",
+            "humanfriendly==10.0",
+            "mpmath==1.3.0",
+            "numpy==2.4.6",
+            "packaging==26.4",
+            "protobuf==7.36.2",
+            "sympy==1.14.0",
+        ),
+        licence="MIT (ONNX Runtime), Qualcomm's own terms (QNN)",
+        bytes=518_000_000,
+        needed_for=_targets("qualcomm"),
+        proprietary="Qualcomm_LICENSE.pdf in the package onnxruntime-qnn on PyPI",
+    ),
 )
 
 

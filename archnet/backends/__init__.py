@@ -38,11 +38,18 @@ def _open_litert(build_dir: Path, threads: int | None) -> Backend:
     return LiteRtBackend.open(build_dir, threads=threads)
 
 
+def _open_qualcomm(build_dir: Path, threads: int | None) -> Backend:
+    from archnet.backends.qualcomm import QualcommHtpBackend
+
+    return QualcommHtpBackend.open(build_dir)
+
+
 BACKENDS: dict[str, Callable[[Path, int | None], Backend]] = {
     "reference": _open_reference,
     "onnxruntime": _open_onnxruntime,
     "tvm": _open_tvm,
     "litert": _open_litert,
+    "qualcomm-htp": _open_qualcomm,
 }
 
 _EXTRAS = {"tvm": "tvm", "litert": "ethos"}

@@ -86,6 +86,21 @@ def test_install_shows_versions_size_and_licence_first(
     assert "did you mean 'ethos-u'" in unknown.stderr
 
 
+def test_proprietary_terms_are_named_and_must_be_accepted(
+    archnet: Archnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(toolchain, "install", lambda wanted, say: made.append(wanted.name))
+    refused = archnet("targets", "install", "qualcomm")
+    assert refused.exit_code == 2
+    assert "onnxruntime-qnn==2.7.0" in refused.stdout
+    assert "under the vendor's own terms: Qualcomm_LICENSE.pdf" in refused.stderr
+    assert "archnet targets install qualcomm --accept-licence" in refused.stderr
+    assert made == []
+    assert archnet("targets", "install", "qualcomm", "--accept-licence").exit_code == 0
+    assert made == ["qualcomm"]
+
+
 def test_targets_say_what_is_installed_and_remove_removes_it(archnet: Archnet, cache: Path) -> None:
     assert "ethos-u-vela" not in archnet("targets").stdout
     place = cache / "archnet" / "toolchains" / "ethos-u"

@@ -85,7 +85,8 @@ def write(tmp_path: Path) -> Callable[[str], str]:
 
 def test_built_in_profiles_are_those_of_this_version() -> None:
     assert [profile.name for profile in list_profiles()] == [
-        "archnet", "archnet5", "ethos-u55", "ethos-u65", "ethos-u85", "onnxruntime", "tvm",
+        "archnet", "archnet5", "ethos-u55", "ethos-u65", "ethos-u85", "onnxruntime", "qualcomm-htp",
+        "tvm",
     ]  # fmt: skip
 
 
@@ -167,7 +168,7 @@ def test_norms_and_smooth_activations_are_missing_with_a_reason(profile: Profile
 BYTES_ONLY = {"ethos-u55": 128, "ethos-u65": 256, "ethos-u85": 256}
 """Chips whose activations have 8 bits, with the multiply-accumulates of the one that was probed."""
 
-WIDE_RANGE = [profile for profile in list_profiles() if profile.name not in BYTES_ONLY]
+WIDE_RANGE = [p for p in list_profiles() if p.name not in {*BYTES_ONLY, "qualcomm-htp"}]
 
 
 @pytest.mark.parametrize("name", BYTES_ONLY)
@@ -182,6 +183,15 @@ def test_ethos_u_takes_bytes_rows_from_the_host_and_no_division(name: str) -> No
         assert not profile.supports(op)
     with pytest.raises(ArchNetError, match="cannot run --attention 'relu'"):
         profile.choose_attention("relu")
+
+
+def test_qualcomm_htp_takes_bytes_and_weights_of_4_bits() -> None:
+    profile = load_profile("qualcomm-htp")
+    assert (profile.weight_bits, profile.activation_bits) == ((8, 4), (8,))
+    assert (profile.embedding_forms, profile.attention_forms) == (("host",), ("softmax", "mixing"))
+    assert "qualcomm-htp-v73" in profile.operators[Op.LINEAR].probe.how
+    for op in (Op.EMBEDDING, Op.ONE_HOT, Op.TABLE_SOFTMAX, Op.MEAN_POOL, Op.REQUANTIZE):
+        assert not profile.supports(op)
 
 
 @pytest.mark.parametrize("text", KNOWN_BITS)
