@@ -16,7 +16,7 @@ from archnet.targets.chips import CHIPS as ALL_CHIPS
 from archnet.targets.toolchain import find_toolchain
 from tests.attention_graphs import with_padding
 from tests.graphs import tiny_encoder
-from tests.image_graphs import image_graph
+from tests.image_graphs import AVERAGES, average_graph, image_graph
 from tests.integration.test_target_operators import SEQUENCE, alone, name_of, probed
 
 pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
@@ -51,6 +51,17 @@ def test_every_operator_is_placed_on_the_npu(tmp_path: Path, name: str, accelera
     assert summary.cycles is not None
     assert summary.cycles > 100
     assert summary.binary_bytes > 1000
+
+
+@pytest.mark.parametrize("sizes", AVERAGES.values(), ids=AVERAGES)
+@pytest.mark.parametrize("accelerator", ["ethos-u55-128", "ethos-u65-256"])
+def test_averages_in_great_steps_are_placed_on_the_npu(
+    tmp_path: Path, accelerator: str, sizes: tuple[int, int, int]
+) -> None:
+    export_tflite(average_graph(*sizes), tmp_path / "model.tflite")
+    log = tmp_path / "log"
+    summary = compile_vela(tmp_path / "model.tflite", tmp_path, accelerator, log=log, seconds=120)
+    assert (summary.fallback_operators, summary.fallbacks) == (0, ())
 
 
 HOSTED = {Op.SLICE, Op.WIDEN}
