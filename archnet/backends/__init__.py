@@ -38,14 +38,21 @@ def _open_litert(build_dir: Path, threads: int | None) -> Backend:
     return LiteRtBackend.open(build_dir, threads=threads)
 
 
+def _open_tosa(build_dir: Path, threads: int | None) -> Backend:
+    from archnet.backends.tosa import TosaBackend
+
+    return TosaBackend.open(build_dir, threads=threads)
+
+
 BACKENDS: dict[str, Callable[[Path, int | None], Backend]] = {
     "reference": _open_reference,
     "onnxruntime": _open_onnxruntime,
     "tvm": _open_tvm,
     "litert": _open_litert,
+    "tosa": _open_tosa,
 }
 
-_EXTRAS = {"tvm": "tvm", "litert": "ethos"}
+_EXTRAS = {"tvm": "tvm", "litert": "ethos", "tosa": "ethos"}
 
 
 def open_backend(name: str, build_dir: Path, *, threads: int | None = None) -> Backend:
