@@ -164,6 +164,10 @@ def emulated_places(graph: QuantizedGraph, backends: Sequence[str]) -> tuple[Emu
         from archnet.export.tflite import emulated_places as in_tflite
 
         places += [EmulatedPlace("litert", p.node, str(p.op), p.reason) for p in in_tflite(graph)]
+    if "tosa" in backends:
+        from archnet.export.tflite import fixed_point_places
+
+        places += [EmulatedPlace("tosa", p.node, str(p.op), p.reason) for p in fixed_point_places(graph)]
     return tuple(places)
 
 

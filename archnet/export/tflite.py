@@ -124,6 +124,20 @@ def emulated_places(graph: QuantizedGraph) -> tuple[EmulatedPlace, ...]:
     return tuple(found)
 
 
+def fixed_point_places(graph: QuantizedGraph) -> tuple[EmulatedPlace, ...]:
+    """`emulated_places`, and what multiplies in TFLite's fixed point, which rounds twice (TOSA, Ethos-U)."""
+    reason = "the factor is applied in fixed point, rounded twice: a value just below a half may go up"
+    products = (Op.LINEAR, Op.CONV, Op.MATMUL)
+    named = emulated_places(graph)
+    known = {place.node for place in named}
+    more = [
+        EmulatedPlace(node.name, node.op, node.output, reason)
+        for node in graph.nodes
+        if node.op in products and node.name not in known
+    ]
+    return (*named, *more)
+
+
 def _in_tflite_units(graph: QuantizedGraph, softmax: Node) -> bool:
     """Whether the network was converted for TFLite's probabilities (`Profile.softmax_levels`)."""
     return graph.tensors[softmax.output].levels == SHARE_LEVELS

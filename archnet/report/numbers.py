@@ -16,6 +16,7 @@ BACKEND_NAMES = {
     "tvm": "TVM",
     "openvino": "OpenVINO",
     "litert": "LiteRT",
+    "tosa": "TOSA",
 }
 
 

@@ -25,7 +25,13 @@ from tests.image_graphs import AVERAGES, Kind, average_graph, image_graph, image
 pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
 
 from archnet.backends.litert import Kernels, LiteRtBackend
-from archnet.export.tflite import build_tflite, emulated_places, export_tflite, read_tflite
+from archnet.export.tflite import (
+    build_tflite,
+    emulated_places,
+    export_tflite,
+    fixed_point_places,
+    read_tflite,
+)
 from archnet.export.tflite_image import dense_weights
 from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT
 
@@ -278,5 +284,7 @@ def test_places_that_differ_are_named_with_a_reason() -> None:
     graph = encoder()
     named = {place.op for place in emulated_places(graph)}
     assert named == {Op.ADD, Op.SOFTMAX, Op.MATMUL}
+    fixed = {place.op for place in fixed_point_places(encoder(share_levels=256))}
+    assert fixed == {Op.ADD, Op.SOFTMAX, Op.LINEAR, Op.MATMUL}
     images_places = emulated_places(image_graph("cnn", Bits(8, 8)))
     assert [p.tensor for p in images_places if p.op is Op.LINEAR] == ["head"]
