@@ -27,6 +27,9 @@ from archnet.targets.toolchain import find_toolchain
 
 PROBE_SECONDS = 300.0
 
+TOKENS = SEQUENCE - 4
+"""Of a sentence: fewer than the greatest, so that padding and cropping have something to do."""
+
 Outcome = Literal["native", "fallback", "host", "refused"]
 """On the chip; on another processor; done before or after the chip's program; no form, or an error."""
 
@@ -137,7 +140,7 @@ def _ask(chip: Chip, profile: Profile, question: _Question, seconds: float) -> O
             build.finish({})
         folder = base / "compiled"
         folder.mkdir()
-        sequence = SEQUENCE if any("sequence" in spec.shape for spec in graph.inputs) else None
+        sequence = TOKENS if any("sequence" in spec.shape for spec in graph.inputs) else None
         job = CompileJob(
             chip, BuildDir.open_finished(base / "build"), folder, base / "log", seconds, sequence
         )

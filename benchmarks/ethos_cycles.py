@@ -93,7 +93,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON")
     options = parser.parse_args()
     builds = dict(text.split("=", 1) for text in options.build)
-    rows, used = [], {}
+    rows: list[dict[str, object]] = []
+    used: dict[str, str] = {}
     print("| chip | tokens | network | operators on NPU / CPU | cycles | SRAM | of the original |")
     print("|---|---|---|---|---|---|---|")
     try:

@@ -164,8 +164,11 @@ def build_tflite(graph: QuantizedGraph, sequence: int | None = None, *, expose: 
     for node in parts.body:
         lower_node(state, node)
     outputs = file_outputs(graph, parts)
-    for name in outputs:
-        state.get(name)
+    if not outputs or any(state.get(name) in state.file.constants for name in outputs):
+        raise ArchNetError(
+            f"the network {graph.name} leaves nothing to TFLite: its outputs are constants or the host's",
+            fix="run it with --backend reference",
+        )
     stored = {name: s for name, s in state.stored().items() if name not in inputs}
     logical = {name: replace(stored[name], index=state.get(name), last=False) for name in outputs}
     given = [

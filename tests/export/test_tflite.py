@@ -18,6 +18,7 @@ from archnet.errors import ArchNetError
 from archnet.graph import QuantizedGraph
 from archnet.operators import Op
 from archnet.reference import bind_dims, execute, run_node
+from archnet.single_operators import OPERATORS, single_operator
 from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import AVERAGES, Kind, average_graph, image_graph, images
@@ -31,6 +32,7 @@ from archnet.export.tflite import (
     export_tflite,
     fixed_point_places,
     read_tflite,
+    split,
 )
 from archnet.export.tflite_image import dense_weights
 from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT
@@ -259,6 +261,16 @@ def test_the_same_graph_gives_the_same_bytes_and_another_is_told(tmp_path: Path)
 )
 def test_what_has_no_form_is_refused_by_name(graph: QuantizedGraph, message: str) -> None:
     with pytest.raises(ArchNetError, match=message):
+        build_tflite(graph, 8)
+
+
+@pytest.mark.parametrize("op", [Op.SLICE, Op.WIDEN, Op.EMBEDDING])
+def test_a_network_of_the_host_alone_is_refused(op: Op) -> None:
+    (case,) = OPERATORS[op]
+    graph = single_operator(op, case, Bits(8, 8))
+    if op is Op.WIDEN:  # its features are the user's own input, and no operator of the file makes them
+        assert split(graph).body == ()
+    with pytest.raises(ArchNetError, match="leaves nothing to TFLite"):
         build_tflite(graph, 8)
 
 
