@@ -48,7 +48,7 @@ class Body(nn.Module):
 
 def main(model: str, sentences: Path, length: int, out: Path) -> None:
     """Write the float file beside OUT, and OUT."""
-    bert = AutoModel.from_pretrained(model, attn_implementation="eager").eval()
+    bert = AutoModel.from_pretrained(model, attn_implementation="sdpa").eval()
     tokenizer = AutoTokenizer.from_pretrained(model)
 
     def given(text: str) -> tuple[Tensor, Tensor]:
