@@ -168,6 +168,10 @@ def emulated_places(graph: QuantizedGraph, backends: Sequence[str]) -> tuple[Emu
         from archnet.backends.qualcomm import emulated_places as in_htp
 
         places += [EmulatedPlace("qualcomm-htp", name, str(op), reason) for name, op, reason in in_htp(graph)]
+    if "tosa" in backends:
+        from archnet.export.tflite import fixed_point_places
+
+        places += [EmulatedPlace("tosa", p.node, str(p.op), p.reason) for p in fixed_point_places(graph)]
     return tuple(places)
 
 

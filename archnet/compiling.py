@@ -14,7 +14,7 @@ from archnet.parts import is_translation
 from archnet.results import merge_metrics, read_metrics
 from archnet.routes import CompileJob, compile_by_route
 from archnet.storage import load_graph
-from archnet.targets.chips import CompileSummary, find_chip
+from archnet.targets.chips import Chip, CompileSummary, find_chip
 from archnet.targets.toolchain import find_toolchain
 
 COMPILE_SECONDS = 1800.0
@@ -84,7 +84,7 @@ def compile_for(
             named = ", ".join(summary.fallbacks) or f"{summary.fallback_operators} operators"
             raise ArchNetError(
                 f"{summary.tool} leaves {named} on the CPU of {target} (its log: {log})",
-                fix=f"convert for the chip's own profile: --target {chip.profile}",
+                fix=_fix(build, chip),
             )
         record = dataclasses.asdict(summary)
         write_json(work / "summary.json", record)
@@ -96,3 +96,10 @@ def compile_for(
     known = read_metrics(build.metrics).get("compiled") or {}
     merge_metrics(build.metrics, compiled={**known, target: record})
     return summary
+
+
+def _fix(build: BuildDir, chip: Chip) -> str:
+    """What can be done about operators that the chip does not run."""
+    if build.settings.target != chip.profile:
+        return f"convert for the chip's own profile: --target {chip.profile}"
+    return "compile for another chip (archnet targets), and report the network's operators with the log"

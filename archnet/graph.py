@@ -49,6 +49,12 @@ class TensorSpec:
     scale: float | None = None
 
     @property
+    def levels(self) -> int:
+        """Of probabilities: how many units make 1. 2**bits - 1, or 2**bits where the greatest is cut off."""
+        assert self.scale is not None, "probabilities have a scale"
+        return round(1.0 / self.scale)
+
+    @property
     def range(self) -> tuple[int, int]:
         """The least and the greatest integer that the tensor can hold."""
         if self.dtype == "uint8":

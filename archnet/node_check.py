@@ -274,8 +274,10 @@ def _softmax(c: NodeCheck) -> Shape:
     require(int(table[0]) == SOFTMAX_ONE, f"its table begins with {table[0]}, not {SOFTMAX_ONE}")
     require(bool((np.diff(table) <= 0).all()), "its table rises")
     c.output_is("uint8")
-    share = np.float32(1 / (2**c.output.bits - 1))
-    require(np.float32(_scale(c.output)) == share, f"its output's scale is {c.output.scale}, not {share}")
+    most = 2**c.output.bits
+    known = [np.float32(1 / levels) for levels in (most - 1, most)]
+    wrong = f"its output's scale is {c.output.scale}, neither 1/{most - 1} nor 1/{most}"
+    require(np.float32(_scale(c.output)) in known, wrong)
     require(c.extent(x.shape[-1]) <= MAX_SEQUENCE, f"spans more than {MAX_SEQUENCE} positions")
     return x.shape
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,9 @@ from archnet.valid import mask_of, row_masks, valid_rows
 
 LARGEST_FACTOR = 1.7
 """Of a requantization, before scales are moved to exact ones; an exact one is below 2."""
+
+SHARE_LEVELS = "share_levels"
+"""Attribute of an attention site: the target's `softmax_levels`, where they are not the usual ones."""
 
 MASK_DISTANCE = 10.0
 """Scores span at least this many nats below 0, so that a padded key keeps at most e**-10 of the weight."""
@@ -88,20 +92,29 @@ class QuantizedAttention(nn.Module):
     """Attention whose scores and probabilities are fake-quantized.
 
     Queries arrive scaled. Scores are integers in units of their scale; a padded key's score is the
-    least integer; probabilities are unsigned with scale 1 / (2**bits - 1).
+    least integer; probabilities are unsigned with scale 1 / levels.
 
     Args:
         bits: of the scores, and of the probabilities.
+        share_levels: units that make 1 in probabilities of 8 bits (see `Profile.softmax_levels`); those of
+            fewer bits have as many times fewer.
     """
 
     def __init__(
-        self, heads: int, scale: float, bits: tuple[int, int], bias: Tensor | None, *, causal: bool = False
+        self,
+        heads: int,
+        scale: float,
+        bits: tuple[int, int],
+        bias: Tensor | None,
+        *,
+        causal: bool = False,
+        share_levels: int = 2**STORED_BITS - 1,
     ) -> None:
         super().__init__()
         self.heads, self.scale, self.causal = heads, scale, causal
         scores, self.share_bits = bits
         self.scores = ActivationQuantizer(scores, signed=True, least=MASK_DISTANCE / 2 ** (scores - 1))
-        self.levels = 2**self.share_bits - 1
+        self.levels = share_levels >> (STORED_BITS - self.share_bits)
         self.bias = None if bias is None else nn.Parameter(bias.clone())
         self.calibrating = False
         self.sample: list[Tensor] = []
@@ -123,7 +136,8 @@ class QuantizedAttention(nn.Module):
             if keep is not None:
                 scores = torch.where(keep, scores, self.scores.low * self.scores.scale)
             probabilities = torch.softmax(scores, -1)
-            rounded = (probabilities * self.levels).round_().div_(self.levels)
+            integers = (probabilities * self.levels).round_().clamp_(max=2**self.share_bits - 1)
+            rounded = integers.div_(self.levels)
             probabilities = probabilities + (rounded - probabilities).detach()
         return merge_heads(probabilities.to(value.dtype) @ split_heads(value, self.heads))
 
@@ -383,6 +397,17 @@ def _corrector(wanted: Tensor, mask: Tensor | None) -> Callable[[nn.Module, obje
     return correct
 
 
+def with_share_levels(network: Network, levels: int) -> Network:
+    """The network with attention whose probabilities have these units (see QuantizedAttention)."""
+    sites = (
+        replace(site, attributes={**site.attributes, SHARE_LEVELS: levels})
+        if site.op is Op.ATTENTION
+        else site
+        for site in network.sites
+    )
+    return replace(network, sites=tuple(sites))
+
+
 def _is_table(site: Site) -> bool:
     """Whether the result's integers are a table's own."""
     return site.op is Op.EMBEDDING and "table" in site.parameters
@@ -427,4 +452,5 @@ def _attention(network: Network, site: Site, widths: Widths) -> QuantizedAttenti
         return QuantizedReluAttention(heads, scale, widths.shares[site.name], causal=causal)
     table = network.parameter(site, "bias") if "bias" in site.parameters else None
     bits = (widths.scores[site.name], widths.shares[site.name])
-    return QuantizedAttention(heads, scale, bits, table, causal=causal)
+    levels = int(site.attributes.get(SHARE_LEVELS, 2**STORED_BITS - 1))
+    return QuantizedAttention(heads, scale, bits, table, causal=causal, share_levels=levels)

@@ -156,17 +156,17 @@ def mask(call: Call, x: Array, attention_mask: Array) -> Array:
 
 
 def softmax(call: Call, x: Array, table: Array) -> Array:
-    """(2 * Q * e + sum(e)) // (2 * sum(e)) over the last axis, e = table[max(x) - x], Q = 2**bits - 1.
+    """min((2 * Q * e + sum(e)) // (2 * sum(e)), 2**bits - 1) over the last axis, e = table[max(x) - x].
 
-    The table holds rint(2**20 * exp(-i * scale_x)) for i = 0 .. 255; the output's scale is 1 / Q.
+    The table holds rint(2**20 * exp(-i * scale_x)) for i = 0 .. 255; the output's scale is 1 / Q, with
+    Q = 2**bits - 1, of which nothing is cut off, or 2**bits, as TFLite has it.
     `(Q * e + sum(e) // 2) // sum(e)` is the same number: 2 * Q * e is even, so an odd sum cannot
     decide; that form stays below 2**31 for up to 1024 positions.
     """
     wide = x.astype(np.int64)
     weights = table[wide.max(axis=-1, keepdims=True) - wide].astype(np.int64)
     total = weights.sum(axis=-1, keepdims=True)
-    greatest = 2**call.output.bits - 1
-    return np.asarray((2 * greatest * weights + total) // (2 * total), dtype=call.output.dtype)
+    return call.clamp((2 * call.output.levels * weights + total) // (2 * total))
 
 
 def add(call: Call, a: Array, b: Array) -> Array:

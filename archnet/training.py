@@ -37,7 +37,7 @@ from archnet.quantize import (
     train_phase,
     trained_student,
 )
-from archnet.quantized_student import channel_statistics
+from archnet.quantized_student import channel_statistics, with_share_levels
 from archnet.rewrite import materialize, rewrite, token_statistics
 from archnet.strict_maps import as_strict_maps
 from archnet.translations import load_translations, save_translations, translate_sources
@@ -182,12 +182,13 @@ def quantize(job: Job, phase: Phase, start: Learned[Start], context: StageContex
 
 
 def as_asked(job: Job, folded: Folded, seed: int) -> Folded:
-    """The network with the embedding and the sums that were asked for."""
+    """The network with the embedding, the sums and the units of probabilities that were asked for."""
     network = folded.network
     if job.settings.embedding == "code":
         network = with_code_embedding(network, seed=seed)
     if not job.profile.supports(Op.ADD):
         network = adds_as_concats(network)
+    network = with_share_levels(network, job.profile.softmax_levels)
     return replace(folded, network=network)
 
 

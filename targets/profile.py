@@ -23,6 +23,7 @@ from archnet.targets.strict_table import StrictTable
 SCHEMA = 1
 EXPORT_FORMATS = ("onnx", "tvm", "tflite")
 CONVOLUTIONS = ("any", "3x3")
+SOFTMAX_LEVELS = (255, 256)
 WIDTHS = (8, 6, 4, 3, 2)
 
 _NEEDED_BY_FORM: Mapping[str, tuple[Op, ...]] = {
@@ -51,6 +52,7 @@ _PROFILE_KEYS = (
     "embedding_forms",
     "attention_forms",
     "convolution",
+    "softmax_levels",
     "exports",
     "max_sequence",
     "probes",
@@ -106,6 +108,8 @@ class Profile:
         attention_forms: forms of attention, the default first; a profile that names none has "softmax".
         convolution: "any", or "3x3" for targets whose convolutions are dense, 3x3, of stride 1 and at most
             512 channels, and whose pooling is 2x2.
+        softmax_levels: how many units make 1 in the probabilities of 8 bits that the target's Softmax gives:
+            255, the greatest integer, or 256, which is cut off at 255 (TFLite).
         absent: operators that were probed and found missing. Any operator that is neither here nor
             in `operators` is missing too; it has no recorded reason.
         weight_bits: widths of weights, the default first.
@@ -129,6 +133,7 @@ class Profile:
     absent: Mapping[Op, OperatorAbsence] = field(default_factory=dict)
     attention_forms: tuple[str, ...] = ATTENTION_FORMS[:1]
     convolution: str = CONVOLUTIONS[0]
+    softmax_levels: int = SOFTMAX_LEVELS[0]
 
     def supports(self, op: Op, bits: Bits | None = None) -> bool:
         """Whether the target runs the operator (at these widths, where they are given)."""
@@ -243,6 +248,7 @@ class Profile:
             "embedding_forms": list(self.embedding_forms),
             "attention_forms": list(self.attention_forms),
             "convolution": self.convolution,
+            "softmax_levels": self.softmax_levels,
             "exports": list(self.exports),
             "max_sequence": self.max_sequence,
             "operators": {
@@ -318,6 +324,7 @@ def read_profile(path: Path) -> Profile:
             else ATTENTION_FORMS[:1]
         ),
         convolution=_read_convolution(table),
+        softmax_levels=_read_softmax_levels(table),
     )
     _check(profile, table.where)
     if "attention_forms" in table:
@@ -349,6 +356,12 @@ def _read_convolution(table: StrictTable) -> str:
     if value not in CONVOLUTIONS:
         raise table.wrong("convolution", f"one of {', '.join(CONVOLUTIONS)}")
     return value
+
+
+def _read_softmax_levels(table: StrictTable) -> int:
+    if "softmax_levels" not in table:
+        return SOFTMAX_LEVELS[0]
+    return table.integer("softmax_levels", min(SOFTMAX_LEVELS), max(SOFTMAX_LEVELS))
 
 
 def _read_probes(table: StrictTable) -> dict[str, Probe]:

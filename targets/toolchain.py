@@ -135,6 +135,27 @@ TOOLCHAINS: tuple[Toolchain, ...] = (
         needed_for=_targets("qualcomm"),
         proprietary="Qualcomm_LICENSE.pdf in the package onnxruntime-qnn on PyPI",
     ),
+    Toolchain(
+        name="tosa",
+        title="Arm's TOSA reference model, for --backend tosa",
+        packages=(
+            "tosa-tools==2026.8.0",
+            "tosa-converter-for-tflite==2026.2.0",
+            "attrs==26.1.0",
+            "flatbuffers==25.2.10",
+            "jsonschema==4.24.0",
+            "jsonschema-specifications==2025.9.1",
+            "ml_dtypes==0.5.3",
+            "numpy==2.1.3",
+            "referencing==0.37.0",
+            "rpds-py==2026.9.1",
+            "semver==3.0.4",
+            "typing_extensions==4.16.0",
+        ),
+        licence="Apache-2.0",
+        bytes=375_000_000,
+        needed_for=(),
+    ),
 )
 
 

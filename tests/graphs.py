@@ -55,6 +55,7 @@ def tiny_encoder(
     concat: bool = False,
     weight_bits: int = 8,
     activation_bits: int | tuple[int, ...] = 8,
+    share_levels: int = 255,
 ) -> QuantizedGraph:
     """A random Transformer encoder without LayerNorm, as conversion makes them.
 
@@ -62,6 +63,7 @@ def tiny_encoder(
         weight_bits: of every fully connected layer.
         activation_bits: of what layers and products read; of several, one is drawn for each tensor. The
             stream between Adds and the scores keep 8 bits: layers read a narrow version of the stream.
+        share_levels: units that make 1 in probabilities of 8 bits.
         pooled: the output is the mean of the unmasked tokens, normalised; otherwise every token's
             ("last_hidden_state") and a tanh layer over the first token's ("pooler_output").
         embedding: the form of the word embedding; "host" and "code" need a host table.
@@ -69,7 +71,7 @@ def tiny_encoder(
         concat: the feed-forward part is two halves that are concatenated.
     """
     widths = (activation_bits,) if isinstance(activation_bits, int) else activation_bits
-    b = _Builder(rng, max_sequence, weight_bits, widths)
+    b = _Builder(rng, max_sequence, weight_bits, widths, share_levels)
     words = _embed(b, embedding, vocab, hidden)
     x = _positions(b, words, hidden)
     for layer in range(layers):
@@ -101,6 +103,7 @@ class _Builder:
     max_sequence: int
     weight_bits: int = 8
     widths: tuple[int, ...] = (8,)
+    share_levels: int = 255
     block: str = "embeddings"
     inputs: list[TensorSpec] = field(default_factory=list)
     outputs: list[GraphOutput] = field(default_factory=list)
@@ -336,7 +339,7 @@ def _attention(b: _Builder, x: str, hidden: int, heads: int) -> str:
     powers = np.rint(2**20 * np.exp(-np.arange(256) * scale)).astype(np.int32)
     table = b.constant(f"{b.block}.softmax.table", powers)
     bits = b.width()
-    share = float(np.float32(1 / (2**bits - 1)))
+    share = float(np.float32(1 / (b.share_levels >> (8 - bits))))
     shares = b.node(Op.SOFTMAX, "softmax", (masked, table), square, "uint8", bits, share)
     bits = b.width()
     context = b.matmul("context", shares, parts[2], swapped, bits, transpose_b=False)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from archnet.blocks import find_blocks, with_blocks
+from archnet.calibration.affine import fit_weight_scale
 from archnet.calibration.equalization import equalize
 from archnet.capture import capture_image
 from archnet.config import Bits
@@ -16,8 +18,10 @@ from archnet.converters.fold import Folded, fold
 from archnet.converters.homotopy import set_progress
 from archnet.executor import NetworkModule
 from archnet.freeze import freeze
-from archnet.graph import QuantizedGraph
+from archnet.graph import GraphOutput, Node, QuantizedGraph, TensorSpec
+from archnet.graph_check import validate_graph
 from archnet.network import Network
+from archnet.operators import Op
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.rewrite import materialize, rewrite, token_statistics
 from tests.hf_models import make_model
@@ -106,3 +110,28 @@ def image_graph(kind: Kind, bits: Bits, attention: str = "softmax") -> Quantized
     network, folded, student = quantized_model(kind, bits, attention)
     outputs = {name: folded.values[site] for name, site in network.outputs.items()}
     return freeze(student, outputs, name=kind, max_sequence=64, embedding="gather", size=SIZE)
+
+
+def average_graph(size: int, window: int, stride: int) -> QuantizedGraph:
+    """Averages over windows of a map of 6 channels, size x size pixels, as a CNN has before its head."""
+    channels, scale = 6, 0.05
+    multiplier, weight_scale = fit_weight_scale(np.full(channels, 1 / window**2), scale, scale)
+    after = (size - window) // stride + 1
+    x = TensorSpec("x", ("batch", channels, size, size), "uint8", 8, scale)
+    y = TensorSpec("y", ("batch", channels, after, after), "uint8", 8, scale)
+    constants = {
+        "weight": np.ones((channels, 1, window, window), np.int8), "bias": np.zeros(channels, np.int32),
+        "multiplier": multiplier, "weight_scale": weight_scale,
+    }  # fmt: skip
+    node = Node(
+        Op.CONV, "average", ("x", *constants), "y",
+        {"weight_bits": 2, "strides": (stride, stride), "pads": (0, 0, 0, 0), "groups": channels},
+    )  # fmt: skip
+    output = GraphOutput("y", "y", np.ones(1, np.float32), integers=True)
+    graph = QuantizedGraph("average", (x,), (output,), (node,), {"x": x, "y": y}, constants, 1)
+    validate_graph(graph)
+    return graph
+
+
+AVERAGES = {"whole-map": (8, 8, 8), "windows": (8, 4, 4), "uneven": (9, 4, 4), "overlapping": (7, 3, 2)}
+"""Map, window and step, such that some steps are too great for a depthwise convolution on Ethos-U55."""

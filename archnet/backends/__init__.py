@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from archnet.backends.base import Backend
@@ -10,49 +10,19 @@ from archnet.errors import ArchNetError, nearest
 
 __all__ = ["BACKENDS", "Backend", "open_backend"]
 
-# Each imports its runtime only when it is asked for: TVM is an optional dependency, and ONNX Runtime
-# takes a second to import.
-
-
-def _open_reference(build_dir: Path, threads: int | None) -> Backend:
-    from archnet.backends.reference import ReferenceBackend
-
-    return ReferenceBackend.open(build_dir)
-
-
-def _open_onnxruntime(build_dir: Path, threads: int | None) -> Backend:
-    from archnet.backends.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend.open(build_dir, threads=threads)
-
-
-def _open_tvm(build_dir: Path, threads: int | None) -> Backend:
-    from archnet.backends.tvm import TvmBackend
-
-    return TvmBackend.open(build_dir, threads=threads)
-
-
-def _open_litert(build_dir: Path, threads: int | None) -> Backend:
-    from archnet.backends.litert import LiteRtBackend
-
-    return LiteRtBackend.open(build_dir, threads=threads)
-
-
-def _open_qualcomm(build_dir: Path, threads: int | None) -> Backend:
-    from archnet.backends.qualcomm import QualcommHtpBackend
-
-    return QualcommHtpBackend.open(build_dir)
-
-
-BACKENDS: dict[str, Callable[[Path, int | None], Backend]] = {
-    "reference": _open_reference,
-    "onnxruntime": _open_onnxruntime,
-    "tvm": _open_tvm,
-    "litert": _open_litert,
-    "qualcomm-htp": _open_qualcomm,
+# A runtime is imported only when it is asked for: some are optional dependencies, and ONNX Runtime takes a
+# second to import.
+BACKENDS: dict[str, str] = {
+    "reference": "reference.ReferenceBackend",
+    "onnxruntime": "onnxruntime.OnnxRuntimeBackend",
+    "tvm": "tvm.TvmBackend",
+    "litert": "litert.LiteRtBackend",
+    "tosa": "tosa.TosaBackend",
+    "qualcomm-htp": "qualcomm.QualcommHtpBackend",
 }
+"""Name -> module of this package and its class, whose `open` takes the build folder and threads."""
 
-_EXTRAS = {"tvm": "tvm", "litert": "ethos"}
+_EXTRAS = {"tvm": "tvm", "litert": "ethos", "tosa": "ethos"}
 
 
 def open_backend(name: str, build_dir: Path, *, threads: int | None = None) -> Backend:
@@ -74,7 +44,11 @@ def open_backend(name: str, build_dir: Path, *, threads: int | None = None) -> B
             f"{build_dir} is not a folder", fix="give the folder that archnet convert wrote (--out)"
         )
     try:
-        return BACKENDS[name](build_dir, threads)
+        module, _, kind = BACKENDS[name].partition(".")
+        opened: Backend = getattr(import_module(f"archnet.backends.{module}"), kind).open(
+            build_dir, threads=threads
+        )
+        return opened
     except ImportError as error:
         if name not in _EXTRAS:
             raise

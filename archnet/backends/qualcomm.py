@@ -58,8 +58,10 @@ class QualcommHtpBackend(StaticBackend):
         self._deployed = folder / CONTEXT
 
     @classmethod
-    def open(cls, build_dir: Path) -> Self:
+    def open(cls, build_dir: Path, *, threads: int | None = None) -> Self:
         """The network of a build folder that was compiled for an HTP: of several the first in PROCESSORS.
+
+        Threads are the emulator's business.
 
         Raises:
             ArchNetError: it was compiled for none, or see the class.

@@ -23,8 +23,8 @@ class ReferenceBackend:
         self.graph = graph
 
     @classmethod
-    def open(cls, build_dir: Path) -> Self:
-        """The network of a build folder."""
+    def open(cls, build_dir: Path, *, threads: int | None = None) -> Self:
+        """The network of a build folder; threads are NumPy's business."""
         return cls(load_graph(build_dir / "graph"))
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

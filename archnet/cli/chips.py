@@ -9,7 +9,7 @@ import click
 from archnet.cli.app import app, examples, print_json, quiet_libraries, terminal
 from archnet.cli.artifacts import seq_len_option
 from archnet.cli.check import folder_argument
-from archnet.cli.look import json_option
+from archnet.cli.look import json_option, targets
 from archnet.errors import ArchNetError
 
 
@@ -67,3 +67,55 @@ def compile_command(folder: Path, target: str, seq_len: int | None, time_limit: 
 
     terminal().print(compiled_table(summary))
     click.echo(str(folder / "compiled" / target))
+
+
+@targets.command(
+    short_help="Ask a chip's compiler about each operator alone.",
+    epilog=examples(
+        "archnet targets probe ethos-u55-256",
+        "archnet targets probe ethos-u85-256 --op Softmax --op Conv --out u85.json",
+    ),
+)
+@click.argument("name", shell_complete=complete_chips)
+@click.option("--op", "operators", multiple=True, metavar="OP", help="Only this operator; may be repeated.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the JSON here."
+)
+@click.option(
+    "--time-limit",
+    type=float,
+    default=300.0,
+    show_default=True,
+    metavar="S",
+    help="Of the compiler for one network, in seconds.",
+)
+@json_option
+def probe(name: str, operators: tuple[str, ...], out: Path | None, time_limit: float, as_json: bool) -> None:
+    """Compile networks of one operator for the chip NAME and say which it runs.
+
+    Each operator is tried in a few sizes at each width of the chip's profile: it runs natively, is left to
+    another processor, is done by the host, or is refused, with the compiler's own words and version.
+    """
+    if not time_limit > 0:
+        raise ArchNetError(f"--time-limit {time_limit:g} is no number of seconds", fix="give a positive one")
+    quiet_libraries()
+    from archnet.atomic import write_json
+    from archnet.probing import OperatorProbe
+    from archnet.probing import probe as ask
+
+    def tell(answer: OperatorProbe, done: int, of: int) -> None:
+        words = f"{answer.op} ({answer.case}, {answer.bits}): {answer.outcome}"
+        click.echo(f"{done}/{of} {words}", err=True)
+
+    report = ask(name, operators, seconds=time_limit, tell=tell)
+    if out is not None:
+        write_json(out, report.to_json())
+    if as_json:
+        print_json(report.to_json())
+        return
+    from archnet.cli.tables import probe_table
+
+    terminal().print(probe_table(report))
+    click.echo(f"{report.chip}: {report.tool}")
+    if out is not None:
+        click.echo(str(out))

@@ -21,6 +21,7 @@ from archnet.results import group_emulated
 
 if TYPE_CHECKING:
     from archnet.plan import Plan
+    from archnet.probing import ProbeReport
     from archnet.results import LatencyRow, TensorAgreement, ValidationResult
     from archnet.targets.chips import CompileSummary
     from archnet.targets.profile import Profile
@@ -33,6 +34,9 @@ _ACTIONS = {
     "host": ("on the host", "yellow"),
     "refuse": ("REFUSED", "bold red"),
 }
+
+
+_OUTCOMES = {"native": "green", "host": "yellow", "fallback": "bold red", "refused": "bold red"}
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -91,6 +95,18 @@ def compiled_table(summary: CompileSummary) -> Table:
     ):
         if value:
             table.add_row(Text(name, "bold"), Text(value))
+    return table
+
+
+def probe_table(report: ProbeReport) -> Table:
+    """What a chip's compiler did with each operator: one row an answer, cases that share it together."""
+    table = _table("operator", "bits", "", "tried", "message")
+    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    for answer in report.operators:
+        key = answer.op, answer.bits, answer.outcome, answer.message
+        groups.setdefault(key, []).append(answer.case)
+    for (op, bits, outcome, message), cases in groups.items():
+        table.add_row(op, bits, Text(outcome, _OUTCOMES[outcome]), ", ".join(cases), Text(message, "dim"))
     return table
 
 

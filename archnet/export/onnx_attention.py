@@ -17,7 +17,7 @@ from archnet.graph import MULTIPLIER_SHIFT, Node
 
 
 def lower_table_softmax(state: Lowering, node: Node) -> None:
-    """(Q * e + sum // 2) // sum with e = table[max(x) - x], in int32."""
+    """min((Q * e + sum // 2) // sum, greatest) with e = table[max(x) - x], in int32."""
     x, table = node.inputs
     make, key = state.onnx, node.output
     spec = state.spec(key)
@@ -29,10 +29,13 @@ def lower_table_softmax(state: Lowering, node: Node) -> None:
     weights = make.node("Gather", [values, below], f"{key}/weights", axis=0)
     total = make.node("ReduceSum", [weights, last], f"{key}/total", keepdims=1)
     half = make.node("Div", [total, make.constant("i32:2", np.int32(2))], f"{key}/half")
-    greatest = make.constant(f"i32:greatest:{spec.range[1]}", np.int32(spec.range[1]))
-    scaled = make.node("Mul", [weights, greatest], f"{key}/scaled")
+    levels = make.constant(f"i32:levels:{spec.levels}", np.int32(spec.levels))
+    scaled = make.node("Mul", [weights, levels], f"{key}/scaled")
     numerator = make.node("Add", [scaled, half], f"{key}/numerator")
     shares = make.node("Div", [numerator, total], f"{key}/int32")
+    if spec.levels > spec.range[1]:
+        greatest = make.constant(f"i32:greatest:{spec.range[1]}", np.int32(spec.range[1]))
+        shares = make.node("Min", [shares, greatest], f"{key}/cut")
     state.define(key, make.node("Cast", [shares], key, to=ELEMENT_TYPES[spec.dtype]), "logical")
 
 

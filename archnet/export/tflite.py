@@ -11,7 +11,7 @@ What computes differently from archnet/reference.py is listed by `emulated_place
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from archnet.atomic import write_bytes
@@ -19,8 +19,8 @@ from archnet.errors import ArchNetError
 from archnet.export.host_split import MASK, Split, file_outputs, split
 from archnet.export.tflite_model import Quantization, read_metadata
 from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT, lower_node
-from archnet.export.tflite_state import Layout, StoredTensor, TfliteLowering
-from archnet.graph import QuantizedGraph
+from archnet.export.tflite_state import SHARE_LEVELS, Layout, StoredTensor, TfliteLowering
+from archnet.graph import Node, QuantizedGraph
 from archnet.operators import Op
 
 METADATA = "archnet"
@@ -38,6 +38,7 @@ class TfliteModel:
         inputs: in the file's order: activations by name, LIMIT_INPUT, TOKENS_INPUT.
         stored: activation -> where it is in the file.
         outputs: activations in the file's order.
+        shown: indices of the file's outputs in its order.
         operators: TFLite operators in execution order.
     """
 
@@ -46,6 +47,7 @@ class TfliteModel:
     inputs: tuple[str, ...]
     stored: dict[str, StoredTensor]
     outputs: tuple[str, ...]
+    shown: tuple[int, ...]
     operators: tuple[str, ...]
 
 
@@ -70,9 +72,16 @@ def emulated_places(graph: QuantizedGraph) -> tuple[EmulatedPlace, ...]:
     found = []
     for node in graph.nodes:
         before = made.get(node.inputs[0])
-        if node.op is Op.SOFTMAX:
+        if node.op is Op.SOFTMAX and _in_tflite_units(graph, node):
+            reason = "TFLite adds up exponentials of other precision: a share next to a half may be one off"
+        elif node.op is Op.SOFTMAX:
             reason = "TFLite's int8 softmax has units of 1/256, the integer network's of 1/255"
-        elif node.op is Op.MATMUL and before is not None and before.op is Op.SOFTMAX:
+        elif (
+            node.op is Op.MATMUL
+            and before is not None
+            and before.op is Op.SOFTMAX
+            and not _in_tflite_units(graph, before)
+        ):
             reason = (
                 "the shares that it reads are in units of 1/256, so its factor is 255/256 of the network's"
             )
@@ -86,6 +95,25 @@ def emulated_places(graph: QuantizedGraph) -> tuple[EmulatedPlace, ...]:
             continue
         found.append(EmulatedPlace(node.name, node.op, node.output, reason))
     return tuple(found)
+
+
+def fixed_point_places(graph: QuantizedGraph) -> tuple[EmulatedPlace, ...]:
+    """`emulated_places`, and what multiplies in TFLite's fixed point, which rounds twice (TOSA, Ethos-U)."""
+    reason = "the factor is applied in fixed point, rounded twice: a value just below a half may go up"
+    products = (Op.LINEAR, Op.CONV, Op.MATMUL)
+    named = emulated_places(graph)
+    known = {place.node for place in named}
+    more = [
+        EmulatedPlace(node.name, node.op, node.output, reason)
+        for node in graph.nodes
+        if node.op in products and node.name not in known
+    ]
+    return (*named, *more)
+
+
+def _in_tflite_units(graph: QuantizedGraph, softmax: Node) -> bool:
+    """Whether the network was converted for TFLite's probabilities (`Profile.softmax_levels`)."""
+    return graph.tensors[softmax.output].levels == SHARE_LEVELS
 
 
 def build_tflite(graph: QuantizedGraph, sequence: int | None = None, *, expose: bool = False) -> TfliteModel:
@@ -109,10 +137,13 @@ def build_tflite(graph: QuantizedGraph, sequence: int | None = None, *, expose: 
     for node in parts.body:
         lower_node(state, node)
     outputs = file_outputs(graph, parts)
-    for name in outputs:
-        state.get(name)
+    if not outputs or any(state.get(name) in state.file.constants for name in outputs):
+        raise ArchNetError(
+            f"the network {graph.name} leaves nothing to TFLite: its outputs are constants or the host's",
+            fix="run it with --backend reference",
+        )
     stored = {name: s for name, s in state.stored().items() if name not in inputs}
-    logical = {name: StoredTensor(state.get(name), stored[name].offset) for name in outputs}
+    logical = {name: replace(stored[name], index=state.get(name), last=False) for name in outputs}
     given = [
         state.values[name, "logical" if (name, "logical") in state.values else "last"] for name in inputs
     ]
@@ -124,7 +155,7 @@ def build_tflite(graph: QuantizedGraph, sequence: int | None = None, *, expose: 
         stored = logical
     about = {"format": FORMAT, "sequence": length, "inputs": list(inputs), "outputs": list(outputs)}
     content = state.file.build(graph.name, given, shown, {METADATA: json.dumps(about).encode()})
-    return TfliteModel(content, length, inputs, stored, outputs, tuple(state.file.operators))
+    return TfliteModel(content, length, inputs, stored, outputs, tuple(shown), tuple(state.file.operators))
 
 
 def _inputs(state: TfliteLowering, parts: Split) -> tuple[str, ...]:

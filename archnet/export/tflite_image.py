@@ -14,11 +14,15 @@ from archnet.graph import Node
 SAME, VALID = 0, 1
 """TFLite's Padding."""
 
+DEPTHWISE_STRIDE = 3
+"""The greatest that Vela 5.2 takes for Ethos-U55 and U65 (its --supported-ops-report)."""
+
 
 def lower_conv(state: TfliteLowering, node: Node) -> None:
     """CONV_2D, or DEPTHWISE_CONV_2D where each channel is read by itself.
 
-    Other groups become a dense convolution whose further weights are 0: the same integers.
+    Other groups become a dense convolution whose further weights are 0: the same integers. So do channels
+    by themselves in steps of more than DEPTHWISE_STRIDE.
     """
     x, weight, bias, _, weight_scale = node.inputs
     file, constants = state.file, state.graph.constants
@@ -26,14 +30,14 @@ def lower_conv(state: TfliteLowering, node: Node) -> None:
     stored, kernel = constants[weight], constants[weight].shape[2:]
     scales = constants[weight_scale].astype(np.float32)
     bias_scale = np.float32(cast(float, state.quantization(x).scale)) * scales
-    source, padding = _padded(state, node, kernel, None)
-    down, right = _sizes(node, "strides")
+    down, right = strides = _strides(state, node, kernel)
+    source, padding = _padded(state, node, kernel, strides, None)
     options: dict[str, int] = {
         "padding": padding, "strideH": down, "strideW": right, "dilationHFactor": 1, "dilationWFactor": 1,
     }  # fmt: skip
     b = file.constant(f"{node.name}/bias", constants[bias], Quantization(bias_scale))
     out = state.new(node.output, "last")
-    if groups == channels and groups > 1:
+    if groups == channels and groups > 1 and max(strides) <= DEPTHWISE_STRIDE:
         values = stored[:, 0].transpose(1, 2, 0)[None]  # (N, 1, KH, KW) -> (1, KH, KW, N)
         w = file.constant(f"{node.name}/weight", values, Quantization(scales, axis=3))
         options["depthMultiplier"] = len(stored) // channels
@@ -60,8 +64,8 @@ def lower_max_pool(state: TfliteLowering, node: Node) -> None:
     """MAX_POOL_2D; padding is with the least integer, which is never greater than another."""
     state.quantizations[node.output] = state.quantization(node.inputs[0])
     height, width = _sizes(node, "kernel")
-    source, padding = _padded(state, node, (height, width), INT8[0])
-    down, right = _sizes(node, "strides")
+    down, right = strides = _strides(state, node, (height, width))
+    source, padding = _padded(state, node, (height, width), strides, INT8[0])
     out = state.new(node.output, "last")
     state.file.node(
         "MAX_POOL_2D", [source], out,
@@ -70,7 +74,17 @@ def lower_max_pool(state: TfliteLowering, node: Node) -> None:
     state.pass_on(node.output, out, "last")
 
 
-def _padded(state: TfliteLowering, node: Node, kernel: tuple[int, ...], fill: int | None) -> tuple[int, int]:
+def _strides(state: TfliteLowering, node: Node, kernel: tuple[int, ...]) -> list[int]:
+    """Down and right; 1 where a window covers the whole map, so that there is no step to take."""
+    top, left, bottom, right = _sizes(node, "pads")
+    height, width = state.shape(node.inputs[0])[2:]
+    whole = (height + top + bottom == kernel[0], width + left + right == kernel[1])
+    return [1 if all_of_it else s for all_of_it, s in zip(whole, _sizes(node, "strides"), strict=True)]
+
+
+def _padded(
+    state: TfliteLowering, node: Node, kernel: tuple[int, ...], strides: list[int], fill: int | None
+) -> tuple[int, int]:
     """The map that a window slides over and TFLite's padding: SAME and VALID, else PAD before VALID.
 
     Args:
@@ -82,7 +96,6 @@ def _padded(state: TfliteLowering, node: Node, kernel: tuple[int, ...], fill: in
     if not any((top, left, bottom, right)):
         return source, VALID
     after = state.shape(node.output)[2:]
-    strides = _sizes(node, "strides")
     same = []
     for i in range(2):
         total = max((after[i] - 1) * strides[i] + kernel[i] - sizes[i], 0)
@@ -94,7 +107,7 @@ def _padded(state: TfliteLowering, node: Node, kernel: tuple[int, ...], fill: in
     out = state.file.tensor(f"{node.output}/padded", shape, "int8", state.quantization(x))
     if fill is None:
         return state.file.node("PAD", [source, pads], out), VALID
-    value = state.file.constant(f"{node.output}/fill", np.array([fill], np.int8), state.quantization(x))
+    value = state.file.constant(f"{node.output}/fill", np.array(fill, np.int8), state.quantization(x))
     return state.file.node("PADV2", [source, pads, value], out), VALID
 
 

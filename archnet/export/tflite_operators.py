@@ -15,7 +15,7 @@ import numpy as np
 
 from archnet.export.tflite_image import lower_conv, lower_max_pool
 from archnet.export.tflite_model import INT32, Quantization
-from archnet.export.tflite_state import SHARE_SCALE, Layout, TfliteLowering, no_form
+from archnet.export.tflite_state import SHARE_LEVELS, Layout, TfliteLowering, no_form
 from archnet.graph import Node
 from archnet.operators import Op
 
@@ -113,7 +113,7 @@ def _softmax(state: TfliteLowering, node: Node) -> None:
     spec = state.spec(node.output)
     if spec.bits != 8:
         raise no_form(node, f"{spec.bits} bits", "convert with activations of 8 bits")
-    state.quantizations[node.output] = Quantization(SHARE_SCALE, -128)
+    state.quantizations[node.output] = Quantization(1.0 / SHARE_LEVELS, -128)
     out = state.new(node.output)
     state.file.node("SOFTMAX", [state.get(node.inputs[0])], out, beta=1.0)
     state.pass_on(node.output, out)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from archnet.graph import Dim, Node, QuantizedGraph, TensorSpec
 
 Layout = Literal["logical", "last"]
 
-SHARE_SCALE = 1.0 / 256
+SHARE_LEVELS = 256
 """TFLite's int8 SOFTMAX has units of 1/256 and zero point -128, and takes no others."""
 
 INT8 = (-128, 127)
@@ -31,11 +31,13 @@ class StoredTensor:
 
     Attributes:
         offset: the activation is the stored integer plus this.
+        scale: the real value of a stored 1.
         last: the channels, axis 1 of the activation, are stored last.
     """
 
     index: int
     offset: int
+    scale: float
     last: bool = False
 
 
@@ -129,8 +131,11 @@ class TfliteLowering:
         found: dict[str, StoredTensor] = {}
         for (name, layout), index in self.values.items():
             if name in self.graph.tensors and index not in self.file.constants:
-                offset = -self.quantization(name).zero_point
-                found.setdefault(name, StoredTensor(index, offset, layout == "last"))
+                quantization = self.quantization(name)
+                stored = StoredTensor(
+                    index, -quantization.zero_point, cast(float, quantization.scale), layout == "last"
+                )
+                found.setdefault(name, stored)
         return found
 
 

@@ -55,7 +55,8 @@ class AttentionForm:
 
     Attributes:
         width: of one head.
-        greatest: the integer that means a share of 1.
+        levels: units of shares that make 1.
+        greatest: the greatest share's integer.
     """
 
     isa: Isa
@@ -64,6 +65,7 @@ class AttentionForm:
     width: int
     masked: bool
     score_bounds: tuple[int, int]
+    levels: int
     greatest: int
     context_dtype: str
     context_bounds: tuple[int, int]
@@ -82,7 +84,7 @@ class AttentionForm:
         tokens = context.shape[2]
         longest = tokens if isinstance(tokens, int) else graph.max_sequence
         return cls(
-            isa, tokens, heads, width, group.mask is not None, scores.range, shares.range[1],
+            isa, tokens, heads, width, group.mask is not None, scores.range, shares.levels, shares.range[1],
             context.dtype, context.range, longest,
         )  # fmt: skip
 
@@ -258,12 +260,15 @@ class _Head:
         """(Q * weight + total // 2) // total: the quotient by the reciprocal, one more where it fits."""
         lanes = self.lanes
         total = splat(load(totals, row), lanes)
-        numerator = weight * splat(self.form.greatest, lanes) + T.shift_right(total, splat(1, lanes))
+        numerator = weight * splat(self.form.levels, lanes) + T.shift_right(total, splat(1, lanes))
         reciprocal = tirx.Broadcast(convert(load(reciprocals, row), "int64"), lanes)
         product = convert(numerator, "int64", lanes) * reciprocal
         low = convert(T.shift_right(product, tirx.Broadcast(i64(_RECIPROCAL_SHIFT), lanes)), "int32", lanes)
         higher = low + splat(1, lanes)
-        return tirx.Select(higher * total <= numerator, higher, low)
+        share = tirx.Select(higher * total <= numerator, higher, low)
+        if self.form.levels == self.form.greatest:
+            return share
+        return tirx.min(share, splat(self.form.greatest, lanes))
 
     def context(self, first: Expr) -> None:
         """shares @ values of `rows` queries from `first` on, stored where the heads are joined."""

@@ -199,7 +199,7 @@ def _mask(call: OperatorCall) -> None:
 
 def _softmax(call: OperatorCall) -> None:
     x, table = call.inputs
-    greatest = 2**call.output.bits - 1
+    levels, greatest = call.output.levels, call.output.range[1]
     *lead, last = call.sizes
     with parallel(product(lead)) as row:
         at = unflatten(row, lead)
@@ -218,7 +218,8 @@ def _softmax(call: OperatorCall) -> None:
         with serial(last) as j:
             # (Q * e + sum // 2) // sum: see archnet.reference.softmax.
             total = load(state, 1)
-            share = tirx.truncdiv(i32(greatest) * weight(j) + tirx.truncdiv(total, i32(2)), total)
+            share = tirx.truncdiv(i32(levels) * weight(j) + tirx.truncdiv(total, i32(2)), total)
+            share = share if levels == greatest else tirx.min(share, i32(greatest))
             store(call.result, convert(share, call.output.dtype), *at, j)
 
 

@@ -17,6 +17,7 @@ BACKEND_NAMES = {
     "openvino": "OpenVINO",
     "litert": "LiteRT",
     "qualcomm-htp": "Qualcomm HTP",
+    "tosa": "TOSA",
 }
 
 

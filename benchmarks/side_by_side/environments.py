@@ -16,6 +16,13 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     "esp-ppq": ("esp-ppq==1.3.12", "torch==2.13.0"),
     # 40 packages of plots and web pages of its own
     "aimet-onnx": ("aimet-onnx==2.42.0", "torch==2.13.0"),
+    # its own converter and a newer transformers
+    "litert-torch": (
+        "litert-torch==0.10.0",
+        "ai-edge-quantizer==0.10.0",
+        "torch==2.13.0",
+        "transformers==5.24.0",
+    ),
 }
 """Name -> what is installed."""
 

@@ -30,7 +30,12 @@ from archnet.graph import Node, QuantizedGraph, TensorSpec
 from archnet.graph_check import validate_graph
 from archnet.network import Network
 from archnet.operators import Op
-from archnet.quantized_student import QuantizedStudent, channel_statistics
+from archnet.quantized_student import (
+    QuantizedAttention,
+    QuantizedStudent,
+    channel_statistics,
+    with_share_levels,
+)
 from archnet.reference import execute, run_node
 from archnet.rewrite import materialize, rewrite, token_statistics
 from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
@@ -54,10 +59,10 @@ def converted(form: str) -> tuple[Network, Folded]:
     return teacher, equalize(folded, channels, outputs=teacher.outputs.values())
 
 
-def frozen(form: str) -> tuple[QuantizedStudent, QuantizedGraph]:
+def frozen(form: str, levels: int = 255) -> tuple[QuantizedStudent, QuantizedGraph]:
     """The student with quantizers, and its integer network."""
     teacher, folded = converted(form)
-    student = QuantizedStudent(folded.network, Bits.parse("w8a8"))
+    student = QuantizedStudent(with_share_levels(folded.network, levels), Bits.parse("w8a8"))
     with torch.no_grad():
         student.calibrate(BATCHES)
     outputs = {name: folded.values[site] for name, site in teacher.outputs.items()}
@@ -140,6 +145,20 @@ def test_table_form_has_the_integers_of_softmax() -> None:
 
 
 @torch.no_grad()
+def test_probabilities_in_units_of_256_are_cut_off_at_255_in_student_and_integers() -> None:
+    student, graph = frozen("softmax", levels=256)
+    (shares,) = [graph.tensors[n.output] for n in graph.nodes if n.op is Op.SOFTMAX]
+    assert (shares.scale, shares.levels, shares.range) == (1 / 256, 256, (0, 255))
+    (module,) = [m for m in student.modules() if isinstance(m, QuantizedAttention)]
+    alone = torch.tensor([[1, 0, 0]])
+    value = torch.full((1, 3, 16), 256.0)
+    attended = module(torch.zeros(1, 3, 16), torch.zeros(1, 3, 16), value, alone)
+    torch.testing.assert_close(attended, torch.full_like(attended, 255.0))
+    single = {"input_ids": np.array([[3]]), "attention_mask": np.array([[1]])}
+    assert execute(graph, feed(graph, single), [shares.name])[shares.name].tolist() == [[[[255]]] * 2]
+
+
+@torch.no_grad()
 def test_attention_statistics_are_mean_weights_of_pairs() -> None:
     teacher = captured_encoder()
     (site,) = [s for s in teacher.sites if s.op is Op.ATTENTION]
@@ -186,6 +205,7 @@ def test_token_mixing_in_integers_is_the_formula_in_floats() -> None:
 
 GRAPHS = {
     "table": lambda: with_table_softmax(tiny_encoder(np.random.default_rng(5), layers=2)),
+    "table-256": lambda: with_table_softmax(tiny_encoder(np.random.default_rng(5), share_levels=256)),
     "relu": lambda: with_relu_attention(tiny_encoder(np.random.default_rng(5), layers=2)),
     "padding": lambda: with_padding(tiny_encoder(np.random.default_rng(5))),
     "mixing": lambda: frozen("mixing")[1],
@@ -216,6 +236,7 @@ def compare(graph: QuantizedGraph, backend: Any) -> None:
     """Every tensor that the backend shows is the reference's."""
     comparison = IntegerComparison(graph, backend)
     comparison.add(random_inputs(np.random.default_rng(1), graph))
+    comparison.add(random_inputs(np.random.default_rng(1), graph, sequence=1))  # a share of 1
     agreement = comparison.agreement()
     assert len(agreement) >= len(graph.nodes) // 2
     assert [(a.tensor, a.max_lsb) for a in agreement if a.max_lsb] == []

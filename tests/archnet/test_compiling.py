@@ -39,13 +39,17 @@ echo 'NPU operators = 93 (100.0%)'
 """
 
 
-@pytest.fixture
-def build(tmp_path: Path) -> Path:
-    folder = tmp_path / "build"
-    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
+def made_for(target: str, folder: Path) -> Path:
+    """A finished build of a tiny encoder."""
+    with BuildDir.open_for_convert(folder, ConvertSettings(target, Bits(8, 8)), "abc") as made:
         save_graph(tiny_encoder(np.random.default_rng(0)), folder / "graph")
         made.finish({})
     return folder
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    return made_for("archnet", tmp_path / "build")
 
 
 @pytest.fixture(autouse=True)
@@ -81,9 +85,21 @@ def test_figures_are_read_stored_and_kept_beside_others(build: Path) -> None:
 
 def test_operators_on_the_cpu_are_refused_by_name(build: Path) -> None:
     stand_in(GOOD.replace("CPUS", "1"))
-    with pytest.raises(ArchNetError, match=r"leaves Ceil \(pooled\) on the CPU of ethos-u55-256"):
+    with pytest.raises(ArchNetError, match=r"leaves Ceil \(pooled\) on the CPU of ethos-u55-256") as caught:
         compile_for(build, "ethos-u55-256")
+    assert caught.value.fix == "convert for the chip's own profile: --target ethos-u55"
     assert [p.name for p in (build / "compiled").iterdir()] == ["ethos-u55-256.log"]
+
+
+def test_a_build_for_the_chips_own_profile_is_not_sent_back_to_it(tmp_path: Path) -> None:
+    stand_in(GOOD.replace("CPUS", "1"))
+    own = made_for("ethos-u55", tmp_path / "own")
+    with pytest.raises(ArchNetError, match=r"leaves Ceil") as caught:
+        compile_for(own, "ethos-u55-256")
+    assert caught.value.fix.startswith("compile for another chip")
+    with pytest.raises(ArchNetError, match=r"leaves Ceil") as caught:
+        compile_for(own, "ethos-u85-256")
+    assert caught.value.fix == "convert for the chip's own profile: --target ethos-u85"
 
 
 @pytest.mark.parametrize(

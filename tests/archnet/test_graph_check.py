@@ -136,7 +136,10 @@ CASES: dict[str, tuple[Change, str]] = {
     "matmul-transpose": (attribute("layer0.scores", transpose_b=False), "multiplies"),
     "softmax-table": (constant("layer0.softmax.table", put(0, 5)), "its table begins with 5, not 1048576"),
     "softmax-rises": (constant("layer0.softmax.table", put(255, 2**19)), "its table rises"),
-    "softmax-scale": (spec("layer0.softmax:0", scale=0.004), "its output's scale is 0.004, not 0.0039"),
+    "softmax-scale": (
+        spec("layer0.softmax:0", scale=0.004),
+        "its output's scale is 0.004, neither 1/255 nor 1/256",
+    ),
     "mask-scale": (spec("layer0.mask:0", scale=0.5), "scale 0.5 is not its input's"),
     "mask-shape": (node("layer0.mask", inputs=("layer0.scores:0", "input_ids2")), "reads input_ids2"),
     "add-multiplier": (attribute("embeddings.add", multiplier_b="x"), "attribute multiplier_b is 'x'"),

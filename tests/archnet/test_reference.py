@@ -31,11 +31,12 @@ def call(
     dtype: str = "int8",
     bits: int = 8,
     shape: tuple[Dim, ...] = (),
+    scale: float = 1.0,
     **attributes: Any,
 ) -> NDArray[Any]:
     """Run one operator on arrays."""
     node = Node(op, "node", tuple(f"x{i}" for i in range(len(inputs))), "y", attributes)
-    return run_node(node, inputs, TensorSpec("y", shape, dtype, bits, 1.0), DIMS)
+    return run_node(node, inputs, TensorSpec("y", shape, dtype, bits, scale), DIMS)
 
 
 def int8(rng: np.random.Generator, *shape: int) -> NDArray[np.int8]:
@@ -169,27 +170,35 @@ def test_mask_puts_the_least_integer_where_the_mask_is_zero(bits: int, low: int,
 SOFTMAX_ROWS = st.lists(st.integers(-128, 127), min_size=1, max_size=40)
 
 
-@given(SOFTMAX_ROWS, st.floats(0.001, 1.0), st.sampled_from([8, 4]))
-@example([5] * 40, 0.1, 8)
+@given(SOFTMAX_ROWS, st.floats(0.001, 1.0), st.sampled_from([8, 4]), st.booleans())
+@example([5] * 40, 0.1, 8, False)
+@example([5], 0.1, 8, True)
+@example([127, -128], 1.0, 4, True)
 def test_softmax_is_the_rounded_share_and_its_short_form_agrees(
-    row: list[int], scale: float, bits: int
+    row: list[int], scale: float, bits: int, whole: bool
 ) -> None:
+    """In units of 1 / (2**bits - 1), or of 1 / 2**bits, where 1 itself is cut off."""
     table = np.rint(2**20 * np.exp(-np.arange(256) * scale)).astype(np.int32)
     greatest = 2**bits - 1
-    y = call(Op.SOFTMAX, np.array([row], dtype=np.int8), table, dtype="uint8", bits=bits)[0].tolist()
+    levels = 2**bits if whole else greatest
+    share = float(np.float32(1 / levels))
+    x = np.array([row], dtype=np.int8)
+    y = call(Op.SOFTMAX, x, table, dtype="uint8", bits=bits, scale=share)[0].tolist()
     weights = [int(table[max(row) - v]) for v in row]
     total = sum(weights)
-    assert y == [math.floor(Fraction(greatest * w, total) + Fraction(1, 2)) for w in weights]
-    assert y == [(greatest * w + total // 2) // total for w in weights]
+    rounded = [math.floor(Fraction(levels * w, total) + Fraction(1, 2)) for w in weights]
+    assert y == [min(share, greatest) for share in rounded]
+    assert rounded == [(levels * w + total // 2) // total for w in weights]
     exact = np.exp((np.array(row) - max(row)) * scale)
-    assert np.abs(np.array(y) - greatest * exact / exact.sum()).max() <= 0.5 + 1e-3 * len(row)
+    wanted = np.minimum(levels * exact / exact.sum(), greatest)
+    assert np.abs(np.array(y) - wanted).max() <= 0.5 + 1e-3 * len(row)
 
 
 def test_softmax_of_the_longest_sequence_stays_in_31_bits_in_its_short_form() -> None:
     table = np.full(256, 2**20, dtype=np.int32)
     x = np.zeros((1, 1024), dtype=np.int8)
-    assert call(Op.SOFTMAX, x, table, dtype="uint8")[0].tolist() == [0] * 1024
-    assert 255 * 2**20 + 1024 * 2**20 // 2 < 2**31
+    assert call(Op.SOFTMAX, x, table, dtype="uint8", scale=1 / 255)[0].tolist() == [0] * 1024
+    assert 256 * 2**20 + 1024 * 2**20 // 2 < 2**31
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))

@@ -61,10 +61,7 @@ def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_runtime_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(build_dir: Path, threads: int | None) -> Backend:
-        raise ModuleNotFoundError("No module named 'tvm'")
-
-    monkeypatch.setitem(backends.BACKENDS, "tvm", missing)
+    monkeypatch.setitem(backends.BACKENDS, "tvm", "no_such_runtime.TvmBackend")
     with pytest.raises(ArchNetError, match="the backend 'tvm' is not installed here") as caught:
         open_backend("tvm", tmp_path)
     assert caught.value.fix == "pip install 'archnet[tvm]'"

@@ -108,11 +108,13 @@ def test_every_operator_gives_the_reference_integers(
     width=st.integers(2, 9),
     batch=st.integers(1, 3),
     sequence=st.integers(1, 16),
+    levels=st.sampled_from([255, 256]),
 )
 def test_any_size_gives_the_reference_integers(
-    seed: int, heads: int, width: int, batch: int, sequence: int
+    seed: int, heads: int, width: int, batch: int, sequence: int, levels: int
 ) -> None:
-    graph = tiny_encoder(np.random.default_rng(seed), hidden=heads * width, heads=heads)
+    rng = np.random.default_rng(seed)
+    graph = tiny_encoder(rng, hidden=heads * width, heads=heads, share_levels=levels)
     backend = OnnxRuntimeBackend(graph, build_onnx(graph), threads=1)
     inputs = random_inputs(np.random.default_rng(seed), graph, batch=batch, sequence=sequence)
     found = differences(graph, backend, inputs)

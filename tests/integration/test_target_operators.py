@@ -35,10 +35,16 @@ NEVER_A_NODE = {Op.BATCH_NORM, Op.RELU}
 BATCH, SEQUENCE = 2, 5
 
 
-def networks(bits: Bits) -> list[QuantizedGraph]:
+def networks(bits: Bits, share_levels: int = 255) -> list[QuantizedGraph]:
     """Random encoders in which every operator of the integer network occurs."""
     rng = np.random.default_rng(7)
-    make = partial(tiny_encoder, rng, weight_bits=bits.weights, activation_bits=bits.activations)
+    make = partial(
+        tiny_encoder,
+        rng,
+        weight_bits=bits.weights,
+        activation_bits=bits.activations,
+        share_levels=share_levels,
+    )
     return [
         make(pooled=False, concat=True, activation="gelu"),
         make(embedding="one_hot"),
@@ -50,9 +56,10 @@ def networks(bits: Bits) -> list[QuantizedGraph]:
     ]
 
 
-def alone(op: Op, bits: Bits) -> QuantizedGraph:
+def alone(op: Op, bits: Bits, share_levels: int = 255) -> QuantizedGraph:
     """A network of one node of this operator in `networks`, its input tensors as inputs."""
-    present = networks(Bits(8, 6)) if op is Op.REQUANTIZE and bits.activations == 8 else networks(bits)
+    narrow = op is Op.REQUANTIZE and bits.activations == 8
+    present = networks(Bits(8, 6) if narrow else bits, share_levels)
     graph, node = next((g, n) for g in present for n in g.nodes if n.op is op)
     inputs = [graph.tensors[name] for name in node.inputs if name in graph.tensors]
     fixed = "attention_mask" not in graph.tensors

@@ -11,13 +11,15 @@ from archnet.build import BuildDir
 from archnet.config import Bits, ConvertSettings
 from archnet.graph import QuantizedGraph
 from archnet.operators import Op
+from archnet.probing import probe
+from archnet.single_operators import OPERATORS
 from archnet.storage import save_graph
 from archnet.targets.chips import CHIPS as ALL_CHIPS
+from archnet.targets.profile import load_profile
 from archnet.targets.toolchain import find_toolchain
 from tests.attention_graphs import with_padding
 from tests.graphs import tiny_encoder
-from tests.image_graphs import image_graph
-from tests.integration.test_target_operators import SEQUENCE, alone, name_of, probed
+from tests.image_graphs import AVERAGES, average_graph, image_graph
 
 pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
 
@@ -53,20 +55,33 @@ def test_every_operator_is_placed_on_the_npu(tmp_path: Path, name: str, accelera
     assert summary.binary_bytes > 1000
 
 
-HOSTED = {Op.SLICE, Op.WIDEN}
-"""A constant, and what the host does: no operator of the file."""
+@pytest.mark.parametrize("sizes", AVERAGES.values(), ids=AVERAGES)
+@pytest.mark.parametrize("accelerator", ["ethos-u55-128", "ethos-u65-256"])
+def test_averages_in_great_steps_are_placed_on_the_npu(
+    tmp_path: Path, accelerator: str, sizes: tuple[int, int, int]
+) -> None:
+    export_tflite(average_graph(*sizes), tmp_path / "model.tflite")
+    log = tmp_path / "log"
+    summary = compile_vela(tmp_path / "model.tflite", tmp_path, accelerator, log=log, seconds=120)
+    assert (summary.fallback_operators, summary.fallbacks) == (0, ())
+
 
 CHIPS = {"ethos-u55": "ethos-u55-128", "ethos-u65": "ethos-u65-256", "ethos-u85": "ethos-u85-256"}
 
+HOSTED = {Op.SLICE, Op.WIDEN}
+"""A constant, and what the host does: nothing that a compiler could be asked about alone."""
 
-@pytest.mark.parametrize("op", sorted({op for op, _ in probed("ethos-u55")} - HOSTED), ids=name_of)
+
+def listed(target: str) -> set[Op]:
+    """The operators of a profile that occur as nodes."""
+    return {op for op in load_profile(target).operators if op in OPERATORS}
+
+
+@pytest.mark.parametrize("op", sorted(listed("ethos-u55") - HOSTED), ids=str)
 @pytest.mark.parametrize("target", CHIPS)
-def test_every_operator_of_the_profile_is_placed_on_the_npu(tmp_path: Path, target: str, op: Op) -> None:
-    """The probe "placed" of the three profiles."""
-    for other, bits in probed(target):
-        if other is op:
-            model = tmp_path / "model.tflite"
-            export_tflite(alone(op, bits), model, SEQUENCE)
-            log = tmp_path / "log"
-            summary = compile_vela(model, tmp_path, CHIPS[target], log=log, seconds=120)
-            assert (summary.fallback_operators, summary.fallbacks) == (0, ())
+def test_every_operator_of_the_profile_is_placed_on_the_npu(target: str, op: Op) -> None:
+    """The probe "placed" of the three profiles: at each width, in each size."""
+    assert listed(target) == listed("ethos-u55")
+    report = probe(CHIPS[target], [str(op)])
+    assert len(report.operators) >= len(OPERATORS[op])
+    assert [answer for answer in report.operators if answer.outcome != "native"] == []

@@ -145,6 +145,17 @@ def test_another_convolution_is_refused(write: Callable[[str], str]) -> None:
 
 
 @pytest.mark.parametrize("profile", list_profiles(), ids=lambda p: p.name)
+def test_tflite_has_probabilities_in_units_of_256(profile: Profile) -> None:
+    assert profile.softmax_levels == (256 if profile.exports[0] == "tflite" else 255)
+    assert profile.to_json()["softmax_levels"] == profile.softmax_levels
+
+
+def test_other_units_of_probabilities_are_refused(write: Callable[[str], str]) -> None:
+    with pytest.raises(ArchNetError, match="softmax_levels is 128"):
+        load_profile(write(MINIMAL.replace("max_sequence = 64", "max_sequence = 64\nsoftmax_levels = 128")))
+
+
+@pytest.mark.parametrize("profile", list_profiles(), ids=lambda p: p.name)
 def test_every_entry_names_the_tool_its_version_and_what_it_was_given(profile: Profile) -> None:
     probes = [entry.probe for entry in profile.operators.values()]
     probes += [entry.probe for entry in profile.absent.values()]

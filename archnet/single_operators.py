@@ -1,0 +1,395 @@
+"""Networks of one operator with random integers: what a chip's compiler is asked about, one at a time.
+
+Each is a valid QuantizedGraph (archnet.graph_check) in a size that real networks have small versions of.
+`OPERATORS` says which there are; the name of a case says what is special about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archnet.calibration.affine import (
+    fit_linear_scales,
+    fit_operand_scale,
+    fit_output_scale,
+    fit_weight_scale,
+)
+from archnet.config import Bits
+from archnet.graph import AttributeValue, Dim, GraphOutput, Node, QuantizedGraph, TensorSpec
+from archnet.graph_check import validate_graph
+from archnet.operators import Op
+
+SEQUENCE = 16
+"""The greatest sequence of these networks."""
+
+HEADS, WIDTH, VOCABULARY = 2, 8, 50
+_SCALE = 0.05
+_SOFTMAX_ONE = 2**20
+_REACH = 0.6
+"""Standard deviation of results against that of what they are made of: few saturate."""
+
+Shape = tuple[Dim, ...]
+
+
+@dataclass
+class SingleOperator:
+    """Collects the parts of a network of one node.
+
+    Attributes:
+        bits: of weights and activations.
+        share_levels: units of probabilities of 8 bits that make 1 (see `Profile.softmax_levels`).
+    """
+
+    bits: Bits
+    share_levels: int = 255
+    inputs: list[TensorSpec] = field(default_factory=list)
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
+
+    def tensor(self, name: str, shape: Shape, dtype: str = "int8", bits: int | None = None) -> TensorSpec:
+        """An input of the network."""
+        scale = None if dtype == "int64" else _SCALE
+        width = 64 if dtype == "int64" else bits or self.bits.activations
+        self.inputs.append(TensorSpec(name, shape, dtype, width, scale))
+        return self.inputs[-1]
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of integers over the whole range of activations."""
+        return float(2**self.bits.activations / 12**0.5)
+
+    def product_scale(self, depth: int, *, unsigned: bool) -> tuple[int, float]:
+        """Multiplier and scale of a sum of so many products that uses its range."""
+        spread = (2.0 if unsigned else 1.0) * self.spread * depth**0.5
+        return fit_output_scale(_SCALE**2 * spread / _REACH, _SCALE, _SCALE)
+
+    def mask(self) -> str:
+        """The attention mask."""
+        return self.tensor("attention_mask", ("batch", "sequence"), "int64").name
+
+    def result(
+        self, shape: Shape, dtype: str = "int8", bits: int | None = None, scale: float = _SCALE
+    ) -> TensorSpec:
+        """The network's output."""
+        return TensorSpec("y", shape, dtype, bits or self.bits.activations, scale)
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        self.constants[name] = value
+        return name
+
+    def table(self, rows: int, width: int) -> str:
+        """Rows of random integers."""
+        low, high = TensorSpec("", (), "int8", self.bits.activations).range
+        return self.constant("table", self.random.integers(low, high + 1, (rows, width), dtype=np.int8))
+
+    def weights(self, shape: tuple[int, ...]) -> NDArray[np.int8]:
+        """Of the asked width; of 2 bits the odd numbers from -3 to 3."""
+        span = 2 ** (self.bits.weights - 1)
+        values = self.random.integers(-span, span, shape, dtype=np.int8)
+        return np.asarray(2 * values + 1, np.int8) if self.bits.weights == 2 else values
+
+    def graph(
+        self, op: Op, inputs: tuple[str, ...], output: TensorSpec, /, **attributes: AttributeValue
+    ) -> QuantizedGraph:
+        """The network, checked."""
+        node = Node(op, str(op), inputs, "y", attributes)
+        # What is handed on as it is; int32 is for a host that dequantizes it.
+        integers = output.dtype in ("int8", "uint8")
+        scales = np.ones(1 if integers else int(output.shape[-1]), np.float32)
+        made = QuantizedGraph(
+            name=str(op),
+            inputs=tuple(self.inputs),
+            outputs=(GraphOutput("y", "y", scales, integers=integers),),
+            nodes=(node,),
+            tensors={spec.name: spec for spec in (*self.inputs, output)},
+            constants=self.constants,
+            max_sequence=SEQUENCE,
+        )
+        validate_graph(made)
+        return made
+
+    def weighted(
+        self, op: Op, x: TensorSpec, weight: NDArray[np.int8], output: TensorSpec, /, **more: AttributeValue
+    ) -> QuantizedGraph:
+        """A fully connected layer or a convolution, (channels, ...) weights."""
+        rows, depth = len(weight), int(np.prod(weight.shape[1:]))
+        spread = float(weight.std()) * depth**0.5
+        multiplier, scales, scale = fit_linear_scales(np.full(rows, _REACH / spread), _SCALE, _SCALE)
+        if output.dtype == "int32":
+            multiplier, scale = np.full(rows, 2**16, np.int32), output.scale or _SCALE
+        names: dict[str, NDArray[Any]] = {
+            "weight": weight,
+            "bias": np.rint(self.random.normal(0, 0.2 * spread * self.spread, rows)).astype(np.int32),
+            "multiplier": multiplier,
+            "weight_scale": scales,
+        }
+        inputs = tuple(self.constant(name, value) for name, value in names.items())
+        made = TensorSpec("y", output.shape, output.dtype, output.bits, scale)
+        return self.graph(op, (x.name, *inputs), made, weight_bits=self.bits.weights, **more)
+
+
+Builder = Callable[[SingleOperator], QuantizedGraph]
+
+
+def _linear(depth: int, width: int, *, flat: bool = False, dtype: str = "int8") -> Builder:
+    def build(s: SingleOperator) -> QuantizedGraph:
+        lead: Shape = ("batch",) if flat else ("batch", "sequence")
+        x = s.tensor("x", (*lead, depth))
+        out = s.result((*lead, width), dtype, 32 if dtype == "int32" else None)
+        return s.weighted(Op.LINEAR, x, s.weights((width, depth)), out)
+
+    return build
+
+
+def _conv(
+    channels: int, size: int, kernel: int, *, width: int = 16, stride: int = 1, groups: int = 1, pad: int = 0
+) -> Builder:
+    def build(s: SingleOperator) -> QuantizedGraph:
+        x = s.tensor("x", ("batch", channels, size, size), "uint8")
+        after = (size + 2 * pad - kernel) // stride + 1
+        out = s.result(("batch", width, after, after), "uint8")
+        return s.weighted(
+            Op.CONV, x, s.weights((width, channels // groups, kernel, kernel)), out,
+            strides=(stride, stride), pads=(pad,) * 4, groups=groups,
+        )  # fmt: skip
+
+    return build
+
+
+def _average(channels: int, size: int, window: int) -> Builder:
+    """The average over windows that do not overlap: a convolution of each channel by itself."""
+
+    def build(s: SingleOperator) -> QuantizedGraph:
+        x = s.tensor("x", ("batch", channels, size, size), "uint8")
+        multiplier, scales = fit_weight_scale(np.full(channels, 1 / window**2), _SCALE, _SCALE)
+        values: dict[str, NDArray[Any]] = {
+            "weight": np.ones((channels, 1, window, window), np.int8),
+            "bias": np.zeros(channels, np.int32),
+            "multiplier": multiplier,
+            "weight_scale": scales,
+        }
+        inputs = tuple(s.constant(name, value) for name, value in values.items())
+        out = s.result(("batch", channels, size // window, size // window), "uint8")
+        return s.graph(
+            Op.CONV, (x.name, *inputs), out,
+            weight_bits=2, strides=(window, window), pads=(0, 0, 0, 0), groups=channels,
+        )  # fmt: skip
+
+    return build
+
+
+def _max_pool(kernel: int, stride: int, pad: int) -> Builder:
+    def build(s: SingleOperator) -> QuantizedGraph:
+        x = s.tensor("x", ("batch", 16, 12, 12), "uint8")
+        after = (12 + 2 * pad - kernel) // stride + 1
+        out = s.result(("batch", 16, after, after), "uint8")
+        sizes = {"kernel": (kernel, kernel), "strides": (stride, stride), "pads": (pad,) * 4}
+        return s.graph(Op.MAX_POOL, (x.name,), out, **sizes)
+
+    return build
+
+
+_HEADS: Shape = ("batch", HEADS, "sequence", WIDTH)
+_SQUARE: Shape = ("batch", HEADS, "sequence", "sequence")
+_TOKENS: Shape = ("batch", "sequence", 32)
+_MAP: Shape = ("batch", 16, 8, 8)
+
+
+def _scores(s: SingleOperator) -> QuantizedGraph:
+    a, b = (s.tensor(name, _HEADS) for name in "ab")
+    multiplier, scale = s.product_scale(WIDTH, unsigned=False)
+    return s.graph(
+        Op.MATMUL, (a.name, b.name), s.result(_SQUARE, scale=scale), transpose_b=True, multiplier=multiplier
+    )
+
+
+def _context(s: SingleOperator) -> QuantizedGraph:
+    a, b = s.tensor("a", _SQUARE, "uint8"), s.tensor("b", _HEADS)
+    multiplier, scale = s.product_scale(SEQUENCE, unsigned=True)
+    return s.graph(
+        Op.MATMUL, (a.name, b.name), s.result(_HEADS, scale=scale), transpose_b=False, multiplier=multiplier
+    )
+
+
+def _mean_matmul(s: SingleOperator) -> QuantizedGraph:
+    a, b = s.tensor("a", _SQUARE, "uint8"), s.tensor("b", _HEADS)
+    counts = np.arange(1, SEQUENCE + 1)
+    factors = 2**16 * _REACH / s.spread / counts
+    multipliers = s.constant("multipliers", np.maximum(np.rint(factors), 1).astype(np.int32))
+    return s.graph(Op.MEAN_MATMUL, (a.name, b.name, multipliers, s.mask()), s.result(_HEADS))
+
+
+def _softmax(op: Op) -> Builder:
+    def build(s: SingleOperator) -> QuantizedGraph:
+        x = s.tensor("x", _SQUARE)
+        powers = np.rint(_SOFTMAX_ONE * np.exp(-np.arange(256) * _SCALE)).astype(np.int32)
+        bits = s.bits.activations
+        share = float(np.float32(1.0 / (s.share_levels >> (8 - bits))))
+        return s.graph(op, (x.name, s.constant("powers", powers)), s.result(_SQUARE, "uint8", bits, share))
+
+    return build
+
+
+def _minimum(s: SingleOperator) -> QuantizedGraph:
+    x = s.tensor("x", _SQUARE)
+    return s.graph(Op.MASK, (x.name, s.mask()), s.result(_SQUARE))
+
+
+def _add(a_shape: Shape, b_shape: Shape) -> Builder:
+    def build(s: SingleOperator) -> QuantizedGraph:
+        multiplier_a, scale_a = fit_operand_scale(0.8 * _SCALE, _SCALE)
+        multiplier_b, scale_b = fit_operand_scale(0.5 * _SCALE, _SCALE)
+        bits = s.bits.activations
+        s.inputs = [
+            TensorSpec("a", a_shape, "int8", bits, scale_a),
+            TensorSpec("b", b_shape, "int8", bits, scale_b),
+        ]
+        factors = {"multiplier_a": multiplier_a, "multiplier_b": multiplier_b}
+        return s.graph(Op.ADD, ("a", "b"), s.result(a_shape), **factors)
+
+    return build
+
+
+def _requantize(s: SingleOperator) -> QuantizedGraph:
+    """From 8 bits to what products have, or, where these have 8, to another scale of 8."""
+    x = s.tensor("x", _TOKENS, bits=8)
+    bits = s.bits.activations
+    multiplier, scale = fit_output_scale(_SCALE * 2 ** (8 - bits) * 1.1, _SCALE)
+    return s.graph(Op.REQUANTIZE, (x.name,), s.result(_TOKENS, "int8", bits, scale), multiplier=multiplier)
+
+
+def _lookup(s: SingleOperator) -> QuantizedGraph:
+    x, bits = s.tensor("x", _TOKENS), s.bits.activations
+    low, high = TensorSpec("", (), "int8", bits).range
+    table = s.constant("table", s.random.integers(low, high + 1, 256, dtype=np.int8))
+    return s.graph(Op.LOOKUP, (x.name, table), s.result(_TOKENS), function="random")
+
+
+def _moved(op: Op, before: Shape, after: Shape, **attributes: AttributeValue) -> Builder:
+    """An operator that rearranges, pads or cuts."""
+
+    def build(s: SingleOperator) -> QuantizedGraph:
+        x = s.tensor("x", before)
+        inputs = (x.name, s.mask()) if op is Op.ZERO_PAD else (x.name,)
+        if op is Op.CROP:
+            s.mask()  # its length is that of the sequence
+            s.inputs.reverse()
+        return s.graph(op, inputs, s.result(after), **attributes)
+
+    return build
+
+
+def _concat(shape: Shape, axis: int) -> Builder:
+    def build(s: SingleOperator) -> QuantizedGraph:
+        names = tuple(s.tensor(name, shape).name for name in "ab")
+        joined = list(shape)
+        size = shape[axis]
+        assert isinstance(size, int)
+        joined[axis] = 2 * size
+        return s.graph(Op.CONCAT, names, s.result(tuple(joined)), axis=axis)
+
+    return build
+
+
+def _gather(s: SingleOperator) -> QuantizedGraph:
+    ids = s.tensor("input_ids", ("batch", "sequence"), "int64")
+    return s.graph(Op.EMBEDDING, (ids.name, s.table(VOCABULARY, 32)), s.result(_TOKENS))
+
+
+def _one_hot(s: SingleOperator) -> QuantizedGraph:
+    ids = s.tensor("input_ids", ("batch", "sequence"), "int64")
+    out = s.result(("batch", "sequence", VOCABULARY), "uint8", 1, 1.0)
+    return s.graph(Op.ONE_HOT, (ids.name,), out, depth=VOCABULARY)
+
+
+def _slice(s: SingleOperator) -> QuantizedGraph:
+    s.mask()  # binds the sequence
+    return s.graph(Op.SLICE, (s.table(SEQUENCE, 32),), s.result(("sequence", 32)))
+
+
+def _host(op: Op) -> Builder:
+    """Features as int32: for each token, or their mean."""
+
+    def build(s: SingleOperator) -> QuantizedGraph:
+        x = s.tensor("x", _TOKENS)
+        masks = (s.mask(),) if op is Op.MEAN_POOL else ()
+        offset = s.constant("offset", s.random.integers(-99, 99, 32, dtype=np.int32))
+        shape: Shape = ("batch", 32) if masks else _TOKENS
+        return s.graph(op, (x.name, *masks, offset), s.result(shape, "int32", 32))
+
+    return build
+
+
+OPERATORS: Mapping[Op, Mapping[str, Builder]] = {
+    Op.LINEAR: {
+        "32 to 64": _linear(32, 64),
+        "384 to 1536": _linear(384, 1536),
+        "rows of a batch": _linear(32, 64, flat=True),
+        "logits": _linear(32, 10, flat=True, dtype="int32"),
+    },
+    Op.CONV: {
+        "3x3": _conv(16, 8, 3, pad=1),
+        "1x1": _conv(16, 8, 1),
+        "3x3 in steps of 2": _conv(16, 8, 3, stride=2, pad=1),
+        "each channel by itself": _conv(16, 8, 3, groups=16, pad=1),
+        "groups": _conv(16, 8, 3, groups=4, pad=1),
+        "patches of 8": _conv(3, 16, 8, stride=8),
+        "average of 2x2": _average(16, 8, 2),
+        "average of 4x4": _average(16, 8, 4),
+        "average of the whole map": _average(16, 8, 8),
+    },
+    Op.MAX_POOL: {"2x2": _max_pool(2, 2, 0), "3x3 in steps of 2": _max_pool(3, 2, 1)},
+    Op.MATMUL: {"queries and keys": _scores, "probabilities and values": _context},
+    Op.SOFTMAX: {"rank 4": _softmax(Op.SOFTMAX)},
+    Op.TABLE_SOFTMAX: {"rank 4": _softmax(Op.TABLE_SOFTMAX)},
+    Op.MEAN_MATMUL: {"rank 4": _mean_matmul},
+    Op.MASK: {"rank 4": _minimum},
+    Op.ADD: {
+        "rank 3": _add(_TOKENS, _TOKENS),
+        "rank 4": _add(_MAP, _MAP),
+        "broadcast": _add(_TOKENS, ("sequence", 32)),
+    },
+    Op.REQUANTIZE: {"rank 3": _requantize},
+    Op.LOOKUP: {"rank 3": _lookup},
+    Op.RESHAPE: {
+        "into heads": _moved(
+            Op.RESHAPE, ("batch", "sequence", HEADS * WIDTH), ("batch", "sequence", HEADS, WIDTH),
+            shape=("batch", "sequence", HEADS, WIDTH),
+        ),
+        "a map to features": _moved(Op.RESHAPE, _MAP, ("batch", 1024), shape=("batch", 1024)),
+    },
+    Op.TRANSPOSE: {
+        "rank 3": _moved(Op.TRANSPOSE, ("batch", 16, 64), ("batch", 64, 16), perm=(0, 2, 1)),
+        "rank 4": _moved(Op.TRANSPOSE, ("batch", "sequence", HEADS, WIDTH), _HEADS, perm=(0, 2, 1, 3)),
+    },
+    Op.CONCAT: {"features": _concat(_TOKENS, 2), "channels": _concat(_MAP, 1)},
+    Op.SELECT: {"a token": _moved(Op.SELECT, _TOKENS, ("batch", 32), axis=1, index=0)},
+    Op.ZERO_PAD: {"tokens": _moved(Op.ZERO_PAD, _TOKENS, ("batch", SEQUENCE, 32))},
+    Op.CROP: {"tokens": _moved(Op.CROP, ("batch", SEQUENCE, 32), _TOKENS)},
+    Op.PREPEND: {"a row": _moved(Op.PREPEND, ("batch", 15, 32), ("batch", 16, 32), rows=1)},
+    Op.EMBEDDING: {"50 words": _gather},
+    Op.ONE_HOT: {"50 words": _one_hot},
+    Op.SLICE: {"a table of positions": _slice},
+    Op.MEAN_POOL: {"tokens": _host(Op.MEAN_POOL)},
+    Op.WIDEN: {"tokens": _host(Op.WIDEN)},
+}  # fmt: skip
+"""Operator -> what it is tried with -> what builds that."""
+
+WEIGHTED = (Op.LINEAR, Op.CONV)
+"""Operators whose weights have a width of their own."""
+
+
+def single_operator(op: Op, case: str, bits: Bits, share_levels: int = 255) -> QuantizedGraph:
+    """The network of one node.
+
+    Args:
+        op, case: keys of `OPERATORS`.
+        bits: of weights and activations.
+        share_levels: units of probabilities of 8 bits that make 1.
+    """
+    return OPERATORS[op][case](SingleOperator(bits, share_levels))

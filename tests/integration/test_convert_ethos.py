@@ -1,0 +1,47 @@
+"""A whole conversion for Arm Ethos-U: its probabilities have TFLite's units, and every backend runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from archnet.build import BuildDir
+from archnet.operators import Op
+from archnet.results import read_metrics
+from archnet.storage import load_graph
+from archnet.targets.toolchain import find_toolchain
+from tests.integration.conftest import Archnet
+from tests.integration.tiny import short_presets
+
+pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
+
+
+def test_convert(archnet: Archnet, model: Path, sentences: Path, tmp_path: Path) -> None:
+    out = tmp_path / "build"
+    with short_presets(12, 4):
+        done = archnet(
+            *("convert", model, "--data", sentences, "--target", "ethos-u55", "--bits", "w4a8"),
+            *("--out", out, "--seq-len", 24),
+        )
+    assert done.exit_code == 0, done.output
+    build = BuildDir.open_finished(out)
+    graph = load_graph(build.graph_dir)
+    assert {graph.tensors[n.output].levels for n in graph.nodes if n.op is Op.SOFTMAX} == {256}
+    exported = archnet("export", out, "--format", "tvm")
+    assert exported.exit_code == 0, exported.output
+    checked = archnet("validate", out, "--backend", "reference,onnxruntime,tvm,litert")
+    assert checked.exit_code == 0, checked.output
+    validation = read_metrics(build.metrics)["validation"]
+    # Scope "layer" is only there where something differs at all.
+    layered = {t["backend"] for t in validation["tensors"] if t["scope"] == "layer"}
+    tensors = [t for t in validation["tensors"] if (t["scope"] == "layer") == (t["backend"] in layered)]
+    assert {t["backend"] for t in tensors} == {"onnxruntime", "tvm", "litert"}
+    for tensor in tensors:
+        emulated = {"onnxruntime": ["Softmax"], "litert": ["Softmax", "Add"]}.get(tensor["backend"], [])
+        assert tensor["max_lsb"] <= (1 if tensor["op"] in emulated else 0), tensor
+        assert tensor["differing"] <= max(2, 1e-3 * tensor["elements"]), tensor
+    if find_toolchain("ethos-u").installed() is not None:
+        compiled = archnet("compile", out, "--target", "ethos-u55-128")
+        assert compiled.exit_code == 0, compiled.output
+        assert "0 elsewhere" in compiled.output
