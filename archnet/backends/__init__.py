@@ -38,11 +38,25 @@ def _open_litert(build_dir: Path, threads: int | None) -> Backend:
     return LiteRtBackend.open(build_dir, threads=threads)
 
 
+def _open_openvino(build_dir: Path, threads: int | None) -> Backend:
+    from archnet.backends.static_onnx import OPENVINO, StaticOnnxBackend
+
+    return StaticOnnxBackend.open(OPENVINO, build_dir, threads)
+
+
+def _open_iree(build_dir: Path, threads: int | None) -> Backend:
+    from archnet.backends.static_onnx import IREE, StaticOnnxBackend
+
+    return StaticOnnxBackend.open(IREE, build_dir, threads)
+
+
 BACKENDS: dict[str, Callable[[Path, int | None], Backend]] = {
     "reference": _open_reference,
     "onnxruntime": _open_onnxruntime,
     "tvm": _open_tvm,
     "litert": _open_litert,
+    "openvino": _open_openvino,
+    "iree": _open_iree,
 }
 
 _EXTRAS = {"tvm": "tvm", "litert": "ethos"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -18,6 +18,8 @@ from archnet.export.onnx_model import ELEMENT_TYPES
 from archnet.export.onnx_state import Layout, Lowering, StoredTensor
 from archnet.graph import WIDEN_SHIFT, GraphOutput, Node, TensorSpec
 from archnet.operators import Op
+
+Lower = Callable[[Lowering, Node], None]
 
 
 def lower_input(state: Lowering, spec: TensorSpec) -> None:
@@ -35,14 +37,15 @@ def lower_input(state: Lowering, spec: TensorSpec) -> None:
     state.define(spec.name, value, "logical")
 
 
-def lower_node(state: Lowering, node: Node) -> None:
-    """Append the ONNX nodes of one operator."""
-    if node.op not in LOWERINGS:
+def lower_node(state: Lowering, node: Node, lowerings: Mapping[Op, Lower] | None = None) -> None:
+    """Append the ONNX nodes of one operator, by `LOWERINGS` or another table."""
+    table = LOWERINGS if lowerings is None else lowerings
+    if node.op not in table:
         raise ArchNetError(
             f"{node.name} ({node.op}) has no ONNX form",
             fix="choose another --format, or add a lowering in archnet/export/onnx_operators.py",
         )
-    LOWERINGS[node.op](state, node)
+    table[node.op](state, node)
 
 
 def _stored_table(state: Lowering, node: Node, constant: str) -> str:
@@ -339,7 +342,7 @@ def _pooled(state: Lowering, output: GraphOutput, real: str) -> str:
     return make.node("Div", [total, count], f"{key}/mean" if output.normalize else output.name)
 
 
-LOWERINGS: dict[Op, Callable[[Lowering, Node], None]] = {
+LOWERINGS: dict[Op, Lower] = {
     Op.EMBEDDING: _embedding,
     Op.ONE_HOT: _one_hot,
     Op.SLICE: _slice,
