@@ -59,7 +59,7 @@ class StaticRuntime:
         return Worker(find_toolchain(self.name), self.driver, log=log, fix=fix)
 
 
-OPENVINO = StaticRuntime("openvino", "openvino_cpu", "model.xml", "gemm")
+OPENVINO = StaticRuntime("openvino", "openvino_cpu", "model.xml", "units")
 """OpenVINO joins Dequantize, Gemm and Quantize into its byte kernels; integer operators are float there."""
 
 IREE = StaticRuntime("iree", "iree_cpu", "model.vmfb", "integer")

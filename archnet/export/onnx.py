@@ -30,11 +30,13 @@ from archnet.export.onnx_state import (
     StoredTensor,
     attention_operands,
 )
+from archnet.export.onnx_units import in_units, unit_lowerings
 from archnet.graph import QuantizedGraph
 from archnet.operators import Op
 from archnet.packed_constants import packed_constants
 
-StaticForm = Literal["convolution", "gemm", "integer"]
+StaticForm = Literal["convolution", "units", "integer"]
+"""Of a file of one size: what `build_onnx` writes, `archnet.export.onnx_units`, `onnx_integer`."""
 
 DEPLOYED_LEVEL = "ORT_ENABLE_ALL"
 """The optimisation level that the file is meant for: at it every operator but Softmax runs in integers."""
@@ -137,8 +139,8 @@ def build_static_onnx(
     """The graph as an ONNX model for one sentence or picture of one size, for compilers that want that.
 
     Args:
-        form: "convolution" or "gemm", as in `build_onnx`; "integer", the operators of
-            `archnet.export.onnx_integer`.
+        form: "convolution" as in `build_onnx`; "units", Gemm with scales of 1 (`archnet.export.onnx_units`);
+            "integer", integer operators (`archnet.export.onnx_integer`).
         sequence: tokens of the sentence; `graph.max_sequence` when None. Of no meaning for images.
 
     Raises:
@@ -150,10 +152,14 @@ def build_static_onnx(
             f"--seq-len {length} is not in 1 .. {graph.max_sequence}",
             fix="give a length that the network takes",
         )
-    linear: LinearForm = "gemm" if form == "integer" else form
-    activations: ActivationType = "int8" if form == "integer" else "mixed"
-    state = Lowering(graph, linear, activations, attention_operands(graph))
-    model = _built(state, INTEGER_LOWERINGS if form == "integer" else LOWERINGS)
+    if form == "convolution":
+        state, lowerings = Lowering(graph, "convolution", "mixed", attention_operands(graph)), LOWERINGS
+    elif form == "units":
+        state = Lowering(in_units(graph), "gemm", "mixed", attention_operands(graph))
+        lowerings = unit_lowerings(graph)
+    else:
+        state, lowerings = Lowering(graph, "gemm", "int8"), INTEGER_LOWERINGS
+    model = _built(state, lowerings)
     sizes = {"batch": 1, "sequence": length}
     shapes = {
         spec.name: [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape]

@@ -124,14 +124,14 @@ def _matmul(state: Lowering, node: Node) -> None:
     a, b = node.inputs
     operands = [state.real(a, "logical")]
     if node.attributes.get("transpose_b", False):
-        operands.append(_transposed_real(state, b))
+        operands.append(transposed_real(state, b))
     else:
         operands.append(state.real(b, "logical"))
     y = state.onnx.node("MatMul", operands, f"{node.output}/exact")
     state.quantize(node.output, y, "logical")
 
 
-def _transposed_real(state: Lowering, name: str) -> str:
+def transposed_real(state: Lowering, name: str) -> str:
     """The dequantized activation with its last two axes swapped; merged with a Transpose before it."""
     rank = len(state.spec(name).shape)
     source, before = state.transposed.get(name, (name, tuple(range(rank))))

@@ -1,4 +1,4 @@
-"""TVM: integer kernels as a library for a processor, of any batch and sequence, or as C source of one size."""
+"""TVM: integer kernels as a library of any batch and sequence, or as C source of one size."""
 
 from __future__ import annotations
 
