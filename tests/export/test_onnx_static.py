@@ -1,4 +1,4 @@
-"""ONNX files of one size: the integer form against onnx's own evaluator, the form of unit scales in float64."""
+"""ONNX files of one size, in onnx's own evaluator: integer operators, and scales of 1."""
 
 from __future__ import annotations
 

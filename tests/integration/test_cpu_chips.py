@@ -1,4 +1,4 @@
-"""OpenVINO, IREE, ONNX Runtime and TVM as targets of `compile`: real compilers, tiny networks, exact integers."""
+"""OpenVINO, IREE, ONNX Runtime and TVM as targets of `compile`: real compilers, tiny networks."""
 
 from __future__ import annotations
 
