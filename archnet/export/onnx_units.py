@@ -68,13 +68,16 @@ def _add(state: Lowering, node: Node) -> None:
     key = node.output
     same = state.spec(a).shape == state.spec(b).shape
     layout: Layout = "matrix" if same and (state.has(a, "matrix") or state.has(b, "matrix")) else "logical"
+    convolved = {node.output for node in state.graph.nodes if node.op is Op.CONV}
     parts = []
     for name, end in ((a, "a"), (b, "b")):
-        # The greatest integer changes nothing, but keeps OpenVINO (2026.4) from adding to a convolution's
-        # accumulators what should be added to its rounded result.
-        most = state.onnx.constant(f"{name}/most", np.float32(state.spec(name).range[1]))
-        kept = state.onnx.node("Min", [state.real(name, layout), most], f"{key}/{end}/kept")
-        parts.append(_times(state, kept, _factor(node, f"multiplier_{end}"), f"{key}/{end}"))
+        real = state.real(name, layout)
+        if name in convolved:
+            # The greatest integer changes nothing, but keeps OpenVINO (2026.4) from adding to a
+            # convolution's accumulators what should be added to its rounded result.
+            most = state.onnx.constant(f"{name}/most", np.float32(state.spec(name).range[1]))
+            real = state.onnx.node("Min", [real, most], f"{key}/{end}/kept")
+        parts.append(_times(state, real, _factor(node, f"multiplier_{end}"), f"{key}/{end}"))
     y = state.onnx.node("Add", parts, f"{key}/exact")
     if state.spec(key).dtype == "uint8":
         y = state.onnx.node("Relu", [y], f"{key}/relu")

@@ -23,7 +23,7 @@ def compile_model(request: dict[str, Any]) -> dict[str, Any]:
     """Import the ONNX file "model", and compile it to "binary" (.vmfb) for this machine's processor.
 
     Returns:
-        "dispatches": how many functions the device is called with; "version".
+        "dispatches": how many functions the device is called with.
     """
     model, vmfb = Path(request["model"]), Path(request["binary"])
     mlir, statistics = vmfb.with_suffix(".mlir"), vmfb.with_suffix(".json")
@@ -44,7 +44,7 @@ def compile_model(request: dict[str, Any]) -> dict[str, Any]:
     mlir.unlink()
     counts = json.loads(statistics.read_text())
     statistics.unlink()
-    return {"dispatches": _dispatches(counts), "version": compiler.version.VERSION}
+    return {"dispatches": _dispatches(counts)}
 
 
 def _dispatches(counts: dict[str, Any]) -> int:

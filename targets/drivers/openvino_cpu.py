@@ -34,13 +34,13 @@ def compile_model(request: dict[str, Any]) -> dict[str, Any]:
     """Write the IR of an ONNX file ("model") to "binary" (.xml, and .bin beside it), and say how it runs.
 
     Returns:
-        "nodes": kind, precision, names of the ONNX nodes in it, of every node that computes; "version".
+        "nodes": kind, precision, names of the ONNX nodes in it, of every node that computes.
     """
     core = _core(request.get("threads"))
     model = core.read_model(request["model"])
     ov.save_model(model, request["binary"], compress_to_fp16=False)
     compiled = core.compile_model(core.read_model(request["binary"]), "CPU")
-    return {"nodes": _nodes(compiled), "version": ov.get_version()}
+    return {"nodes": _nodes(compiled)}
 
 
 def _nodes(compiled: Any) -> list[dict[str, Any]]:
