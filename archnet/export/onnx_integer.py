@@ -30,17 +30,14 @@ def _requantized(state: Lowering, node: Node, value: str, factor: NDArray[Any]) 
     real = make.node("Cast", [value], f"{key}/float", to=ELEMENT_TYPES["float32"])
     name = make.constant(f"{key}/factor", factor.astype(np.float32))
     scaled = make.node("Mul", [real, name], f"{key}/scaled")
-    one = make.constant("scale:1", np.float32(1.0))
     low, high = spec.range
     info = np.iinfo(spec.dtype)
-    whole = (low, high) == (info.min, info.max)
-    zero = state.quantization(spec)[1]
-    result = make.node("QuantizeLinear", [scaled, one, zero], key if whole else f"{key}/whole")
-    if not whole:
-        limits = [
-            make.constant(f"{key}/{n}", np.array(v, spec.dtype)) for n, v in (("low", low), ("high", high))
-        ]
-        result = make.node("Clip", [result, *limits], key)
+    if (low, high) != (info.min, info.max):
+        # On the reals: IREE (3.13) compares uint8 as if it were signed.
+        limits = [make.constant(f"f32:{v}", np.float32(v)) for v in (low, high)]
+        scaled = make.node("Clip", [scaled, *limits], f"{key}/limited")
+    one = make.constant("scale:1", np.float32(1.0))
+    result = make.node("QuantizeLinear", [scaled, one, state.quantization(spec)[1]], key)
     state.define(key, result, "logical")
 
 
@@ -145,6 +142,19 @@ def _transpose(state: Lowering, node: Node) -> None:
     state.define(node.output, value, "logical")
 
 
+def _max_pool(state: Lowering, node: Node) -> None:
+    """MaxPool of the integers as reals, which is exact: IREE (3.13) compares uint8 as if it were signed."""
+    make, key, spec = state.onnx, node.output, state.spec(node.output)
+    real = make.node(
+        "Cast", [state.integer(node.inputs[0], "logical")], f"{key}/real", to=ELEMENT_TYPES["float32"]
+    )
+    kernel, strides, pads = (
+        list(cast(tuple[int, ...], node.attributes[n])) for n in ("kernel", "strides", "pads")
+    )
+    most = make.node("MaxPool", [real], f"{key}/most", kernel_shape=kernel, strides=strides, pads=pads)
+    state.define(key, make.node("Cast", [most], key, to=ELEMENT_TYPES[spec.dtype]), "logical")
+
+
 INTEGER_LOWERINGS: Mapping[Op, Lower] = {
     **LOWERINGS,
     Op.LINEAR: _linear,
@@ -153,6 +163,7 @@ INTEGER_LOWERINGS: Mapping[Op, Lower] = {
     Op.ADD: _add,
     Op.REQUANTIZE: _requantize,
     Op.MASK: _mask,
+    Op.MAX_POOL: _max_pool,
     # Op.SOFTMAX has the same table and the same quotient.
     Op.SOFTMAX: lower_table_softmax,
     Op.RESHAPE: _reshape,

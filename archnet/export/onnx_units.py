@@ -51,7 +51,7 @@ def _times(state: Lowering, value: str, factor: float, name: str) -> str:
 
 
 def _factor(node: Node, name: str = "multiplier") -> float:
-    return cast(int, node.attributes[name]) / 2**MULTIPLIER_SHIFT
+    return float(cast(int, node.attributes[name]) / 2**MULTIPLIER_SHIFT)
 
 
 def _matmul(state: Lowering, node: Node) -> None:

@@ -81,6 +81,7 @@ def infer(request: dict[str, Any]) -> dict[str, Any]:
         every = found if isinstance(found, (list, tuple)) else [found]
         for name, value in zip(outputs, every, strict=True):
             results[name].append(np.array(value.to_host()))
+    arrays: dict[str, Any] = {name: np.stack(values) for name, values in results.items()}
     with Path(request["outputs"]).open("wb") as out:
-        np.savez(out, **{name: np.stack(values) for name, values in results.items()})
+        np.savez(out, **arrays)
     return {}

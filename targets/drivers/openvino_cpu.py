@@ -85,6 +85,7 @@ def infer(request: dict[str, Any]) -> dict[str, Any]:
         found = call.infer({name: np.ascontiguousarray(value[i]) for name, value in given.items()})
         for output in compiled.outputs:
             results[output.get_any_name()].append(np.array(found[output]))
+    arrays: dict[str, Any] = {name: np.stack(values) for name, values in results.items()}
     with Path(request["outputs"]).open("wb") as out:
-        np.savez(out, **{name: np.stack(values) for name, values in results.items()})
+        np.savez(out, **arrays)
     return {}
