@@ -152,8 +152,9 @@ def build_static_onnx(
             f"--seq-len {length} is not in 1 .. {graph.max_sequence}",
             fix="give a length that the network takes",
         )
+    lowerings: Mapping[Op, Lower] = LOWERINGS
     if form == "convolution":
-        state, lowerings = Lowering(graph, "convolution", "mixed", attention_operands(graph)), LOWERINGS
+        state = Lowering(graph, "convolution", "mixed", attention_operands(graph))
     elif form == "units":
         state = Lowering(in_units(graph), "gemm", "mixed", attention_operands(graph))
         lowerings = unit_lowerings(graph)

@@ -132,7 +132,7 @@ class _ModuleBuilder:
         # What the windows are filled up with is 0, so any weight that can be packed may stand there.
         filling = int(matrix.flat[0])
         matrix = np.pad(matrix, ((0, 0), (0, depth - matrix.shape[1])), constant_values=filling)
-        rows = TensorSpec(f"{node.name}/windows", ("batch", size[0] * size[1], depth), x.dtype, x.bits)
+        rows = TensorSpec(f"{node.name}/windows", (x.shape[0], size[0] * size[1], depth), x.dtype, x.bits)
         taken = self._call(
             ("windows", window, x.dtype, size, depth),
             "windows",
