@@ -46,6 +46,7 @@ class CompileSummary:
         sram_bytes: most on-chip memory at a time.
         other_bytes: of other memories (DRAM, flash).
         macs: multiply-accumulates.
+        float_operators: what the target computes in float though it is on the chip: kind and name.
     """
 
     target: str
@@ -62,6 +63,7 @@ class CompileSummary:
     sram_bytes: int | None = None
     other_bytes: int | None = None
     macs: int | None = None
+    float_operators: tuple[str, ...] = ()
 
 
 def _ethos(name: str, title: str, profile: str) -> Chip:
@@ -81,6 +83,13 @@ CHIPS: tuple[Chip, ...] = (
     _htp("73", "Snapdragon 8 Gen 2"),
     _htp("75", "Snapdragon 8 Gen 3"),
     _htp("79", "Snapdragon 8 Elite"),
+    Chip("openvino", "Intel and other processors, by OpenVINO", "openvino", "openvino", "onnxruntime"),
+    Chip("iree", "This machine's processor, by IREE", "iree", "iree", "onnxruntime"),
+    Chip("onnxruntime", "This machine's processor, by ONNX Runtime", "onnxruntime", None, "onnxruntime"),
+    Chip("tvm-x86-64", "x86-64 processors with AVX2, by TVM", "tvm", None, "tvm"),
+    Chip("tvm-aarch64", "64-bit Arm processors, by TVM", "tvm", None, "tvm"),
+    Chip("tvm-riscv64", "64-bit RISC-V processors, by TVM", "tvm", None, "tvm"),
+    Chip("tvm-c", "Any processor with a C compiler, by TVM as C source", "tvm", None, "tvm"),
 )
 
 

@@ -83,6 +83,33 @@ class Toolchain:
         packages = read_json(record).get("packages")
         return tuple(str(p) for p in packages) if isinstance(packages, list) else None
 
+    def measured(self) -> int | None:
+        """The bytes that the installed environment takes on disk; None when there is none."""
+        if self.installed() is None:
+            return None
+        # Blocks of 512 bytes, as the system counts them: small files take more than they hold.
+        return sum(path.lstat().st_blocks * 512 for path in self.folder.rglob("*"))
+
+    def to_json(self) -> dict[str, object]:
+        """What it is, and whether and as what it is installed.
+
+        `installed` holds the versions of an environment, `installed_bytes` its size as measured; both are
+        null without one. `current` is whether it is what this version of Arch-Net asks for.
+        """
+        found = self.installed()
+        return {
+            "name": self.name,
+            "title": self.title,
+            "packages": list(self.packages),
+            "licence": self.licence,
+            "proprietary": self.proprietary or None,
+            "bytes": self.bytes,
+            "needed_for": list(self.needed_for),
+            "installed": None if found is None else list(found),
+            "installed_bytes": self.measured(),
+            "current": found == self.packages,
+        }
+
     def require(self) -> Path:
         """The environment's Python.
 
@@ -155,6 +182,32 @@ TOOLCHAINS: tuple[Toolchain, ...] = (
         licence="Apache-2.0",
         bytes=375_000_000,
         needed_for=(),
+    ),
+    Toolchain(
+        name="openvino",
+        title="OpenVINO, Intel's compiler and runtime for its processors",
+        packages=("openvino==2026.4.1", "numpy==2.4.6"),
+        licence="Apache-2.0",
+        bytes=281_000_000,
+        needed_for=_targets("openvino"),
+    ),
+    Toolchain(
+        name="iree",
+        title="IREE, an MLIR compiler and runtime, here for processors",
+        packages=(
+            "iree-base-compiler==3.13.0",
+            "iree-base-runtime==3.13.0",
+            "ml_dtypes==0.6.0",
+            "mpmath==1.3.0",
+            "numpy==2.4.6",
+            "onnx==1.23.2",
+            "protobuf==7.36.2",
+            "sympy==1.14.0",
+            "typing_extensions==4.16.0",
+        ),
+        licence="Apache-2.0 with LLVM exceptions",
+        bytes=620_000_000,
+        needed_for=_targets("iree"),
     ),
 )
 

@@ -19,6 +19,8 @@ BACKENDS: dict[str, str] = {
     "litert": "litert.LiteRtBackend",
     "tosa": "tosa.TosaBackend",
     "qualcomm-htp": "qualcomm.QualcommHtpBackend",
+    "openvino": "static_onnx.OpenVinoBackend",
+    "iree": "static_onnx.IreeBackend",
 }
 """Name -> module of this package and its class, whose `open` takes the build folder and threads."""
 

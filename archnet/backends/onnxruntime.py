@@ -83,7 +83,7 @@ class OnnxRuntimeBackend:
         (see `exposing`).
         """
         stored = stored_tensors(self._model)
-        views = {n.output: n for n in self.graph.nodes if n.op in VIEWS and n.output not in stored}
+        views = views_of(self.graph, stored)
         if names is None:
             names = [n.output for n in self.graph.nodes if n.output in stored or n.output in views]
         unknown = sorted(set(names) - set(stored) - set(views))
@@ -93,20 +93,11 @@ class OnnxRuntimeBackend:
                 fix=nearest(unknown[0], stored),
             )
         fed = feed(self.graph, inputs)
-        roots = {name: _root(views, name) for name in names}
-        values = tuple(dict.fromkeys(stored[root].value for root in roots.values()))
+        values = shown_values(stored, views, names)
         if self._exposing is None or self._exposing[0] != values:
             self._exposing = values, self._open(exposing(self._model, values))
         results = dict(zip(values, self._exposing[1].run(list(values), fed), strict=True))
-        dims = bind_dims(self.graph, fed)
-
-        def restored(name: str) -> NDArray[Any]:
-            spec = self.graph.tensors[name]
-            if name in views:
-                return run_node(views[name], [restored(views[name].inputs[0])], spec, dims)
-            return _restore(results[stored[name].value], stored[name], dims, spec)
-
-        return {name: restored(name) for name in names}
+        return restored(self.graph, stored, names, results, bind_dims(self.graph, fed))
 
     def _open(self, model: onnx.ModelProto) -> ort.InferenceSession:
         options = ort.SessionOptions()
@@ -123,6 +114,37 @@ class OnnxRuntimeBackend:
                 f"ONNX Runtime {ort.__version__} cannot open the network: {str(error).splitlines()[0]}",
                 fix="write the file again with archnet export DIR --format onnx",
             ) from error
+
+
+def views_of(graph: QuantizedGraph, stored: Mapping[str, StoredTensor]) -> dict[str, Node]:
+    """The nodes whose outputs a file does not hold, because they only rearrange, by output."""
+    return {n.output: n for n in graph.nodes if n.op in VIEWS and n.output not in stored}
+
+
+def shown_values(
+    stored: Mapping[str, StoredTensor], views: Mapping[str, Node], names: Sequence[str]
+) -> tuple[str, ...]:
+    """The ONNX values that these tensors are made of."""
+    return tuple(dict.fromkeys(stored[_root(views, name)].value for name in names))
+
+
+def restored(
+    graph: QuantizedGraph,
+    stored: Mapping[str, StoredTensor],
+    names: Sequence[str],
+    results: Mapping[str, NDArray[Any]],
+    dims: Mapping[str, int],
+) -> dict[str, NDArray[Any]]:
+    """Integer activations by name, from the ONNX values that `shown_values` names."""
+    views = views_of(graph, stored)
+
+    def restore(name: str) -> NDArray[Any]:
+        spec = graph.tensors[name]
+        if name in views:
+            return run_node(views[name], [restore(views[name].inputs[0])], spec, dims)
+        return _restore(results[stored[name].value], stored[name], dims, spec)
+
+    return {name: restore(name) for name in names}
 
 
 def _root(views: Mapping[str, Node], name: str) -> str:
@@ -184,6 +206,13 @@ def exposing(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
         after = readers.get(node.output[0], [])
         if node.output[0] in values and [reader.op_type for reader in after] == ["DequantizeLinear"]:
             node.input[2] = after[0].input[2] = zero.name
+    return with_outputs(shown, values)
+
+
+def with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+    """The model with these internal values as further outputs, as it stands."""
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
     del shown.graph.value_info[:]
     known = {output.name for output in shown.graph.output}
     inferred = onnx.shape_inference.infer_shapes(shown)

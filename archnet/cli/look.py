@@ -32,21 +32,32 @@ def complete_toolchains(context: click.Context, argument: click.Parameter, incom
 def targets(context: click.Context, as_json: bool) -> None:
     """List the targets: what each is, its bit widths, and what is exported for it.
 
-    Compilers of chips, for archnet compile, are listed below them: each has an environment of its own.
+    Below them: compilers of chips, each in an environment of its own, and the chips that archnet compile
+    compiles for with them.
     """
     if context.invoked_subcommand is not None:
         return
+    from archnet.targets.chips import CHIPS
     from archnet.targets.profile import list_profiles
     from archnet.targets.toolchain import TOOLCHAINS
 
     profiles = list_profiles()
     if as_json:
-        print_json([profile.to_json() for profile in profiles])
+        import dataclasses
+
+        print_json(
+            {
+                "profiles": [profile.to_json() for profile in profiles],
+                "toolchains": [toolchain.to_json() for toolchain in TOOLCHAINS],
+                "chips": [dataclasses.asdict(chip) for chip in CHIPS],
+            }
+        )
         return
-    from archnet.cli.tables import targets_table, toolchains_table
+    from archnet.cli.tables import chips_table, targets_table, toolchains_table
 
     terminal().print(targets_table(profiles))
     terminal().print(toolchains_table(TOOLCHAINS))
+    terminal().print(chips_table(CHIPS))
 
 
 @targets.command(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from archnet.plan import Plan
     from archnet.probing import ProbeReport
     from archnet.results import LatencyRow, TensorAgreement, ValidationResult
-    from archnet.targets.chips import CompileSummary
+    from archnet.targets.chips import Chip, CompileSummary
     from archnet.targets.profile import Profile
     from archnet.targets.toolchain import Toolchain
 
@@ -62,8 +62,8 @@ def targets_table(profiles: Sequence[Profile]) -> Table:
 
 
 def toolchains_table(toolchains: Sequence[Toolchain]) -> Table:
-    """One row a compiler: what it is for, whether it is installed, its size and licence."""
-    table = _table("compiler", "what it is", "compile --target", "installed", "size", "licence")
+    """One row a compiler: whether it is installed, its size (as measured where it is) and licence."""
+    table = _table("compiler", "what it is", "installed", "size", "licence", right=["size"])
     for toolchain in toolchains:
         found = toolchain.installed()
         state = (
@@ -72,11 +72,21 @@ def toolchains_table(toolchains: Sequence[Toolchain]) -> Table:
         table.add_row(
             toolchain.name,
             toolchain.title,
-            "\n".join(toolchain.needed_for),
             state,
-            human_bytes(toolchain.bytes),
+            human_bytes(toolchain.measured() or toolchain.bytes),
             toolchain.licence,
         )
+    return table
+
+
+def chips_table(chips: Sequence[Chip]) -> Table:
+    """One row a chip, those of one compiler together."""
+    table = _table("compiler", "compile --target", "chip", "convert --target")
+    before: str | None = ""
+    for chip in sorted(chips, key=lambda chip: chip.toolchain or ""):
+        name = chip.toolchain or "part of Arch-Net"
+        table.add_row("" if name == before else name, Text(chip.name, "bold"), chip.title, chip.profile)
+        before = name
     return table
 
 
@@ -88,6 +98,7 @@ def compiled_table(summary: CompileSummary) -> Table:
     for name, value in (
         ("compiler", ", ".join(filter(None, (summary.tool, summary.configuration)))),
         ("operators", f"{summary.native_operators} on the chip, {summary.fallback_operators} elsewhere"),
+        ("in float", ", ".join(summary.float_operators)),
         ("cycles" if cycles else "time", f"{cycles} ({time})" if cycles and time else cycles or time),
         ("SRAM", _bytes(summary.sram_bytes)),
         ("other memory", _bytes(summary.other_bytes)),

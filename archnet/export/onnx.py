@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import onnxsim
 
 from archnet.atomic import write_bytes
 from archnet.errors import ArchNetError
-from archnet.export.onnx_operators import lower_input, lower_node, lower_output
+from archnet.export.onnx_integer import INTEGER_LOWERINGS
+from archnet.export.onnx_operators import LOWERINGS, Lower, lower_input, lower_node, lower_output
 from archnet.export.onnx_packing import pack_initializers
 from archnet.export.onnx_state import (
     ActivationType,
@@ -27,9 +30,13 @@ from archnet.export.onnx_state import (
     StoredTensor,
     attention_operands,
 )
+from archnet.export.onnx_units import in_units, unit_lowerings
 from archnet.graph import QuantizedGraph
 from archnet.operators import Op
 from archnet.packed_constants import packed_constants
+
+StaticForm = Literal["convolution", "units", "integer"]
+"""Of a file of one size: what `build_onnx` writes, `archnet.export.onnx_units`, `onnx_integer`."""
 
 DEPLOYED_LEVEL = "ORT_ENABLE_ALL"
 """The optimisation level that the file is meant for: at it every operator but Softmax runs in integers."""
@@ -95,14 +102,23 @@ def build_onnx(
     packings = packed_constants(graph) if activations != "int8" else {}
     stored_as: ActivationType = "uint8" if packings else activations
     state = Lowering(graph, linear, stored_as, attention_operands(graph), packings=packings)
+    model = _simplified(_built(state, LOWERINGS))
+    return _described(model, state, pack_initializers(model, state.packed))
+
+
+def _built(state: Lowering, lowerings: Mapping[Op, Lower]) -> onnx.ModelProto:
+    graph = state.graph
     for spec in graph.inputs:
         lower_input(state, spec)
     for node in graph.nodes:
-        lower_node(state, node)
+        lower_node(state, node, lowerings)
     for output in graph.outputs:
         lower_output(state, output)
-    model = _simplified(state.onnx.build(graph.name, {}))
-    packed = pack_initializers(model, state.packed)
+    return state.onnx.build(graph.name, {})
+
+
+def _described(model: onnx.ModelProto, state: Lowering, packed: Mapping[str, int]) -> onnx.ModelProto:
+    """The model with what `stored_tensors` and others read, checked."""
     values = {name for node in model.graph.node for name in node.output} | {i.name for i in model.graph.input}
     stored = {k: dataclasses.asdict(v) for k, v in state.stored.items() if v.value in values}
     metadata = {
@@ -110,11 +126,47 @@ def build_onnx(
         METADATA_LEVEL: DEPLOYED_LEVEL,
         METADATA_TENSORS: json.dumps(stored),
         METADATA_PACKED: json.dumps({name: f"INT{width}" for name, width in packed.items()}),
-        METADATA_EMULATED: json.dumps([dataclasses.asdict(p) for p in emulated_places(graph)]),
+        METADATA_EMULATED: json.dumps([dataclasses.asdict(p) for p in emulated_places(state.graph)]),
     }
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def build_static_onnx(
+    graph: QuantizedGraph, form: StaticForm, sequence: int | None = None
+) -> onnx.ModelProto:
+    """The graph as an ONNX model for one sentence or picture of one size, for compilers that want that.
+
+    Args:
+        form: "convolution" as in `build_onnx`; "units", Gemm with scales of 1 (`archnet.export.onnx_units`);
+            "integer", integer operators (`archnet.export.onnx_integer`).
+        sequence: tokens of the sentence; `graph.max_sequence` when None. Of no meaning for images.
+
+    Raises:
+        ArchNetError: an operator has no ONNX form, or the network does not take such a sequence.
+    """
+    length = graph.max_sequence if sequence is None else sequence
+    if not 1 <= length <= graph.max_sequence:
+        raise ArchNetError(
+            f"--seq-len {length} is not in 1 .. {graph.max_sequence}",
+            fix="give a length that the network takes",
+        )
+    lowerings: Mapping[Op, Lower] = LOWERINGS
+    if form == "convolution":
+        state = Lowering(graph, "convolution", "mixed", attention_operands(graph))
+    elif form == "units":
+        state = Lowering(in_units(graph), "gemm", "mixed", attention_operands(graph))
+        lowerings = unit_lowerings(graph)
+    else:
+        state, lowerings = Lowering(graph, "gemm", "int8"), INTEGER_LOWERINGS
+    model = _built(state, lowerings)
+    sizes = {"batch": 1, "sequence": length}
+    shapes = {
+        spec.name: [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape]
+        for spec in graph.inputs
+    }
+    return _described(_simplified(model, shapes), state, {})
 
 
 def export_onnx(
@@ -153,9 +205,10 @@ def stored_tensors(model: onnx.ModelProto) -> dict[str, StoredTensor]:
     }
 
 
-def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+def _simplified(model: onnx.ModelProto, shapes: Mapping[str, list[int]] | None = None) -> onnx.ModelProto:
+    """Without what can be known beforehand; of these input shapes where they are given."""
     simple: onnx.ModelProto
-    simple, same = onnxsim.simplify(model)
+    simple, same = onnxsim.simplify(model, overwrite_input_shapes=shapes)
     if not same:
         raise ArchNetError(
             "onnxsim changed what the network computes", fix="report this with the build folder's graph.json"

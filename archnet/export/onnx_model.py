@@ -26,6 +26,7 @@ ELEMENT_TYPES = {
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,
     "float32": TensorProto.FLOAT,
+    "bool": TensorProto.BOOL,
 }
 
 

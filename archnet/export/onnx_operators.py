@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -18,6 +18,8 @@ from archnet.export.onnx_model import ELEMENT_TYPES
 from archnet.export.onnx_state import Layout, Lowering, StoredTensor
 from archnet.graph import WIDEN_SHIFT, GraphOutput, Node, TensorSpec
 from archnet.operators import Op
+
+Lower = Callable[[Lowering, Node], None]
 
 
 def lower_input(state: Lowering, spec: TensorSpec) -> None:
@@ -35,14 +37,15 @@ def lower_input(state: Lowering, spec: TensorSpec) -> None:
     state.define(spec.name, value, "logical")
 
 
-def lower_node(state: Lowering, node: Node) -> None:
-    """Append the ONNX nodes of one operator."""
-    if node.op not in LOWERINGS:
+def lower_node(state: Lowering, node: Node, lowerings: Mapping[Op, Lower] | None = None) -> None:
+    """Append the ONNX nodes of one operator, by `LOWERINGS` or another table."""
+    table = LOWERINGS if lowerings is None else lowerings
+    if node.op not in table:
         raise ArchNetError(
             f"{node.name} ({node.op}) has no ONNX form",
             fix="choose another --format, or add a lowering in archnet/export/onnx_operators.py",
         )
-    LOWERINGS[node.op](state, node)
+    table[node.op](state, node)
 
 
 def _stored_table(state: Lowering, node: Node, constant: str) -> str:
@@ -121,14 +124,14 @@ def _matmul(state: Lowering, node: Node) -> None:
     a, b = node.inputs
     operands = [state.real(a, "logical")]
     if node.attributes.get("transpose_b", False):
-        operands.append(_transposed_real(state, b))
+        operands.append(transposed_real(state, b))
     else:
         operands.append(state.real(b, "logical"))
     y = state.onnx.node("MatMul", operands, f"{node.output}/exact")
     state.quantize(node.output, y, "logical")
 
 
-def _transposed_real(state: Lowering, name: str) -> str:
+def transposed_real(state: Lowering, name: str) -> str:
     """The dequantized activation with its last two axes swapped; merged with a Transpose before it."""
     rank = len(state.spec(name).shape)
     source, before = state.transposed.get(name, (name, tuple(range(rank))))
@@ -339,7 +342,7 @@ def _pooled(state: Lowering, output: GraphOutput, real: str) -> str:
     return make.node("Div", [total, count], f"{key}/mean" if output.normalize else output.name)
 
 
-LOWERINGS: dict[Op, Callable[[Lowering, Node], None]] = {
+LOWERINGS: dict[Op, Lower] = {
     Op.EMBEDDING: _embedding,
     Op.ONE_HOT: _one_hot,
     Op.SLICE: _slice,

@@ -181,4 +181,6 @@ def prepend(call: OperatorCall) -> None:
 def rows_spec(output: TensorSpec, name: str) -> TensorSpec:
     """The result of a dense convolution before it is a map again: (batch, H * W, channels)."""
     channels, height, width = (int(size) for size in output.shape[1:])
-    return TensorSpec(name, ("batch", height * width, channels), output.dtype, output.bits, output.scale)
+    return TensorSpec(
+        name, (output.shape[0], height * width, channels), output.dtype, output.bits, output.scale
+    )

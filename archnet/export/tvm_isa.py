@@ -125,6 +125,9 @@ NEON_DOTPROD = Isa(
 )
 GENERIC = Isa("generic", 8, 1, ((2, 4), (1, 8)))
 
+SCALAR = Isa("scalar", 1, 1, ((4, 4), (2, 4), (1, 8)))
+"""No vectors at all, for C source: TVM writes them as OpenCL does, which no C compiler reads."""
+
 ISAS = (AVX512_VNNI, AVX_VNNI, AVX2, NEON_DOTPROD, GENERIC)
 """Best first; the last needs nothing."""
 

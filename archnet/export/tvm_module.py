@@ -40,21 +40,22 @@ def result_names(graph: QuantizedGraph, *, tensors: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(output.tensor for output in graph.outputs))
 
 
-def build_module(graph: QuantizedGraph, isa: Isa, *, tensors: bool = False) -> Any:
+def build_module(graph: QuantizedGraph, isa: Isa, *, tensors: bool = False, fuse: bool = True) -> Any:
     """The Relax module of a graph.
 
     Args:
         isa: what the fast kernels are built on.
         tensors: return every activation. Nothing is fused then, so that each exists.
+        fuse: compute groups of nodes in one kernel, which has vectors whatever the isa.
     """
-    return _ModuleBuilder(graph, isa, tensors=tensors).build()
+    return _ModuleBuilder(graph, isa, tensors=tensors, fuse=fuse and not tensors).build()
 
 
 class _ModuleBuilder:
-    def __init__(self, graph: QuantizedGraph, isa: Isa, *, tensors: bool) -> None:
+    def __init__(self, graph: QuantizedGraph, isa: Isa, *, tensors: bool, fuse: bool) -> None:
         self._graph = graph
         self._isa = isa
-        self._tensors = tensors
+        self._tensors, self._fuse = tensors, fuse
         self._packings = packed_constants(graph)
         self._relax = relax.BlockBuilder()
         self._dims = {dim: tirx.Var(dim, "int64") for dim in ("batch", "sequence")}
@@ -67,7 +68,7 @@ class _ModuleBuilder:
         parameters = [relax.Var(_identifier(spec.name), self._type(spec)) for spec in self._graph.inputs]
         for spec, parameter in zip(self._graph.inputs, parameters, strict=True):
             self._values[spec.name] = parameter
-        groups = [] if self._tensors else find_groups(self._graph)
+        groups = find_groups(self._graph) if self._fuse else []
         last = {group.nodes[-1]: group for group in groups}
         inner = {name for group in groups for name in group.nodes[:-1]}
         with self._relax.function(ENTRY, parameters):
@@ -131,7 +132,7 @@ class _ModuleBuilder:
         # What the windows are filled up with is 0, so any weight that can be packed may stand there.
         filling = int(matrix.flat[0])
         matrix = np.pad(matrix, ((0, 0), (0, depth - matrix.shape[1])), constant_values=filling)
-        rows = TensorSpec(f"{node.name}/windows", ("batch", size[0] * size[1], depth), x.dtype, x.bits)
+        rows = TensorSpec(f"{node.name}/windows", (x.shape[0], size[0] * size[1], depth), x.dtype, x.bits)
         taken = self._call(
             ("windows", window, x.dtype, size, depth),
             "windows",

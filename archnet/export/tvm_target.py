@@ -57,6 +57,8 @@ _AVX512 = ("avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl", "avx512vnn
 
 _PORTABLE = (
     Processor("x86_64", "x86_64", "x86-64-v3", _X86_64_V3),
+    # The same by a name that never means this machine.
+    Processor("x86_64-v3", "x86_64", "x86-64-v3", _X86_64_V3),
     Processor("x86_64-avx512vnni", "x86_64", "x86-64-v4", (*_X86_64_V3, *_AVX512)),
     Processor("aarch64", "aarch64", "generic", base=("neon",)),
     Processor("aarch64-dotprod", "aarch64", "generic", ("dotprod",), base=("v8.2a", "neon")),

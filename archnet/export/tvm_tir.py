@@ -83,8 +83,9 @@ def i32(value: int) -> Expr:
 
 
 def splat(value: Expr | int, lanes: int) -> Expr:
-    """A vector that holds the int32 `value` in every lane."""
-    return tirx.Broadcast(i32(value) if isinstance(value, int) else value, lanes)
+    """A vector that holds the int32 `value` in every lane (the value itself for one lane)."""
+    value = i32(value) if isinstance(value, int) else value
+    return tirx.Broadcast(value, lanes) if lanes > 1 else value
 
 
 def ramp(start: Expr | int, lanes: int) -> Expr:

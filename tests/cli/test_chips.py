@@ -107,7 +107,14 @@ def test_targets_say_what_is_installed_and_remove_removes_it(archnet: Archnet, c
     (place / "bin").mkdir(parents=True)
     (place / "bin" / "python").touch()
     (place / "toolchain.json").write_text('{"packages": ["ethos-u-vela==5.1.0"]}')
+    (place / "library").write_bytes(bytes(100_000))
     assert "(other)" in archnet("targets").stdout
+    told = json.loads(archnet("targets", "--json").stdout)["toolchains"]
+    ethos = next(toolchain for toolchain in told if toolchain["name"] == "ethos-u")
+    assert (ethos["installed"], ethos["current"]) == (["ethos-u-vela==5.1.0"], False)
+    assert 100_000 <= ethos["installed_bytes"] < 150_000
+    other = next(toolchain for toolchain in told if toolchain["name"] == "openvino")
+    assert (other["installed"], other["installed_bytes"]) == (None, None)
     assert archnet("targets", "remove", "ethos-u").stdout == f"{place} is removed\n"
     assert not place.exists()
     assert archnet("targets", "remove", "ethos-u").stdout == f"{place} was not there\n"

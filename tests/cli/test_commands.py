@@ -88,8 +88,15 @@ def test_targets(archnet: Archnet) -> None:
     assert result.exit_code == 0
     for word in ("archnet", "onnxruntime", "tvm", "w8 w4 w3 w2", "a8 a6 a4"):
         assert word in result.output
-    names = [profile["name"] for profile in json.loads(archnet("targets", "--json").output)]
-    assert {"archnet", "onnxruntime", "tvm"} <= set(names)
+    told = json.loads(archnet("targets", "--json").output)
+    assert sorted(told) == ["chips", "profiles", "toolchains"]
+    assert {"archnet", "onnxruntime", "tvm"} <= {profile["name"] for profile in told["profiles"]}
+    toolchains = {toolchain["name"]: toolchain for toolchain in told["toolchains"]}
+    assert toolchains["openvino"]["licence"] == "Apache-2.0"
+    chips = {chip["name"]: chip for chip in told["chips"]}
+    assert chips["iree"]["toolchain"] == "iree"
+    assert {chip["toolchain"] for chip in told["chips"]} <= {*toolchains, None}
+    assert {chip["profile"] for chip in told["chips"]} <= {profile["name"] for profile in told["profiles"]}
 
 
 @dataclass(frozen=True)

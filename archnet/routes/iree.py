@@ -1,0 +1,26 @@
+"""IREE: the network in integer ONNX operators, compiled for this machine's processor."""
+
+from __future__ import annotations
+
+from archnet.backends.static_onnx import IREE
+from archnet.routes import CompileJob
+from archnet.routes.static_onnx import compile_static, length
+from archnet.targets.chips import CompileSummary
+from archnet.targets.toolchain import find_toolchain
+
+
+def compile_chip(job: CompileJob) -> CompileSummary:
+    """Write model.onnx and compile it to model.vmfb (see `archnet.routes`)."""
+    graph, binary, said = compile_static(job, IREE)
+    return CompileSummary(
+        target=job.chip.name,
+        tool=find_toolchain(IREE.name).tool,
+        native_operators=said["dispatches"],
+        fallback_operators=0,
+        fallbacks=(),
+        binary=binary.name,
+        binary_bytes=binary.stat().st_size,
+        sequence=length(graph, job.sequence),
+        configuration="llvm-cpu for this machine's processor; operators are IREE's dispatches",
+        float_operators=("the factor of each requantization (exact)", "the outputs' scale"),
+    )

@@ -1,0 +1,68 @@
+"""TVM: integer kernels as a library of any batch and sequence, or as C source of one size."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Any
+
+from archnet.atomic import read_json
+from archnet.errors import ArchNetError
+from archnet.export.tvm import LIBRARY
+from archnet.routes import CompileJob
+from archnet.routes.static_onnx import length, whole_network
+from archnet.routes.tvm_process import C_SOURCE, SAID
+from archnet.targets.chips import CompileSummary
+from archnet.targets.process import run_tool
+
+PROCESSORS = {
+    "tvm-x86-64": "x86_64-v3",
+    "tvm-aarch64": "aarch64",
+    "tvm-riscv64": "riscv64",
+    "tvm-c": C_SOURCE,
+}
+"""What `archnet.routes.tvm_process` calls the chips of this route."""
+
+
+def compile_chip(job: CompileJob) -> CompileSummary:
+    """Write model.so and meta.json, or C files (see `archnet.routes`)."""
+    graph = whole_network(job)
+    said = _run(job, PROCESSORS[job.chip.name])
+    as_source = PROCESSORS[job.chip.name] == C_SOURCE
+    if as_source:
+        binary, size, calls = "kernels.c", said["source_bytes"] + said["constant_bytes"], said["calls"]
+        configuration = "C source without vectors, one size; operators are calls of kernels"
+    else:
+        binary, size, calls = LIBRARY, (job.folder / LIBRARY).stat().st_size, len(graph.nodes)
+        configuration = (
+            f"LLVM for {said['triple']}, {said['cpu']}, kernels {said['kernels']}; "
+            f"any length up to {graph.max_sequence}"
+        )
+    return CompileSummary(
+        target=job.chip.name,
+        tool=f"apache-tvm {said['tvm']}",
+        native_operators=calls,
+        fallback_operators=0,
+        fallbacks=(),
+        binary=binary,
+        binary_bytes=size,
+        sequence=length(graph, job.sequence) if as_source else None,
+        configuration=configuration,
+        sram_bytes=said["workspace_bytes"] if as_source else None,
+    )
+
+
+def _run(job: CompileJob, processor: str) -> dict[str, Any]:
+    """What `tvm_process` says."""
+    fix = "pip install 'archnet[tvm]', which brings a linker; or try another --target"
+    if importlib.util.find_spec("tvm") is None:
+        raise ArchNetError("TVM is not installed here", fix=fix)
+    command = [
+        sys.executable, "-m", "archnet.routes.tvm_process", str((job.build.path / "graph").absolute()),
+        str(job.folder.absolute()), processor, *([str(job.sequence)] if job.sequence is not None else []),
+    ]  # fmt: skip
+    run_tool(command, log=job.log, seconds=job.seconds, title="TVM", fix=fix)
+    said = job.folder / SAID
+    found = dict(read_json(said))
+    said.unlink()
+    return found

@@ -1,0 +1,198 @@
+"""OpenVINO, IREE, ONNX Runtime and TVM as targets of `compile`: real compilers, tiny networks."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from archnet.backends import open_backend
+from archnet.backends.base import feed
+from archnet.backends.reference import ReferenceBackend
+from archnet.backends.static_onnx import IREE, IreeBackend, OpenVinoBackend
+from archnet.build import BuildDir
+from archnet.compiling import compile_for
+from archnet.config import Bits, ConvertSettings
+from archnet.errors import ArchNetError
+from archnet.graph import QuantizedGraph
+from archnet.operators import Op
+from archnet.reference import execute
+from archnet.routes.openvino import floats
+from archnet.storage import save_graph
+from archnet.targets.toolchain import find_toolchain
+from tests.graphs import random_inputs, tiny_encoder
+from tests.image_graphs import image_graph
+
+SEQUENCE = 9
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        find_toolchain(name).installed() is None, reason=f"needs archnet targets install {name}"
+    )
+
+
+def build_of(folder: Path, graph: QuantizedGraph) -> Path:
+    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
+        save_graph(graph, folder / "graph")
+        made.finish({})
+    return folder
+
+
+def text() -> QuantizedGraph:
+    return tiny_encoder(np.random.default_rng(0), hidden=32, heads=2)
+
+
+def given(graph: QuantizedGraph, batch: int = 2) -> dict[str, Any]:
+    if graph.inputs[0].name == "pixel_values":
+        sizes = [batch if isinstance(dim, str) else dim for dim in graph.inputs[0].shape]
+        return {"pixel_values": np.random.default_rng(1).integers(-128, 128, sizes).astype(np.int8)}
+    return dict(random_inputs(np.random.default_rng(1), graph, batch=batch, sequence=SEQUENCE))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("openvino", marks=needs("openvino")), pytest.param("iree", marks=needs("iree"))]
+)
+@pytest.mark.parametrize("kind", ["text", "cnn"])
+def test_integers_in_the_runtime_are_those_of_the_reference(tmp_path: Path, name: str, kind: str) -> None:
+    graph = text() if kind == "text" else image_graph("cnn", Bits(8, 8))
+    folder = build_of(tmp_path / "build", graph)
+    summary = compile_for(folder, name, sequence=SEQUENCE if kind == "text" else None)
+    assert (summary.fallback_operators, summary.fallbacks) == (0, ())
+    assert summary.native_operators > 5
+    assert summary.binary_bytes == sum(
+        p.stat().st_size
+        for p in (folder / "compiled" / name).iterdir()
+        if p.suffix in (".xml", ".bin", ".vmfb")
+    )
+    backend, inputs = open_backend(name, folder, threads=1), given(graph)
+    shown = backend.tensors(inputs)
+    expected = execute(graph, feed(graph, inputs), list(shown))
+    assert len(shown) > 8
+    different = {n for n in shown if not np.array_equal(shown[n], expected[n])}
+    softmax = [node.output for node in graph.nodes if node.op is Op.SOFTMAX]
+    if name == "iree" or not softmax:
+        assert different == set()
+        for key, value in ReferenceBackend(graph).run(inputs).items():
+            np.testing.assert_allclose(backend.run(inputs)[key], value, rtol=0, atol=1e-6)
+    for n in softmax:
+        assert np.abs(shown[n].astype(int) - expected[n]).max() <= 1
+
+
+@needs("openvino")
+def test_sentences_are_padded_to_the_compiled_length_and_longer_ones_refused(tmp_path: Path) -> None:
+    graph = tiny_encoder(np.random.default_rng(0), pooled=False)
+    folder = build_of(tmp_path / "build", graph)
+    with pytest.raises(ArchNetError, match="holds nothing that openvino compiled") as caught:
+        open_backend("openvino", folder)
+    assert caught.value.fix == "archnet compile DIR --target openvino"
+    compile_for(folder, "openvino", sequence=SEQUENCE)
+    backend = OpenVinoBackend.open(folder, threads=1)
+    short = {name: value[:, :5] for name, value in given(graph).items()}
+    outputs = backend.run(short)
+    assert outputs["last_hidden_state"].shape == (2, 5, 16)
+    with pytest.raises(ArchNetError, match="the input has 12 positions; the network is compiled for 9"):
+        backend.run(random_inputs(np.random.default_rng(1), graph, sequence=12))
+    with pytest.raises(ArchNetError, match="does not show 'nothing'"):
+        backend.tensors(short, ["nothing"])
+
+
+def test_products_in_float_are_fallbacks_and_other_floats_are_named() -> None:
+    graph = text()
+    product = next(node for node in graph.nodes if node.op is Op.LINEAR)
+    nodes = [
+        {"kind": "FullyConnected", "precision": "i8", "names": [f"{product.output}/exact/Gemm"]},
+        {"kind": "FullyConnected", "precision": "f32", "names": [f"{product.output}/exact/Gemm"]},
+        {"kind": "Softmax", "precision": "f32", "names": ["a"]},
+        {"kind": "Softmax", "precision": "f32", "names": ["b"]},
+        {"kind": "MatMul", "precision": "f32", "names": ["pool/total/MatMulInteger"]},
+    ]
+    assert floats(graph, nodes) == (
+        (f"FullyConnected ({product.output}/exact/Gemm)",),
+        ("1 MatMul (pool/total/MatMulInteger)", "2 Softmax"),
+    )
+
+
+def test_onnxruntime_joins_every_product_and_writes_an_ort_file(tmp_path: Path) -> None:
+    folder = build_of(tmp_path / "build", text())
+    summary = compile_for(folder, "onnxruntime", sequence=SEQUENCE)
+    assert (summary.fallback_operators, summary.sequence, summary.binary) == (0, SEQUENCE, "model.ort")
+    assert summary.float_operators == ("1 Minimum", "1 Softmax", "the outputs' scale")
+    content = (folder / "compiled" / "onnxruntime" / "model.ort").read_bytes()
+    assert content[4:8] == b"ORTM"
+    assert "QLinearMatMul" in (folder / "compiled" / "onnxruntime.log").read_text()
+
+
+def test_compile_refuses_translation_models_and_needless_lengths(tmp_path: Path) -> None:
+    folder = build_of(tmp_path / "build", image_graph("cnn", Bits(8, 8)))
+    with pytest.raises(ArchNetError, match="reads no tokens, so it has no --seq-len"):
+        compile_for(folder, "onnxruntime", sequence=4)
+    (folder / "decoder").mkdir()
+    with pytest.raises(ArchNetError, match="translates: onnxruntime gets text encoders"):
+        compile_for(folder, "onnxruntime")
+    assert [p.name for p in (folder / "compiled").iterdir()] == []
+
+
+@pytest.mark.parametrize(("target", "machine"), [("tvm-x86-64", 0x3E), ("tvm-riscv64", 0xF3)])
+def test_tvm_writes_a_library_of_the_processor(tmp_path: Path, target: str, machine: int) -> None:
+    pytest.importorskip("tvm", reason="needs archnet[tvm]")
+    folder = build_of(tmp_path / "build", text())
+    summary = compile_for(folder, target)
+    library = (folder / "compiled" / target / "model.so").read_bytes()
+    assert int.from_bytes(library[18:20], "little") == machine
+    assert summary.binary_bytes == len(library)
+    assert {p.name for p in (folder / "compiled" / target).iterdir()} == {
+        "meta.json", "model.so", "summary.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["text", "cnn"])
+def test_c_source_compiles_and_computes_the_integers(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("tvm", reason="needs archnet[tvm]")
+    pytest.importorskip("ziglang", reason="needs archnet[tvm]")
+    graph = text() if kind == "text" else image_graph("cnn", Bits(8, 8))
+    folder = build_of(tmp_path / "build", graph)
+    summary = compile_for(folder, "tvm-c", sequence=SEQUENCE if kind == "text" else None)
+    made = folder / "compiled" / "tvm-c"
+    compiler = [sys.executable, "-m", "ziglang", "cc", "-O1", "-std=c11"]
+    for target in ("riscv64-linux-musl", "aarch64-linux-musl"):
+        for name in ("kernels.c", "model.c"):
+            command = [*compiler, "-target", target, "-c", str(made / name), "-o", str(tmp_path / "x.o")]
+            subprocess.run(command, check=True)
+    library = tmp_path / "model.so"
+    sources = [str(made / "kernels.c"), str(made / "model.c")]
+    subprocess.run([*compiler, "-shared", "-fPIC", *sources, "-o", str(library)], check=True)
+    fed = feed(graph, given(graph, batch=1))
+    names = list(dict.fromkeys(output.tensor for output in graph.outputs))
+    expected = execute(graph, fed, names)
+    results = [np.zeros(expected[n].shape, expected[n].dtype) for n in names]
+    constants = np.fromfile(made / "constants.bin", np.uint8)
+    workspace = np.zeros((summary.sram_bytes or 0) + 64, np.uint8)
+
+    def pointers(arrays: list[Any]) -> Any:
+        return (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
+
+    inputs = [np.ascontiguousarray(fed[spec.name]) for spec in graph.inputs]
+    code = ctypes.CDLL(str(library)).archnet_run(
+        ctypes.c_void_p(constants.ctypes.data), ctypes.c_void_p(workspace.ctypes.data),
+        pointers(inputs), pointers(results),
+    )  # fmt: skip
+    assert code == 0
+    for name, result in zip(names, results, strict=True):
+        np.testing.assert_array_equal(result, expected[name])
+    assert int(np.abs(results[0].astype(int)).max()) > 0
+
+
+@needs("iree")
+def test_a_folder_of_another_version_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "build" / "compiled" / "iree"
+    folder.mkdir(parents=True)
+    (folder / IREE.binary).touch()
+    (folder / "summary.json").write_text('{"tool": "iree-base-compiler 1.0"}')
+    with pytest.raises(ArchNetError, match=r"was compiled by iree-base-compiler 1.0, the toolchain is iree"):
+        IreeBackend(text(), folder)
