@@ -38,11 +38,18 @@ def _open_litert(build_dir: Path, threads: int | None) -> Backend:
     return LiteRtBackend.open(build_dir, threads=threads)
 
 
+def _open_k230(build_dir: Path, threads: int | None) -> Backend:
+    from archnet.backends.k230 import K230Backend
+
+    return K230Backend.open(build_dir)
+
+
 BACKENDS: dict[str, Callable[[Path, int | None], Backend]] = {
     "reference": _open_reference,
     "onnxruntime": _open_onnxruntime,
     "tvm": _open_tvm,
     "litert": _open_litert,
+    "k230": _open_k230,
 }
 
 _EXTRAS = {"tvm": "tvm", "litert": "ethos"}
