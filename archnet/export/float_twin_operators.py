@@ -146,12 +146,12 @@ def _times(state: TwinLowering, value: str, factor: float) -> str:
 
 
 def _mean_matmul(state: TwinLowering, node: Node) -> None:
-    """The masked scores times the values, over the number of tokens: multipliers[n - 1] is one n-th of a sum's."""
+    """The masked scores times the values, over n tokens: multipliers[n - 1] is that of their sum over n."""
     a, b, multipliers, *mask = node.inputs
     onnx, left = state.onnx, state.values[a]
     stored = state.graph.constants[multipliers].astype(np.float64)
     counts = np.arange(1, len(stored) + 1)
-    # The greatest number of tokens that is not at the multipliers' limit has the least rounding of their sum.
+    # The median, because the multipliers of many tokens are rounded most, and those of few may be limited.
     factor = float(np.median(stored * counts)) / 2**MULTIPLIER_SHIFT
     factor *= state.scale(node.output) / state.scale(a) / state.scale(b)
     if mask:
@@ -226,7 +226,7 @@ def _concat(state: TwinLowering, node: Node) -> None:
 
 
 def _select(state: TwinLowering, node: Node) -> None:
-    """One token as a 1x1 convolution over tokens with a single weight of 1; compilers leave Slice elsewhere."""
+    """One token as a 1x1 convolution with a single weight of 1; compilers leave Slice to other processors."""
     x, onnx = node.inputs[0], state.onnx
     sizes, axis = state.shape(x), cast(int, node.attributes["axis"])
     if len(sizes) != 3 or axis != 1 or x in state.flat:
@@ -260,11 +260,12 @@ def _zero_pad(state: TwinLowering, node: Node) -> None:
 
 
 def _crop(state: TwinLowering, node: Node) -> None:
-    x = node.inputs[0]
-    if state.short.get(x) == 1:
+    x, onnx = node.inputs[0], state.onnx
+    if state.shape(x) == state.shape(node.output):
         state.pass_on(node.output, state.values[x])
         return
-    raise no_form(node, "what it crops was not padded", "convert again")
+    ends = [onnx.integers(0), onnx.integers(state.sequence), onnx.integers(1)]
+    state.pass_on(node.output, onnx.node("Slice", [state.values[x], *ends], node.output))
 
 
 LOWERINGS: dict[Op, Callable[[TwinLowering, Node], None]] = {

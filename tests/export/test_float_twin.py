@@ -96,7 +96,7 @@ def test_what_has_no_float_form_is_refused() -> None:
     with pytest.raises(ArchNetError, match="OneHot has no form in float ONNX: a row of a one-hot") as caught:
         build_float_twin(tiny_encoder(rng, embedding="one_hot"))
     assert caught.value.fix == "convert with --embedding host (or gather)"
-    with pytest.raises(ArchNetError, match="--seq-len 17 is not in 1 .. 16"):
+    with pytest.raises(ArchNetError, match=r"--seq-len 17 is not in 1 \.\. 16"):
         build_float_twin(tiny_encoder(rng), 17)
     graph = tiny_encoder(rng)
     twin = build_float_twin(graph, 5)

@@ -85,7 +85,7 @@ def write(tmp_path: Path) -> Callable[[str], str]:
 
 def test_built_in_profiles_are_those_of_this_version() -> None:
     assert [profile.name for profile in list_profiles()] == [
-        "archnet", "archnet5", "ethos-u55", "ethos-u65", "ethos-u85", "onnxruntime", "tvm",
+        "archnet", "archnet5", "ethos-u55", "ethos-u65", "ethos-u85", "k230", "onnxruntime", "tvm",
     ]  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def test_norms_and_smooth_activations_are_missing_with_a_reason(profile: Profile
 BYTES_ONLY = {"ethos-u55": 128, "ethos-u65": 256, "ethos-u85": 256}
 """Chips whose activations have 8 bits, with the multiply-accumulates of the one that was probed."""
 
-WIDE_RANGE = [profile for profile in list_profiles() if profile.name not in BYTES_ONLY]
+WIDE_RANGE = [profile for profile in list_profiles() if profile.name not in {*BYTES_ONLY, "k230"}]
 
 
 @pytest.mark.parametrize("name", BYTES_ONLY)
@@ -182,6 +182,17 @@ def test_ethos_u_takes_bytes_rows_from_the_host_and_no_division(name: str) -> No
         assert not profile.supports(op)
     with pytest.raises(ArchNetError, match="cannot run --attention 'relu'"):
         profile.choose_attention("relu")
+
+
+def test_k230_takes_bytes_and_attention_without_softmax() -> None:
+    profile = load_profile("k230")
+    assert (profile.weight_bits, profile.activation_bits) == ((8,), (8,))
+    assert profile.embedding_forms == ("host",)
+    assert profile.attention_forms == ("relu", "mixing")
+    for op in (Op.SOFTMAX, Op.TABLE_SOFTMAX, Op.MASK, Op.MEAN_POOL, Op.EMBEDDING):
+        assert not profile.supports(op)
+    with pytest.raises(ArchNetError, match="cannot run --attention 'softmax': nncase leaves Softmax"):
+        profile.choose_attention("softmax")
 
 
 @pytest.mark.parametrize("text", KNOWN_BITS)
