@@ -72,6 +72,6 @@ def compile_chip(job: CompileJob) -> CompileSummary:
         binary=KMODEL,
         binary_bytes=int(size),
         sequence=twin.sequence if reads_tokens else None,
-        configuration="pieces of work as nncase calls them; its own ranges, int8 weights and activations",
+        configuration=f"{placement.pieces} pieces of work, int8 in ranges of its own",
         macs=placement.macs,
     )

@@ -1,4 +1,4 @@
-"""The real nncase, where `archnet targets install kendryte` was run: what is on the KPU, and the simulator."""
+"""The real nncase, where `archnet targets install kendryte` was run: what it puts on the KPU; the simulator."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_softmax_and_minimum_stay_on_the_cpu(worker: Worker, tmp_path: Path, kin
     onnx.save(model, tmp_path / "model.onnx")
     samples = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     np.savez(tmp_path / "c.npz", **numbered([samples]))
-    assert placed(worker, tmp_path / "model.onnx", tmp_path / "c.npz") == Placement(0, (kind,), 0)
+    assert placed(worker, tmp_path / "model.onnx", tmp_path / "c.npz") == Placement(0, 0, (kind,), 0)
 
 
 def test_a_conversion_runs_on_the_kpu_from_end_to_end(

@@ -30,6 +30,18 @@ MAIN = """\
 }
 """
 
+FUSIONS = """\
+  %TileMatMulCase_0 = fusion<k230>(%var_1: i8[12,32,1,1]): // (i8[12,32,1,1]) -> f32[1,2,12,12]
+  {
+    %0 = GNNELoad(%var_1: i8[12,32,1,1]): // i8[12,32,1,1]
+    %1 = GNNELoadW(const(u8[1,1,1,32])): // u8[1,1,1,32]
+    %2 = GNNEConv2D(%0, %1): // i8[12,32,1,1]
+    %3 = GNNETranspose(%2): // i8[1,32,12,1]
+    %4 = GNNEStore(%3, const(i64[4] : {1L,1L,1L,1L})): // f32[1,2,12,12]
+  }
+  %0 = Reshape(%x, const(i32[4] : {1,1,12,32})): // f32[1,1,12,32]
+"""
+
 WORK = """\
 Name, Mac, FLOPs, OnChipMemTraffic, OffChipMemTraffic, OffChipMemLWTraffic, OffChipLoadStoreCnt, Time
 TileMatMul_0, 0, 4608, 14760, 1440, 360, 3, 0.0
@@ -40,13 +52,15 @@ TileLayerGroup_0, 1024, 12288, 17536, 768, 1504, 2, 0.0
 def dump(folder: Path, main: str = MAIN, work: str = WORK) -> Path:
     place = folder / "7_TargetDependentAfterQuantPass" / "10_FusionToTirPass"
     (place / "End").mkdir(parents=True)
+    (place / "Start").mkdir()
+    (place / "Start" / "main.il").write_text(FUSIONS)
     (place / "End" / "main.il").write_text(main)
     (place / "mac.csv").write_text(work)
     return folder
 
 
 def test_pieces_on_the_kpu_and_operators_on_the_cpu_are_told_apart(tmp_path: Path) -> None:
-    assert read_placement(dump(tmp_path)) == Placement(3, ("Softmax", "Concat"), 16896)
+    assert read_placement(dump(tmp_path)) == Placement(2, 3, ("Softmax", "Concat"), 16896)
 
 
 def test_another_dump_is_an_error(tmp_path: Path) -> None:
