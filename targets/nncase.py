@@ -2,8 +2,9 @@
 
 nncase 2.11 prints no table. Its last pass that is dumped, FusionToTir, shows the network's main function:
 before it, what is in each piece of work for the KPU (`fusion<k230>`); after it, one call for each piece
-(`prim_wrapper`), and by name what is left to the interpreter that runs on the chip's RISC-V processor (nncase's module "stackvm"). Reshape and its
-like only name the same bytes otherwise. What the dump cannot tell: cycles, time and memory of the chip.
+(`prim_wrapper`), and by name what is left to the interpreter that runs on the chip's RISC-V processor
+(nncase's module "stackvm"). Reshape and its like only name the same bytes otherwise. What the dump cannot
+tell: cycles, time and memory of the chip.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The real nncase, where `archnet targets install kendryte` was run: what it puts on the KPU; the simulator."""
+"""The real nncase, where `archnet targets install kendryte` was run: what is on the KPU; the simulator."""
 
 from __future__ import annotations
 
