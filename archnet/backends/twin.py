@@ -91,8 +91,10 @@ def twin_tensors(
     dims = bind_dims(graph, fed)
     values: dict[str, Array] = dict(fed)
     for name, result in zip(twin.outputs, results, strict=True):
-        shape = [dims[d] if isinstance(d, str) else d for d in graph.tensors[name].shape]
-        rows = np.concatenate(list(result))
+        spec = graph.tensors[name]
+        stored = [twin.sequence if d == "sequence" else d for d in spec.shape[1:]]
+        rows = result.reshape(len(result), *map(int, stored))
+        shape = [dims[d] if isinstance(d, str) else d for d in spec.shape]
         values[name] = _integers(graph, name, rows[tuple(slice(0, size) for size in shape)])
     found = _host(graph, split(graph).after, values, dims)
     return {node.output: found[node.output] for node in graph.nodes if node.output in found}
