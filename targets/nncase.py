@@ -19,8 +19,8 @@ from archnet.errors import ArchNetError
 _FUSIONS = "*_TargetDependentAfterQuantPass/*_FusionToTirPass/Start/main.il"
 _MAIN = "*_TargetDependentAfterQuantPass/*_FusionToTirPass/End/main.il"
 _WORK = "*_TargetDependentAfterQuantPass/*_FusionToTirPass/mac.csv"
-_CALL = re.compile(r"^  %\d+ = (%?\w+)\(")
-"""A line of the main function itself: deeper ones are of the pieces' own code."""
+_CALL = re.compile(r"^  %\d+ = (?:(?:Binary|Unary|Reduce|Compare)\(\w+\.)?(%?\w+)")
+"""A line of the main function itself: deeper ones are of the pieces' own code. Binary(BinaryOp.Min, is Min."""
 
 _KPU = re.compile(r"^    %\d+ = GNNE(?!Load|LoadW|Store)\w+\(", re.MULTILINE)
 """An operator inside a piece, moving data in and out aside."""
@@ -35,7 +35,7 @@ class Placement:
 
     Attributes:
         kpu: operators on the KPU, of nncase's own kinds: products, convolutions, pooling, transpositions, and
-            activations, which requantize, clip and add.
+            activations, which requantize, clip and add. A piece that joins two tensors has none.
         pieces: that they are in; each is started by itself.
         cpu: kinds of the operators on the CPU, one entry each.
         macs: multiply-accumulates on the KPU.

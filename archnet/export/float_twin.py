@@ -37,6 +37,9 @@ IR_VERSION = 8
 
 MASK = "attention_mask"
 
+NO_SHARE = 16.0
+"""How far below the least score that of padding is: exp(-16) is a ten-millionth."""
+
 
 @dataclass(frozen=True, slots=True)
 class FloatTwin:
@@ -109,7 +112,7 @@ def _add_inputs(state: TwinLowering, parts: Split) -> None:
     masked = [n for n in parts.body if n.op is Op.MASK]
     if masked:
         spans = [state.high(n.inputs[0]) - state.low(n.inputs[0]) for n in masked]
-        state.limit = -float(max(spans))
+        state.limit = -float(max(spans) + NO_SHARE)
         _mask_input(state, LIMIT_INPUT, [1, 1, length])
     if any(n.op is Op.MEAN_MATMUL and MASK in n.inputs for n in parts.body):
         _mask_input(state, SEEN_INPUT, [1, 1, length])

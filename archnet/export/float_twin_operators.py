@@ -165,9 +165,13 @@ def _mean_matmul(state: TwinLowering, node: Node) -> None:
 
 
 def _mask(state: TwinLowering, node: Node) -> None:
+    """Scores of padding so far below all others that they have no share.
+
+    In the integer network they have the least score, and their shares round to 0: here nothing is rounded.
+    """
     limit = state.values[LIMIT_INPUT]
-    y = state.onnx.node("Add", [state.values[node.inputs[0]], limit], f"{node.output}/limited")
-    state.define(node.output, y)
+    y = state.onnx.node("Add", [state.values[node.inputs[0]], limit], node.output)
+    state.pass_on(node.output, y)
 
 
 def _softmax(state: TwinLowering, node: Node) -> None:

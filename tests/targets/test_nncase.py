@@ -26,7 +26,8 @@ MAIN = """\
   %3 = Softmax(%2, const(i64 : 3)): // f32[1,2,12,12]
   %4 = (%3, %3): // (f32[1,2,12,12], f32[1,2,12,12])
   %5 = Concat(Axis: 0, %4): // f32[2,2,12,12]
-  %6 = %func_1(%5): // f32[1,12,32]
+  %6 = Binary(BinaryOp.Min, %5, const(f32[12])): // f32[2,2,12,12]
+  %7 = %func_1(%6): // f32[1,12,32]
 }
 """
 
@@ -60,7 +61,7 @@ def dump(folder: Path, main: str = MAIN, work: str = WORK) -> Path:
 
 
 def test_pieces_on_the_kpu_and_operators_on_the_cpu_are_told_apart(tmp_path: Path) -> None:
-    assert read_placement(dump(tmp_path)) == Placement(2, 3, ("Softmax", "Concat"), 16896)
+    assert read_placement(dump(tmp_path)) == Placement(2, 3, ("Softmax", "Concat", "Min"), 16896)
 
 
 def test_another_dump_is_an_error(tmp_path: Path) -> None:
