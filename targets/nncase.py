@@ -20,7 +20,7 @@ _FUSIONS = "*_TargetDependentAfterQuantPass/*_FusionToTirPass/Start/main.il"
 _MAIN = "*_TargetDependentAfterQuantPass/*_FusionToTirPass/End/main.il"
 _WORK = "*_TargetDependentAfterQuantPass/*_FusionToTirPass/mac.csv"
 _CALL = re.compile(r"^  %\d+ = (?:(?:Binary|Unary|Reduce|Compare)\(\w+\.)?(%?\w+)")
-"""A line of the main function itself: deeper ones are of the pieces' own code. Binary(BinaryOp.Min, is Min."""
+"""A line of the main function itself: deeper ones are in pieces. Binary(BinaryOp.Min, is Min."""
 
 _KPU = re.compile(r"^    %\d+ = GNNE(?!Load|LoadW|Store)\w+\(", re.MULTILINE)
 """An operator inside a piece, moving data in and out aside."""
