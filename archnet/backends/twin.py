@@ -57,12 +57,12 @@ def _given(
 ) -> Array:
     """One of the file's inputs at the user's length: (rows, 1, ...)."""
     if name in (LIMIT_INPUT, SEEN_INPUT, SHARE_INPUT, TOKENS_INPUT):
-        seen = (values[MASK] != 0).astype(np.float64)
+        seen: Array = (values[MASK] != 0).astype(np.float64)
         if name == LIMIT_INPUT:
-            return np.where(seen != 0, 0.0, twin.limit)[:, None, None, :]
+            return np.asarray(np.where(seen != 0, 0.0, twin.limit)[:, None, None, :])
         if name == SHARE_INPUT:
-            return (1.0 / np.maximum(seen.sum(axis=1), 1.0))[:, None, None, None]
-        return seen[:, None, None, :] if name == SEEN_INPUT else seen[:, None, :, None]
+            return np.asarray((1.0 / np.maximum(seen.sum(axis=1), 1.0))[:, None, None, None])
+        return np.asarray(seen[:, None, None, :] if name == SEEN_INPUT else seen[:, None, :, None])
     spec = graph.tensors[name]
     real = values[name].astype(np.float64) * (spec.scale or 1.0)
     if spec.shape[0] == "batch":
@@ -70,7 +70,7 @@ def _given(
     return np.broadcast_to(real, (rows, *real.shape))
 
 
-def numbered(arrays: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+def numbered(arrays: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
     """Arrays by their number, as drivers take them in .npz files."""
     return {str(i): array for i, array in enumerate(arrays)}
 

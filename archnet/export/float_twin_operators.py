@@ -54,10 +54,28 @@ def _linear(state: TwinLowering, node: Node) -> None:
         size = state.sequence
         weight, bias = weight[:size, :size], bias[:size]
     state.keep_short(x, node.output)
-    w = state.real(f"{node.name}/weight", weight.T)
-    b = state.real(f"{node.name}/bias", bias)
-    product = onnx.node("MatMul", [state.values[x], w], f"{node.output}/product")
-    state.define(node.output, onnx.node("Add", [product, b], f"{node.output}/sum"))
+    total = state.real(f"{node.name}/bias", bias)
+    for i, (part, columns) in enumerate(_joined(state, x)):
+        w = state.real(f"{node.name}/weight:{i}", weight[:, columns].T)
+        product = onnx.node("MatMul", [state.values[part], w], f"{node.output}/product:{i}")
+        total = onnx.node("Add", [product, total], f"{node.output}/sum:{i}")
+    state.define(node.output, total)
+
+
+def _joined(state: TwinLowering, x: str) -> list[tuple[str, slice]]:
+    """What features are put together of, and where each part is: a layer over all is a sum of layers.
+
+    nncase runs a Concat behind quantized layers on the CPU.
+    """
+    maker, rank = state.makers.get(x), len(state.spec(x).shape)
+    if maker is None or maker.op is not Op.CONCAT or maker.attributes["axis"] not in (rank - 1, -1):
+        return [(x, slice(None))]
+    parts, start = [], 0
+    for name in maker.inputs:
+        width = state.shape(name)[-1]
+        parts.append((name, slice(start, start + width)))
+        start += width
+    return parts
 
 
 def _mixing(state: TwinLowering, node: Node) -> None:

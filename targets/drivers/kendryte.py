@@ -70,6 +70,6 @@ def simulate(request: dict[str, Any]) -> dict[str, Any]:
                 rows.append([simulator.get_output_tensor(i).to_numpy().copy() for i in range(count)])
         finally:
             os.chdir(before)
-    outputs = {str(i): np.stack(values) for i, values in enumerate(zip(*rows, strict=True))}
+    outputs: dict[str, Any] = {str(i): np.stack(values) for i, values in enumerate(zip(*rows, strict=True))}
     np.savez(request["outputs"], **outputs)
     return {"rows": len(rows)}
