@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from archnet.backends.base import Backend, feed
 from archnet.encode import SENTENCE_OUTPUT, Inputs
 from archnet.errors import ArchNetError
+from archnet.export.host_split import split
 from archnet.graph import QuantizedGraph
 from archnet.metrics import cosine, sqnr_db
 from archnet.reference import bind_dims, execute, run_node
@@ -172,6 +173,9 @@ def emulated_places(graph: QuantizedGraph, backends: Sequence[str]) -> tuple[Emu
         from archnet.export.tflite import fixed_point_places
 
         places += [EmulatedPlace("tosa", p.node, str(p.op), p.reason) for p in fixed_point_places(graph)]
+    if "k230" in backends:
+        own = "nncase quantizes the network's real numbers in ranges and with roundings of its own"
+        places += [EmulatedPlace("k230", n.name, str(n.op), own) for n in split(graph).body]
     return tuple(places)
 
 

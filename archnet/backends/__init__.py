@@ -21,6 +21,7 @@ BACKENDS: dict[str, str] = {
     "qualcomm-htp": "qualcomm.QualcommHtpBackend",
     "openvino": "static_onnx.OpenVinoBackend",
     "iree": "static_onnx.IreeBackend",
+    "k230": "k230.K230Backend",
 }
 """Name -> module of this package and its class, whose `open` takes the build folder and threads."""
 

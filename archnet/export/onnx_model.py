@@ -89,7 +89,9 @@ class OnnxBuilder:
         """Whether a node makes this value."""
         return value in self._made
 
-    def build(self, name: str, metadata: dict[str, str]) -> onnx.ModelProto:
+    def build(
+        self, name: str, metadata: dict[str, str], *, opset: int = OPSET, ir_version: int = IR_VERSION
+    ) -> onnx.ModelProto:
         """The model, without the nodes and constants that no output needs."""
         needed = {value.name for value in self.outputs}
         nodes: list[onnx.NodeProto] = []
@@ -101,8 +103,8 @@ class OnnxBuilder:
         graph = helper.make_graph(nodes[::-1], name, self.inputs, self.outputs, initializers)
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
+            opset_imports=[helper.make_opsetid("", opset)],
+            ir_version=ir_version,
             producer_name="archnet",
         )
         helper.set_model_props(model, metadata)

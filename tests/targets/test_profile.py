@@ -85,8 +85,8 @@ def write(tmp_path: Path) -> Callable[[str], str]:
 
 def test_built_in_profiles_are_those_of_this_version() -> None:
     assert [profile.name for profile in list_profiles()] == [
-        "archnet", "archnet5", "ethos-u55", "ethos-u65", "ethos-u85", "onnxruntime", "qualcomm-htp",
-        "tvm",
+        "archnet", "archnet5", "ethos-u55", "ethos-u65", "ethos-u85", "k230", "onnxruntime",
+        "qualcomm-htp", "tvm",
     ]  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def test_norms_and_smooth_activations_are_missing_with_a_reason(profile: Profile
 BYTES_ONLY = {"ethos-u55": 128, "ethos-u65": 256, "ethos-u85": 256}
 """Chips whose activations have 8 bits, with the multiply-accumulates of the one that was probed."""
 
-WIDE_RANGE = [p for p in list_profiles() if p.name not in {*BYTES_ONLY, "qualcomm-htp"}]
+WIDE_RANGE = [p for p in list_profiles() if p.name not in {*BYTES_ONLY, "k230", "qualcomm-htp"}]
 
 
 @pytest.mark.parametrize("name", BYTES_ONLY)
@@ -203,6 +203,17 @@ def test_qualcomm_htp_takes_bytes_and_weights_of_4_bits() -> None:
     assert "qualcomm-htp-v73" in profile.operators[Op.LINEAR].probe.how
     for op in (Op.EMBEDDING, Op.ONE_HOT, Op.TABLE_SOFTMAX, Op.MEAN_POOL, Op.REQUANTIZE):
         assert not profile.supports(op)
+
+
+def test_k230_takes_bytes_and_attention_without_softmax() -> None:
+    profile = load_profile("k230")
+    assert (profile.weight_bits, profile.activation_bits) == ((8,), (8,))
+    assert profile.embedding_forms == ("host",)
+    assert profile.attention_forms == ("relu", "mixing")
+    for op in (Op.SOFTMAX, Op.TABLE_SOFTMAX, Op.MASK, Op.MEAN_POOL, Op.EMBEDDING):
+        assert not profile.supports(op)
+    with pytest.raises(ArchNetError, match="cannot run --attention 'softmax': nncase leaves Softmax"):
+        profile.choose_attention("softmax")
 
 
 @pytest.mark.parametrize("text", KNOWN_BITS)

@@ -1,0 +1,77 @@
+"""Kendryte K230: a float ONNX file of the network's real numbers, which nncase quantizes by itself.
+
+nncase 2.11 takes no weights with one scale a channel as integers, so it is given dequantized ones and the
+sentences or pictures of DIR/calibration.npz.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from archnet.atomic import disk_errors, remove_tree
+from archnet.backends.twin import numbered, twin_inputs
+from archnet.errors import ArchNetError
+from archnet.export.float_twin import export_float_twin
+from archnet.parts import is_translation
+from archnet.routes import CompileJob
+from archnet.storage import load_graph
+from archnet.targets.chips import CompileSummary
+from archnet.targets.nncase import read_placement
+from archnet.targets.toolchain import find_toolchain
+from archnet.targets.worker import Worker
+from archnet.validate import agreement_inputs
+
+MODEL, KMODEL = "model.onnx", "model.kmodel"
+
+_FIX = "look into the log; docs/chips.md says what K230 takes"
+
+CALIBRATION = 16
+"""Sentences or pictures that nncase takes the ranges of activations from."""
+
+
+def compile_chip(job: CompileJob) -> CompileSummary:
+    """Write model.onnx and compile it into model.kmodel (see `archnet.routes`)."""
+    if is_translation(job.build.path):
+        raise ArchNetError(
+            f"{job.build.path} translates: K230 files are written for text encoders and image classifiers",
+            fix="export --format onnx or tvm",
+        )
+    graph = load_graph(job.build.graph_dir)
+    reads_tokens = any("sequence" in spec.shape for spec in graph.inputs)
+    if job.sequence is not None and not reads_tokens:
+        raise ArchNetError(f"{job.build.path} reads no tokens, so it has no --seq-len", fix="leave it out")
+    twin = export_float_twin(graph, job.folder / MODEL, job.sequence)
+    samples = {
+        name: values[:CALIBRATION, : twin.sequence] if values.ndim == 2 else values[:CALIBRATION]
+        for name, values in agreement_inputs(job.build).items()
+    }
+    calibration, dump = job.folder / "calibration.npz", job.folder / "dump"
+    with disk_errors(job.folder):
+        np.savez(calibration, **numbered(twin_inputs(graph, twin, samples)))
+    toolchain = find_toolchain("kendryte")
+    with Worker(toolchain, "kendryte", log=job.log, fix=_FIX) as worker:
+        request = {
+            "model": str((job.folder / MODEL).resolve()),
+            "calibration": str(calibration.resolve()),
+            "kmodel": str((job.folder / KMODEL).resolve()),
+            "dump": str(dump.resolve()),
+        }
+        size = worker.call("compile", request, seconds=job.seconds)["bytes"]
+    placement = read_placement(dump)
+    with disk_errors(job.folder):
+        remove_tree(dump)
+        calibration.unlink()
+    return CompileSummary(
+        target=job.chip.name,
+        tool=toolchain.tool,
+        native_operators=placement.kpu,
+        fallback_operators=len(placement.cpu),
+        fallbacks=tuple(f"{count} {kind}" for kind, count in Counter(placement.cpu).items()),
+        binary=KMODEL,
+        binary_bytes=int(size),
+        sequence=twin.sequence if reads_tokens else None,
+        configuration=f"{placement.pieces} pieces of work, int8 in ranges of its own",
+        macs=placement.macs,
+    )
