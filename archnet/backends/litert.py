@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from archnet.backends.base import dequantize_outputs, feed
 from archnet.errors import ArchNetError, nearest
-from archnet.export.tflite import MASK, TfliteModel, build_tflite, is_map, read_tflite, split
+from archnet.export.host_split import MASK, split
+from archnet.export.tflite import TfliteModel, build_tflite, is_map, read_tflite
 from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT
 from archnet.graph import Node, QuantizedGraph
 from archnet.reference import bind_dims, run_node

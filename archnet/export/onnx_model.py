@@ -22,6 +22,7 @@ IR_VERSION = 9
 ELEMENT_TYPES = {
     "int8": TensorProto.INT8,
     "uint8": TensorProto.UINT8,
+    "uint16": TensorProto.UINT16,
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,
     "float32": TensorProto.FLOAT,

@@ -16,15 +16,15 @@ from pathlib import Path
 
 from archnet.atomic import write_bytes
 from archnet.errors import ArchNetError
+from archnet.export.host_split import MASK, Split, file_outputs, split
 from archnet.export.tflite_model import Quantization, read_metadata
 from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT, lower_node
 from archnet.export.tflite_state import Layout, StoredTensor, TfliteLowering
-from archnet.graph import Node, QuantizedGraph
+from archnet.graph import QuantizedGraph
 from archnet.operators import Op
 
 METADATA = "archnet"
 FORMAT = "archnet-tflite-1"
-MASK = "attention_mask"
 FIX = "write it with archnet export DIR --format tflite"
 
 
@@ -59,36 +59,9 @@ class EmulatedPlace:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Which nodes the host runs before and after the file."""
-
-    before: tuple[Node, ...]
-    body: tuple[Node, ...]
-    after: tuple[Node, ...]
-
-
-def split(graph: QuantizedGraph) -> Split:
-    """Embedding rows by a network's input are the host's, and so is what makes an output's int32."""
-    inputs = {spec.name for spec in graph.inputs}
-    outputs = {output.tensor for output in graph.outputs}
-    before = [n for n in graph.nodes if n.op is Op.EMBEDDING and n.inputs[0] in inputs]
-    after = [n for n in graph.nodes if n.op in (Op.MEAN_POOL, Op.WIDEN) and n.output in outputs]
-    body = [n for n in graph.nodes if n not in before and n not in after]
-    return Split(tuple(before), tuple(body), tuple(after))
-
-
 def is_map(graph: QuantizedGraph, name: str) -> bool:
     """Whether an input is read by convolutions or pooling, so that the file takes it channels last."""
     return any(node.inputs[0] == name and node.op in (Op.CONV, Op.MAX_POOL) for node in graph.nodes)
-
-
-def file_outputs(graph: QuantizedGraph, parts: Split) -> tuple[str, ...]:
-    """The activations that the file gives: the outputs, and what the host's last nodes read."""
-    made = {node.output for node in parts.body}
-    read = [node.inputs[0] for node in parts.after]
-    names = [*read, *(output.tensor for output in graph.outputs)]
-    return tuple(dict.fromkeys(name for name in names if name in made))
 
 
 def emulated_places(graph: QuantizedGraph) -> tuple[EmulatedPlace, ...]:

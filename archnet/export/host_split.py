@@ -1,0 +1,37 @@
+"""What a static file for a chip leaves to the host, and the inputs that it has for the mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archnet.graph import Node, QuantizedGraph
+from archnet.operators import Op
+
+MASK = "attention_mask"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Which nodes the host runs before and after the file."""
+
+    before: tuple[Node, ...]
+    body: tuple[Node, ...]
+    after: tuple[Node, ...]
+
+
+def split(graph: QuantizedGraph) -> Split:
+    """Embedding rows by a network's input are the host's, and so is what makes an output's int32."""
+    inputs = {spec.name for spec in graph.inputs}
+    outputs = {output.tensor for output in graph.outputs}
+    before = [n for n in graph.nodes if n.op is Op.EMBEDDING and n.inputs[0] in inputs]
+    after = [n for n in graph.nodes if n.op in (Op.MEAN_POOL, Op.WIDEN) and n.output in outputs]
+    body = [n for n in graph.nodes if n not in before and n not in after]
+    return Split(tuple(before), tuple(body), tuple(after))
+
+
+def file_outputs(graph: QuantizedGraph, parts: Split) -> tuple[str, ...]:
+    """The activations that the file gives: the outputs, and what the host's last nodes read."""
+    made = {node.output for node in parts.body}
+    read = [node.inputs[0] for node in parts.after]
+    names = [*read, *(output.tensor for output in graph.outputs)]
+    return tuple(dict.fromkeys(name for name in names if name in made))
