@@ -119,7 +119,8 @@ def row_inputs(
     low, high = (0, 255) if model.form.activations == "uint8" else (-128, 127)
     for name in model.inputs:
         if name.startswith(f"{LIMIT_INPUT}:"):
-            value, fill = np.where(values[MASK][row] != 0, high, low).reshape(1, 1, 1, -1), low
+            seen = (low + high + 1) // 2 if model.form.mask == "add" else high
+            value, fill = np.where(values[MASK][row] != 0, seen, low).reshape(1, 1, 1, -1), low
         elif name == TOKENS_INPUT:
             value, fill = (values[MASK][row] != 0).astype(np.int64).reshape(1, -1, 1), 0
         else:
