@@ -73,6 +73,8 @@ CHIPS: tuple[Chip, ...] = (
     _ethos("ethos-u55-256", "Arm Ethos-U55, 256 multiply-accumulates a cycle", "ethos-u55"),
     _ethos("ethos-u65-256", "Arm Ethos-U65, 256 multiply-accumulates a cycle", "ethos-u65"),
     _ethos("ethos-u85-256", "Arm Ethos-U85, 256 multiply-accumulates a cycle", "ethos-u85"),
+    Chip("rk3588", "Rockchip RK3588", "rockchip", "rockchip", "rockchip"),
+    Chip("rk3576", "Rockchip RK3576", "rockchip", "rockchip", "rockchip"),
 )
 
 

@@ -115,6 +115,29 @@ TOOLCHAINS: tuple[Toolchain, ...] = (
         bytes=104_000_000,
         needed_for=_targets("ethos-u"),
     ),
+    Toolchain(
+        name="rockchip",
+        title="RKNN-Toolkit2, Rockchip's compiler and simulator for RK3588 and RK3576",
+        packages=(
+            "rknn-toolkit2==2.5.0",
+            "fast-histogram==0.14",
+            "numpy==1.26.4",
+            "onnx==1.18.0",
+            "onnxruntime==1.32.0",
+            "opencv-python-headless==5.0.0.93",
+            "protobuf==4.25.4",
+            "psutil==7.2.2",
+            "ruamel.yaml==0.19.1",
+            "scipy==1.17.1",
+            "setuptools==79.0.1",
+            "tqdm==4.70.1",
+            "typing_extensions==4.16.0",
+        ),
+        licence="proprietary (its package names none)",
+        bytes=660_000_000,
+        needed_for=_targets("rockchip"),
+        proprietary="the licence of RKNN-Toolkit2, in github.com/airockchip/rknn-toolkit2",
+    ),
 )
 
 

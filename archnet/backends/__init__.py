@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from archnet.backends.base import Backend
@@ -38,11 +39,19 @@ def _open_litert(build_dir: Path, threads: int | None) -> Backend:
     return LiteRtBackend.open(build_dir, threads=threads)
 
 
+def _open_rockchip(build_dir: Path, threads: int | None, platform: str) -> Backend:
+    from archnet.backends.rockchip import RockchipBackend
+
+    return RockchipBackend.open(build_dir, platform)
+
+
 BACKENDS: dict[str, Callable[[Path, int | None], Backend]] = {
     "reference": _open_reference,
     "onnxruntime": _open_onnxruntime,
     "tvm": _open_tvm,
     "litert": _open_litert,
+    "rk3588": partial(_open_rockchip, platform="rk3588"),
+    "rk3576": partial(_open_rockchip, platform="rk3576"),
 }
 
 _EXTRAS = {"tvm": "tvm", "litert": "ethos"}

@@ -1,0 +1,93 @@
+"""Rockchip's simulator as a backend: the network that `archnet compile` made, in RKNN-Toolkit2's process.
+
+The simulator computes each operator in float32 between roundings to the tensors' integers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archnet.atomic import read_json
+from archnet.backends.static import StaticBackend
+from archnet.errors import ArchNetError
+from archnet.export.qdq import QdqModel, build_qdq
+from archnet.graph import QuantizedGraph
+from archnet.routes.rockchip import DRIVER, FIX, FORM, MODEL
+from archnet.storage import load_graph
+from archnet.targets.toolchain import find_toolchain
+from archnet.targets.worker import Worker
+
+BUILD_SECONDS = 1800.0
+RUN_SECONDS = 600.0
+
+
+class RockchipBackend(StaticBackend):
+    """Runs a QDQ file in the simulator (see StaticBackend).
+
+    Args:
+        graph: the network.
+        model: what was compiled.
+        platform: the chip.
+        log: gets what the toolkit prints; its folder exists.
+
+    Raises:
+        ArchNetError: the toolchain is not installed.
+    """
+
+    def __init__(self, graph: QuantizedGraph, model: QdqModel, *, platform: str, log: Path) -> None:
+        super().__init__(graph, model)
+        self.name = platform
+        self._worker = Worker(find_toolchain("rockchip"), DRIVER, log=log.absolute(), fix=FIX)
+        self._folder = tempfile.TemporaryDirectory(prefix="archnet-rknn-")
+        self._held: dict[str, QdqModel] = {}
+
+    @classmethod
+    def open(cls, build_dir: Path, platform: str) -> Self:
+        """The network of a build folder, as compiled for a chip.
+
+        Raises:
+            ArchNetError: it was not compiled, or from another network.
+        """
+        folder = build_dir / "compiled" / platform
+        fix = f"archnet compile {build_dir} --target {platform}"
+        if not (folder / "summary.json").is_file():
+            raise ArchNetError(f"{build_dir} is not compiled for {platform}", fix=fix)
+        graph = load_graph(build_dir / "graph")
+        sequence = read_json(folder / "summary.json").get("sequence")
+        model = build_qdq(graph, int(sequence) if isinstance(sequence, int) else None, form=FORM)
+        if not (folder / MODEL).is_file() or (folder / MODEL).read_bytes() != model.content:
+            raise ArchNetError(f"{folder / MODEL} is damaged, or of another network", fix=fix)
+        return cls(graph, model, platform=platform, log=folder.with_name(f"{platform}-simulator.log"))
+
+    def execute(self, model: QdqModel, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """One row (see StaticBackend)."""
+        folder = Path(self._folder.name)
+        given, found = folder / "inputs.npz", folder / "outputs.npz"
+        np.savez(given, *inputs.values())
+        request = {"name": self._opened(model), "inputs": str(given), "outputs": str(found)}
+        self._worker.call("run", request, seconds=RUN_SECONDS)
+        with np.load(found) as arrays:
+            values = [arrays[name] for name in arrays.files]
+        return {value.name: array for value, array in zip(model.model.graph.output, values, strict=True)}
+
+    def _opened(self, model: QdqModel) -> str:
+        """The name under which the simulator holds a model. Beside the compiled one it holds one other."""
+        for name, held in self._held.items():
+            if held is model:
+                return name
+        name = "compiled" if model is self.model else "exposed"
+        if name in self._held:
+            del self._held[name]
+            self._worker.call("close", {"name": name}, seconds=RUN_SECONDS)
+        path = Path(self._folder.name) / f"{name}.onnx"
+        path.write_bytes(model.content)
+        request = {"name": name, "model": str(path), "platform": self.name}
+        self._worker.call("open", request, seconds=BUILD_SECONDS)
+        self._held[name] = model
+        return name
