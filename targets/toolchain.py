@@ -133,10 +133,11 @@ TOOLCHAINS: tuple[Toolchain, ...] = (
             "tqdm==4.70.1",
             "typing_extensions==4.16.0",
         ),
-        licence="proprietary (its package names none)",
-        bytes=660_000_000,
+        licence="RKNN SDK License, Rockchip's own",
+        bytes=655_000_000,
         needed_for=_targets("rockchip"),
-        proprietary="the licence of RKNN-Toolkit2, in github.com/airockchip/rknn-toolkit2",
+        proprietary="RKNN SDK License (for applications on Rockchip's products; no reverse engineering), "
+        "github.com/airockchip/rknn-toolkit2/blob/master/LICENSE",
     ),
 )
 

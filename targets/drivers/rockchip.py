@@ -2,8 +2,9 @@
 
 Two things are arranged here:
 
-- The toolkit imports PyTorch, which is larger than all the rest, for PyTorch models and one quantization
-  algorithm (gdq). Neither happens here, so `torch` is a module of empty classes.
+- The toolkit imports PyTorch, which is larger than all the rest, for PyTorch models, for one quantization
+  algorithm (gdq) and in a rewriting rule for Concat. Neither of the first two happens here, the rule is
+  switched off, and `torch` is a module with the two names that are read at import.
 - It takes the scale s of an int8 tensor with zero point 0 for the range -128 s to 127 s, calls that
   symmetric (its log says so) and makes 128 s / 127 of it; weights are rounded once more for the new scale.
   `for_toolkit` writes 127 s / 128, of which it makes s.
@@ -31,6 +32,9 @@ EXACT_LEVEL = 2
 Scale = tuple[float, int] | None
 """Scale and zero point of an output that comes as numbers, not as integers."""
 
+WANTS_TORCH = ["reduce_reshape_op_around_concat"]
+"""Rewriting rules that call PyTorch."""
+
 LEAST_STEPS, MOST_STEPS = 127, 128
 """Of int8 above and below 0."""
 
@@ -38,32 +42,36 @@ _networks: dict[str, tuple[Any, list[Scale]]] = {}
 """Networks that the simulator holds, and their outputs, by the name that the request gave."""
 
 
-class _Empty(types.ModuleType):
-    """A module that has every name: a class that can be inherited from, and be a decorator."""
+class _NoGrad:
+    """A decorator that does nothing."""
 
-    __path__ = ()
+    def __call__(self, decorated: Any) -> Any:
+        return decorated
 
-    def __getattr__(self, name: str) -> type:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {"__call__": lambda self, decorated: decorated})
+
+class _Module:
+    """Something to inherit from."""
+
+
+NAMES: dict[str, dict[str, type]] = {"torch": {"no_grad": _NoGrad}, "torch.nn": {"Module": _Module}}
+"""What is read of PyTorch when the toolkit is imported."""
 
 
 class _WithoutTorch(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds `torch` and what is below it as empty modules."""
+    """Finds the modules of NAMES."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname.partition(".")[0] != "torch":
+        if fullname not in NAMES:
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _Empty(spec.name)
+        return types.ModuleType(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        pass
+        vars(module).update(NAMES[module.__name__])
 
 
 def _toolkit() -> Any:
@@ -152,7 +160,10 @@ def _build(request: dict[str, Any]) -> tuple[Any, list[Scale]]:
         rknn = _toolkit()(verbose=True)
         _checked(
             rknn.config(
-                target_platform=request["platform"], optimization_level=EXACT_LEVEL, remove_reshape=True
+                target_platform=request["platform"],
+                optimization_level=EXACT_LEVEL,
+                remove_reshape=True,
+                disable_rules=WANTS_TORCH,
             ),
             "config",
         )
