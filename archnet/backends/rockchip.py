@@ -1,6 +1,7 @@
 """Rockchip's simulator as a backend: the network that `archnet compile` made, in RKNN-Toolkit2's process.
 
-The simulator computes each operator in float32 between roundings to the tensors' integers.
+The simulator computes each operator in float32 between roundings to the tensors' integers. It shows the
+network's outputs and nothing between.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class RockchipBackend(StaticBackend):
         self.name = platform
         self._worker = Worker(find_toolchain("rockchip"), DRIVER, log=log.absolute(), fix=FIX)
         self._folder = tempfile.TemporaryDirectory(prefix="archnet-rknn-")
-        self._held: dict[str, QdqModel] = {}
+        self._ready = False
 
     @classmethod
     def open(cls, build_dir: Path, platform: str) -> Self:
@@ -70,24 +71,29 @@ class RockchipBackend(StaticBackend):
         folder = Path(self._folder.name)
         given, found = folder / "inputs.npz", folder / "outputs.npz"
         np.savez(given, *inputs.values())
-        request = {"name": self._opened(model), "inputs": str(given), "outputs": str(found)}
+        if not self._ready:
+            self._open()
+        request = {"name": self.name, "inputs": str(given), "outputs": str(found)}
         self._worker.call("run", request, seconds=RUN_SECONDS)
         with np.load(found) as arrays:
             values = [arrays[name] for name in arrays.files]
         return {value.name: array for value, array in zip(model.model.graph.output, values, strict=True)}
 
-    def _opened(self, model: QdqModel) -> str:
-        """The name under which the simulator holds a model. Beside the compiled one it holds one other."""
-        for name, held in self._held.items():
-            if held is model:
-                return name
-        name = "compiled" if model is self.model else "exposed"
-        if name in self._held:
-            del self._held[name]
-            self._worker.call("close", {"name": name}, seconds=RUN_SECONDS)
-        path = Path(self._folder.name) / f"{name}.onnx"
-        path.write_bytes(model.content)
-        request = {"name": name, "model": str(path), "platform": self.name}
+    def showing(self, length: int) -> QdqModel:
+        """The compiled model: the simulator shows its outputs only.
+
+        With further outputs the toolkit (2.5.0) makes another network of it, or does not come to an end.
+        """
+        if length > self.model.sequence:
+            raise ArchNetError(
+                f"the input has {length} positions; the compiled file takes {self.model.sequence}",
+                fix="truncate, or compile with a greater --seq-len",
+            )
+        return self.model
+
+    def _open(self) -> None:
+        path = Path(self._folder.name) / "model.onnx"
+        path.write_bytes(self.model.content)
+        request = {"name": self.name, "model": str(path), "platform": self.name}
         self._worker.call("open", request, seconds=BUILD_SECONDS)
-        self._held[name] = model
-        return name
+        self._ready = True

@@ -192,12 +192,6 @@ def open(request: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def close(request: dict[str, Any]) -> dict[str, Any]:
-    """Let go of a network."""
-    _networks.pop(request["name"])[0].release()
-    return {}
-
-
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Run a network: arrays of request["inputs"], an .npz file in the network's order, to ["outputs"]."""
     with np.load(request["inputs"]) as arrays:
