@@ -91,6 +91,8 @@ CHIPS: tuple[Chip, ...] = (
     Chip("tvm-riscv64", "64-bit RISC-V processors, by TVM", "tvm", None, "tvm"),
     Chip("tvm-c", "Any processor with a C compiler, by TVM as C source", "tvm", None, "tvm"),
     Chip("k230", "Kendryte K230, its KPU", "k230", "kendryte", "k230"),
+    Chip("rk3588", "Rockchip RK3588", "rockchip", "rockchip", "rockchip"),
+    Chip("rk3576", "Rockchip RK3576", "rockchip", "rockchip", "rockchip"),
 )
 
 

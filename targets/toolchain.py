@@ -222,6 +222,30 @@ TOOLCHAINS: tuple[Toolchain, ...] = (
             ("NNCASE_PLUGIN_PATH", "{site}"),
         ),
     ),
+    Toolchain(
+        name="rockchip",
+        title="RKNN-Toolkit2, Rockchip's compiler and simulator for RK3588 and RK3576",
+        packages=(
+            "rknn-toolkit2==2.5.0",
+            "fast-histogram==0.14",
+            "numpy==1.26.4",
+            "onnx==1.18.0",
+            "onnxruntime==1.32.0",
+            "opencv-python-headless==5.0.0.93",
+            "protobuf==4.25.4",
+            "psutil==7.2.2",
+            "ruamel.yaml==0.19.1",
+            "scipy==1.17.1",
+            "setuptools==79.0.1",
+            "tqdm==4.70.1",
+            "typing_extensions==4.16.0",
+        ),
+        licence="RKNN SDK License, Rockchip's own",
+        bytes=655_000_000,
+        needed_for=_targets("rockchip"),
+        proprietary="RKNN SDK License (for applications on Rockchip's products; no reverse engineering), "
+        "github.com/airockchip/rknn-toolkit2/blob/master/LICENSE",
+    ),
 )
 
 

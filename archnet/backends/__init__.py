@@ -22,6 +22,8 @@ BACKENDS: dict[str, str] = {
     "openvino": "static_onnx.OpenVinoBackend",
     "iree": "static_onnx.IreeBackend",
     "k230": "k230.K230Backend",
+    "rk3588": "rockchip.Rk3588Backend",
+    "rk3576": "rockchip.Rk3576Backend",
 }
 """Name -> module of this package and its class, whose `open` takes the build folder and threads."""
 

@@ -69,15 +69,19 @@ class StaticBackend(ABC):
         """Integer activations by name, by default all that the file computes, at the length of the input."""
         fed = feed(self.graph, inputs)
         length = bind_dims(self.graph, fed).get("sequence", self.model.sequence)
-        if self._exposed is None or self._exposed.sequence != length:
-            self._exposed = build_qdq(self.graph, length, form=self.model.form, expose=True)
-        values = self._finish(self._execute(self._exposed, fed), fed)
+        values = self._finish(self._execute(self.showing(length), fed), fed)
         made = [node.output for node in self.graph.nodes if node.output in values]
         wanted = made if names is None else list(names)
         for name in wanted:
             if name not in made:
                 raise ArchNetError(f"the compiled file does not show {name!r}", fix=nearest(name, made))
         return {name: values[name] for name in wanted}
+
+    def showing(self, length: int) -> QdqModel:
+        """The model whose outputs are the activations that `tensors` shows, at least of this length."""
+        if self._exposed is None or self._exposed.sequence != length:
+            self._exposed = build_qdq(self.graph, length, form=self.model.form, expose=True)
+        return self._exposed
 
     def _execute(self, model: QdqModel, fed: Mapping[str, Array]) -> dict[str, Array]:
         """Activations of a batch, row by row, at the lengths of the user's input."""
@@ -119,7 +123,8 @@ def row_inputs(
     low, high = (0, 255) if model.form.activations == "uint8" else (-128, 127)
     for name in model.inputs:
         if name.startswith(f"{LIMIT_INPUT}:"):
-            value, fill = np.where(values[MASK][row] != 0, high, low).reshape(1, 1, 1, -1), low
+            seen = (low + high + 1) // 2 if model.form.mask == "add" else high
+            value, fill = np.where(values[MASK][row] != 0, seen, low).reshape(1, 1, 1, -1), low
         elif name == TOKENS_INPUT:
             value, fill = (values[MASK][row] != 0).astype(np.int64).reshape(1, -1, 1), 0
         else:

@@ -19,7 +19,7 @@ from archnet.operators import Op
 
 LIMIT_INPUT = "attention_limit"
 """Inputs of the file, (1, 1, 1, sequence), one a scale of scores, named with its number behind a colon: the
-greatest integer for tokens that count, the least for padding."""
+greatest integer (of the mask form "add": that of 0) for tokens that count, the least for padding."""
 
 TOKENS_INPUT = "attention_tokens"
 """Input of the file, (1, sequence, 1): 1 for tokens that count, 0 for padding."""
@@ -187,13 +187,18 @@ def _swapped(state: QdqLowering, name: str) -> str:
 
 
 def _mask(state: QdqLowering, node: Node) -> None:
-    """The minimum with an input of the same scale."""
+    """The minimum with an input of the same scale, or the sum with one of twice the scale.
+
+    Of int8 the least integer there is -256 here, and the greatest score plus that is below the range.
+    """
     x = node.inputs[0]
     scale, zero_point = state.scale(x), state.zero_point(x)
     name = f"{LIMIT_INPUT}:{np.float32(scale):.9g}"
+    added = state.form.mask == "add"
     if not state.onnx.has(f"{name}/real"):
-        state.input(name, scale, zero_point, (1, 1, 1, state.sequence))
-    y = state.onnx.node("Min", [state.real(x), f"{name}/real"], f"{node.output}/exact")
+        state.input(name, scale * 2 if added else scale, zero_point, (1, 1, 1, state.sequence))
+    op = "Add" if added else "Min"
+    y = state.onnx.node(op, [state.real(x), f"{name}/real"], f"{node.output}/exact")
     _move(state, node, y)
 
 

@@ -23,6 +23,7 @@ Shape = tuple[int, ...]
 ActivationType = Literal["uint8", "int8"]
 WideForm = Literal["float32", "uint16"]
 LinearForm = Literal["gemm", "convolution"]
+MaskForm = Literal["minimum", "add"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,15 @@ class QdqForm:
         wide: how int32 accumulators that are an output leave the file: as the float32 that they stand for, or
             as uint16 in one scale that no input can make saturate.
         packed: weights of 4 bits are INT4 initializers; otherwise they are int8 ones.
+        mask: the minimum with a limit, or the sum with 0 for tokens that count and, for padding, with so much
+            less that every score saturates at the least: the same integers.
     """
 
     activations: ActivationType = "uint8"
     linear: LinearForm = "gemm"
     wide: WideForm = "float32"
     packed: bool = False
+    mask: MaskForm = "minimum"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ FORMS = {
     "int8": QdqForm("int8", wide="uint16"),
     "convolution": QdqForm(linear="convolution"),
     "packed": QdqForm(packed=True),
+    "add": QdqForm("int8", mask="add"),
 }
 
 IN_FLOAT = {"Add", "MatMul", "FullyConnected", "Softmax"}

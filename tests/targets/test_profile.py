@@ -86,7 +86,7 @@ def write(tmp_path: Path) -> Callable[[str], str]:
 def test_built_in_profiles_are_those_of_this_version() -> None:
     assert [profile.name for profile in list_profiles()] == [
         "archnet", "archnet5", "ethos-u55", "ethos-u65", "ethos-u85", "k230", "onnxruntime",
-        "qualcomm-htp", "tvm",
+        "qualcomm-htp", "rockchip", "tvm",
     ]  # fmt: skip
 
 
@@ -179,7 +179,8 @@ def test_norms_and_smooth_activations_are_missing_with_a_reason(profile: Profile
 BYTES_ONLY = {"ethos-u55": 128, "ethos-u65": 256, "ethos-u85": 256}
 """Chips whose activations have 8 bits, with the multiply-accumulates of the one that was probed."""
 
-WIDE_RANGE = [p for p in list_profiles() if p.name not in {*BYTES_ONLY, "k230", "qualcomm-htp"}]
+BYTES_PROFILES = {*BYTES_ONLY, "k230", "qualcomm-htp", "rockchip"}
+WIDE_RANGE = [p for p in list_profiles() if p.name not in BYTES_PROFILES]
 
 
 @pytest.mark.parametrize("name", BYTES_ONLY)
