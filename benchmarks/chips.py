@@ -47,10 +47,15 @@ def _onnxruntime(build: Path, chip: Chip) -> Backend:
     return OnnxRuntimeBackend(load_graph(build / "graph"), model, threads=1)
 
 
-def _tvm(build: Path, chip: Chip) -> Backend:
+def _tvm(build: Path, chip: Chip) -> Backend | None:
+    """A library of this processor; C source is run by no backend."""
     from archnet.backends.tvm import TvmBackend
+    from archnet.export.tvm import LIBRARY
 
-    return TvmBackend(load_graph(build / "graph"), build / "compiled" / chip.name, threads=1)
+    folder = build / "compiled" / chip.name
+    if not (folder / LIBRARY).is_file():
+        return None
+    return TvmBackend(load_graph(build / "graph"), folder, threads=1)
 
 
 def _litert(build: Path, chip: Chip) -> Backend:
@@ -63,7 +68,7 @@ def _litert(build: Path, chip: Chip) -> Backend:
     )
 
 
-OPENERS: Mapping[str, Callable[[Path, Chip], Backend]] = {
+OPENERS: Mapping[str, Callable[[Path, Chip], Backend | None]] = {
     "onnxruntime": _onnxruntime,
     "tvm": _tvm,
     "ethos_u": _litert,
