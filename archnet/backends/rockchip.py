@@ -7,6 +7,7 @@ network's outputs and nothing between.
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -50,6 +51,8 @@ class RockchipBackend(StaticBackend):
         self.name = self.platform
         self._worker = Worker(find_toolchain("rockchip"), DRIVER, log=log.absolute(), fix=FIX)
         self._folder = tempfile.TemporaryDirectory(prefix="archnet-rknn-")
+        # Otherwise it would live as long as this process.
+        weakref.finalize(self, self._worker.close)
         self._ready = False
 
     @classmethod
