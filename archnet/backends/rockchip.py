@@ -90,7 +90,7 @@ class RockchipBackend(StaticBackend):
     def showing(self, length: int) -> QdqModel:
         """The compiled model: the simulator shows its outputs only.
 
-        With further outputs the toolkit (2.5.0) makes another network of it, or does not come to an end.
+        With further outputs the toolkit (2.5.0) ended in errors of its own, or not within ten minutes.
         """
         if length > self.model.sequence:
             raise ArchNetError(
