@@ -25,7 +25,8 @@ KERNELS, SOURCE, INTERFACE, CONSTANTS = "kernels.c", "model.c", "model.h", "cons
 _RUNTIME = "archnet_runtime.h"
 _ALIGNMENT = 64
 _VECTOR = re.compile(r"\bu?int\d+_t\d+\b")
-_DTYPES = {"int8": (0, 8), "uint8": (1, 8), "int32": (0, 32), "int64": (0, 64)}
+_DTYPES = {"int8": (0, 8), "uint8": (1, 8), "int32": (0, 32), "int64": (0, 64), "float32": (2, 32)}
+"""DLPack's code and bits. Kernels of convolutions in groups are given the weights' scales and ignore them."""
 
 
 @dataclass(frozen=True, slots=True)
