@@ -263,7 +263,7 @@ def test_a_factory_in_a_file(archnet: Archnet, tmp_path: Path, sentences: Path, 
         *("--bits", "w8a8", "--out", out, "--preset", "fast", "--seq-len", SEQUENCE),
     )
     assert result.exit_code == 0, result.output
-    assert "[1/4] prepare" in result.output
+    assert "[1/5] prepare" in result.output
     assert f"archnet validate {out}" in result.output
     assert (out / "onnx" / "model.onnx").is_file()
 
