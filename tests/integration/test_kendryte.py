@@ -28,9 +28,12 @@ from tests.integration.conftest import Archnet
 from tests.integration.test_target_operators import SEQUENCE, alone, name_of, probed, random_feeds
 from tests.integration.tiny import short_presets
 
-pytestmark = pytest.mark.skipif(
-    find_toolchain("kendryte").installed() is None, reason="needs archnet targets install kendryte"
-)
+pytestmark = [
+    pytest.mark.vendor,
+    pytest.mark.skipif(
+        find_toolchain("kendryte").installed() is None, reason="needs archnet targets install kendryte"
+    ),
+]
 
 HOSTED = {Op.SLICE, Op.WIDEN, Op.CROP}
 """A constant, what the host does, and nothing at all behind a ZeroPad: no operator of the file."""

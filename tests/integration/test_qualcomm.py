@@ -30,10 +30,13 @@ from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph, images
 from tests.integration.test_target_operators import SEQUENCE, alone, name_of, probed, random_feeds
 
-pytestmark = pytest.mark.skipif(
-    find_toolchain("qualcomm").installed() is None,
-    reason="needs archnet targets install qualcomm --accept-licence",
-)
+pytestmark = [
+    pytest.mark.vendor,
+    pytest.mark.skipif(
+        find_toolchain("qualcomm").installed() is None,
+        reason="needs archnet targets install qualcomm --accept-licence",
+    ),
+]
 
 HOSTED = {Op.SLICE, Op.WIDEN, Op.RESHAPE}
 """A constant, what the host does, a view: no operator of the file."""

@@ -35,9 +35,12 @@ from tests.integration.test_target_operators import (
     random_feeds,
 )
 
-pytestmark = pytest.mark.skipif(
-    find_toolchain("rockchip").installed() is None, reason="needs archnet targets install rockchip"
-)
+pytestmark = [
+    pytest.mark.vendor,
+    pytest.mark.skipif(
+        find_toolchain("rockchip").installed() is None, reason="needs archnet targets install rockchip"
+    ),
+]
 
 CHIPS = ("rk3588", "rk3576")
 HOSTED = {Op.SLICE, Op.WIDEN}
