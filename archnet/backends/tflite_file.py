@@ -147,8 +147,10 @@ class TfliteFileBackend(ABC):
             return (1, 1, 1, "sequence")
         if name == TOKENS_INPUT:
             return (1, "sequence", 1)
-        _, *rest = self.graph.tensors[name].shape
-        return (1, *rest[1:], rest[0]) if is_map(self.graph, name) else (1, *rest)
+        first, *rest = self.graph.tensors[name].shape
+        if is_map(self.graph, name):
+            return (1, *rest[1:], rest[0])
+        return (1 if first == "batch" else first, *rest)  # one that is the same for every row has no batch
 
     def _given(self, name: str, values: Mapping[str, Array], i: int) -> tuple[Array, int]:
         """One of the file's inputs for row i, at the user's length, and what it is padded with."""
