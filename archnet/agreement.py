@@ -15,6 +15,7 @@ from archnet.errors import ArchNetError
 from archnet.export.host_split import split
 from archnet.graph import QuantizedGraph
 from archnet.metrics import cosine, sqnr_db
+from archnet.operators import Op
 from archnet.reference import bind_dims, execute, run_node
 from archnet.results import EmulatedPlace, TensorAgreement
 
@@ -154,6 +155,23 @@ def main_output(graph: QuantizedGraph, original: Iterable[str]) -> str:
     return SENTENCE_OUTPUT if SENTENCE_OUTPUT in shared else shared[0]
 
 
+_ROCKCHIP = "RKNN-Toolkit2's simulator computes in float32 between roundings; logits leave it as float16"
+
+FLOAT_RUNTIMES: Mapping[str, tuple[str, frozenset[Op]]] = {
+    "k230": (
+        "nncase quantizes the network's real numbers in ranges and with roundings of its own",
+        frozenset(),
+    ),
+    "rk3588": (_ROCKCHIP, frozenset()),
+    "rk3576": (_ROCKCHIP, frozenset()),
+    "openvino": (
+        "OpenVINO computes it on dequantized numbers; `archnet compile` lists what else it has in float",
+        frozenset({Op.SOFTMAX, Op.MASK}),
+    ),
+}
+"""What a backend computes in float: why, and which operators (all where none is named)."""
+
+
 def emulated_places(graph: QuantizedGraph, backends: Sequence[str]) -> tuple[EmulatedPlace, ...]:
     """The operators that these backends compute otherwise than the reference, each with its reason."""
     places: list[EmulatedPlace] = []
@@ -173,9 +191,10 @@ def emulated_places(graph: QuantizedGraph, backends: Sequence[str]) -> tuple[Emu
         from archnet.export.tflite import fixed_point_places
 
         places += [EmulatedPlace("tosa", p.node, str(p.op), p.reason) for p in fixed_point_places(graph)]
-    if "k230" in backends:
-        own = "nncase quantizes the network's real numbers in ranges and with roundings of its own"
-        places += [EmulatedPlace("k230", n.name, str(n.op), own) for n in split(graph).body]
+    for name, (reason, only) in FLOAT_RUNTIMES.items():
+        if name in backends:
+            named = [n for n in split(graph).body if not only or n.op in only]
+            places += [EmulatedPlace(name, n.name, str(n.op), reason) for n in named]
     return tuple(places)
 
 

@@ -252,6 +252,17 @@ OPERATORS: dict[Op, Callable[..., Array]] = {
 """What each operator computes: f(call, *inputs) -> output, inputs in the order of Node.inputs."""
 
 
+def run_nodes(
+    graph: QuantizedGraph, nodes: Iterable[Node], values: Mapping[str, Array], dims: Mapping[str, int]
+) -> dict[str, Array]:
+    """Values by name with those that some nodes give, in order: what the host does around a chip's file."""
+    known = dict(values)
+    for node in nodes:
+        inputs = [known[n] if n in known else graph.constants[n] for n in node.inputs]
+        known[node.output] = run_node(node, inputs, graph.tensors[node.output], dims)
+    return known
+
+
 def run_node(node: Node, inputs: Iterable[Array], output: TensorSpec, dims: Mapping[str, int]) -> Array:
     """Execute one node on the arrays of its inputs (tensors and constants in the node's order).
 

@@ -7,7 +7,7 @@ length, and results are cut to the user's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from archnet.export.host_split import MASK, split
 from archnet.export.qdq import QdqModel, build_qdq
 from archnet.export.qdq_operators import LIMIT_INPUT, TOKENS_INPUT
 from archnet.export.qdq_state import QdqTensor
-from archnet.graph import Node, QuantizedGraph
-from archnet.reference import bind_dims, run_node
+from archnet.graph import QuantizedGraph
+from archnet.reference import bind_dims, run_nodes
 
 Array = NDArray[Any]
 
@@ -86,7 +86,7 @@ class StaticBackend(ABC):
     def _execute(self, model: QdqModel, fed: Mapping[str, Array]) -> dict[str, Array]:
         """Activations of a batch, row by row, at the lengths of the user's input."""
         dims = bind_dims(self.graph, fed)
-        values = self._host(self._split.before, dict(fed), dims)
+        values = run_nodes(self.graph, self._split.before, dict(fed), dims)
         rows = []
         for i in range(dims["batch"]):
             found = self.execute(model, row_inputs(self.graph, model, values, i))
@@ -100,15 +100,7 @@ class StaticBackend(ABC):
         return {**values, **joined}
 
     def _finish(self, values: Mapping[str, Array], fed: Mapping[str, Array]) -> dict[str, Array]:
-        return self._host(self._split.after, {**values, **fed}, bind_dims(self.graph, fed))
-
-    def _host(
-        self, nodes: Iterable[Node], values: dict[str, Array], dims: Mapping[str, int]
-    ) -> dict[str, Array]:
-        for node in nodes:
-            inputs = [values[n] if n in values else self.graph.constants[n] for n in node.inputs]
-            values[node.output] = run_node(node, inputs, self.graph.tensors[node.output], dims)
-        return values
+        return run_nodes(self.graph, self._split.after, {**values, **fed}, bind_dims(self.graph, fed))
 
 
 def row_inputs(

@@ -7,7 +7,7 @@ The file has batch 1 and one sequence length. `run` pads every sentence to that 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,8 +20,8 @@ from archnet.export.host_split import MASK, split
 from archnet.export.tflite import TfliteModel, build_tflite, is_map, read_tflite
 from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT
 from archnet.export.tflite_state import StoredTensor
-from archnet.graph import Node, QuantizedGraph
-from archnet.reference import bind_dims, run_node
+from archnet.graph import QuantizedGraph
+from archnet.reference import bind_dims, run_nodes
 from archnet.storage import load_graph
 
 Array = NDArray[Any]
@@ -112,7 +112,7 @@ class TfliteFileBackend(ABC):
         self, model: TfliteModel, runner: Runner, fed: Mapping[str, Array], dims: Mapping[str, int]
     ) -> dict[str, Array]:
         """Activations of a batch, row by row, at the lengths of the user's input."""
-        values = self._host(self._split.before, dict(fed), dims)
+        values = run_nodes(self.graph, self._split.before, dict(fed), dims)
         rows = [self._row(model, runner, values, i) for i in range(dims["batch"])]
         found = {}
         for name in rows[0]:
@@ -176,12 +176,4 @@ class TfliteFileBackend(ABC):
         self, values: dict[str, Array], fed: Mapping[str, Array], dims: Mapping[str, int]
     ) -> dict[str, Array]:
         """The host's last nodes."""
-        return self._host(self._split.after, {**values, **fed}, dims)
-
-    def _host(
-        self, nodes: Iterable[Node], values: dict[str, Array], dims: Mapping[str, int]
-    ) -> dict[str, Array]:
-        for node in nodes:
-            inputs = [values[n] if n in values else self.graph.constants[n] for n in node.inputs]
-            values[node.output] = run_node(node, inputs, self.graph.tensors[node.output], dims)
-        return values
+        return run_nodes(self.graph, self._split.after, {**values, **fed}, dims)

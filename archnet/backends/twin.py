@@ -17,8 +17,8 @@ from archnet.errors import ArchNetError
 from archnet.export.float_twin import MASK, FloatTwin
 from archnet.export.float_twin_state import LIMIT_INPUT, SEEN_INPUT, SHARE_INPUT, TOKENS_INPUT
 from archnet.export.host_split import split
-from archnet.graph import Node, QuantizedGraph
-from archnet.reference import bind_dims, run_node
+from archnet.graph import QuantizedGraph
+from archnet.reference import bind_dims, run_nodes
 
 Array = NDArray[Any]
 
@@ -42,7 +42,7 @@ def twin_inputs(
             f"the input has {length} positions; the compiled network takes {twin.sequence}",
             fix="truncate, or compile with a greater --seq-len",
         )
-    values = _host(graph, split(graph).before, dict(fed), dims)
+    values = run_nodes(graph, split(graph).before, dict(fed), dims)
     made = []
     for name, shape in zip(twin.inputs, twin.shapes, strict=True):
         given = _given(graph, twin, name, values, dims["batch"])
@@ -96,7 +96,7 @@ def twin_tensors(
         rows = result.reshape(len(result), *map(int, stored))
         shape = [dims[d] if isinstance(d, str) else d for d in spec.shape]
         values[name] = _integers(graph, name, rows[tuple(slice(0, size) for size in shape)])
-    found = _host(graph, split(graph).after, values, dims)
+    found = run_nodes(graph, split(graph).after, values, dims)
     return {node.output: found[node.output] for node in graph.nodes if node.output in found}
 
 
@@ -112,12 +112,3 @@ def _integers(graph: QuantizedGraph, name: str, real: Array) -> Array:
         scales = next(output.scale for output in graph.outputs if output.tensor == name)
         return np.rint(real / scales.astype(np.float64)).astype(np.int32)
     return np.clip(np.rint(real / (spec.scale or 1.0)), *spec.range).astype(spec.dtype)
-
-
-def _host(
-    graph: QuantizedGraph, nodes: Sequence[Node], values: dict[str, Array], dims: Mapping[str, int]
-) -> dict[str, Array]:
-    for node in nodes:
-        inputs = [values[n] if n in values else graph.constants[n] for n in node.inputs]
-        values[node.output] = run_node(node, inputs, graph.tensors[node.output], dims)
-    return values

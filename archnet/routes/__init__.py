@@ -11,6 +11,10 @@ from importlib import import_module
 from pathlib import Path
 
 from archnet.build import BuildDir
+from archnet.errors import ArchNetError
+from archnet.graph import QuantizedGraph
+from archnet.parts import is_translation
+from archnet.storage import load_graph
 from archnet.targets.chips import Chip, CompileSummary
 
 
@@ -44,3 +48,26 @@ def compile_by_route(job: CompileJob) -> CompileSummary:
     module = import_module(f"archnet.routes.{job.chip.route}")
     summary: CompileSummary = module.compile_chip(job)
     return summary
+
+
+def whole_network(job: CompileJob) -> QuantizedGraph:
+    """The integer network of the job's build.
+
+    Raises:
+        ArchNetError: it translates, or a length was given for a network without one.
+    """
+    build = job.build.path
+    if is_translation(build):
+        raise ArchNetError(
+            f"{build} translates: {job.chip.name} gets text encoders and image classifiers",
+            fix="export --format onnx or tvm",
+        )
+    graph = load_graph(build / "graph")
+    if job.sequence is not None and not reads_tokens(graph):
+        raise ArchNetError(f"{build} reads no tokens, so it has no --seq-len", fix="leave it out")
+    return graph
+
+
+def reads_tokens(graph: QuantizedGraph) -> bool:
+    """Whether its inputs have a length."""
+    return any("sequence" in spec.shape for spec in graph.inputs)

@@ -12,11 +12,8 @@ import numpy as np
 
 from archnet.atomic import disk_errors, remove_tree
 from archnet.backends.twin import numbered, twin_inputs
-from archnet.errors import ArchNetError
 from archnet.export.float_twin import export_float_twin
-from archnet.parts import is_translation
-from archnet.routes import CompileJob
-from archnet.storage import load_graph
+from archnet.routes import CompileJob, reads_tokens, whole_network
 from archnet.targets.chips import CompileSummary
 from archnet.targets.nncase import read_placement
 from archnet.targets.toolchain import find_toolchain
@@ -33,15 +30,7 @@ CALIBRATION = 16
 
 def compile_chip(job: CompileJob) -> CompileSummary:
     """Write model.onnx and compile it into model.kmodel (see `archnet.routes`)."""
-    if is_translation(job.build.path):
-        raise ArchNetError(
-            f"{job.build.path} translates: K230 files are written for text encoders and image classifiers",
-            fix="export --format onnx or tvm",
-        )
-    graph = load_graph(job.build.graph_dir)
-    reads_tokens = any("sequence" in spec.shape for spec in graph.inputs)
-    if job.sequence is not None and not reads_tokens:
-        raise ArchNetError(f"{job.build.path} reads no tokens, so it has no --seq-len", fix="leave it out")
+    graph = whole_network(job)
     twin = export_float_twin(graph, job.folder / MODEL, job.sequence)
     samples = {
         name: values[:CALIBRATION, : twin.sequence] if values.ndim == 2 else values[:CALIBRATION]
@@ -71,7 +60,7 @@ def compile_chip(job: CompileJob) -> CompileSummary:
         fallbacks=tuple(f"{count} {kind}" for kind, count in Counter(placement.cpu).items()),
         binary=KMODEL,
         binary_bytes=int(size),
-        sequence=twin.sequence if reads_tokens else None,
+        sequence=twin.sequence if reads_tokens(graph) else None,
         configuration=f"{placement.pieces} pieces of work, int8 in ranges of its own",
         macs=placement.macs,
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from archnet.errors import ArchNetError
 from archnet.export.qdq import export_qdq
 from archnet.export.qdq_state import QdqForm
-from archnet.parts import is_translation
-from archnet.routes import CompileJob
-from archnet.storage import load_graph
+from archnet.graph import QuantizedGraph
+from archnet.routes import CompileJob, reads_tokens, whole_network
 from archnet.targets.chips import CompileSummary
 from archnet.targets.rockchip import read_log
 from archnet.targets.toolchain import find_toolchain
@@ -23,15 +22,7 @@ FIX = "try another --target or --seq-len; report the log to the compiler's maker
 
 def compile_chip(job: CompileJob) -> CompileSummary:
     """Write model.onnx and compile it to model.rknn (see `archnet.routes`)."""
-    if is_translation(job.build.path):
-        raise ArchNetError(
-            f"{job.build.path} translates: {job.chip.name} takes text encoders and image classifiers",
-            fix="export --format onnx or tvm",
-        )
-    graph = load_graph(job.build.path / "graph")
-    reads_tokens = any("sequence" in spec.shape for spec in graph.inputs)
-    if job.sequence is not None and not reads_tokens:
-        raise ArchNetError(f"{job.build.path} reads no tokens, so it has no --seq-len", fix="leave it out")
+    graph = whole_network(job)
     model = export_qdq(graph, job.folder / MODEL, job.sequence, form=FORM)
     toolchain = find_toolchain("rockchip")
     request = {
@@ -58,9 +49,15 @@ def compile_chip(job: CompileJob) -> CompileSummary:
         fallbacks=tuple(f"{layer.kind} ({layer.name})" for layer in compiled.elsewhere),
         binary=BINARY,
         binary_bytes=int(reply["bytes"]),
-        sequence=model.sequence if reads_tokens else None,
+        sequence=model.sequence if reads_tokens(graph) else None,
         configuration="one NPU core; cycles of what multiplies, by the compiler's own estimate",
         cycles=compiled.cycles,
         sram_bytes=None,
         other_bytes=compiled.internal_bytes + compiled.weight_bytes,
+        float_operators=("logits (float16)",) if _has_logits(graph) else (),
     )
+
+
+def _has_logits(graph: QuantizedGraph) -> bool:
+    """Whether int32 accumulators are an output, which the file gives as numbers."""
+    return any(graph.tensors[output.tensor].dtype == "int32" for output in graph.outputs)

@@ -7,35 +7,9 @@ from typing import Any
 
 from archnet.atomic import disk_errors
 from archnet.backends.static_onnx import MODEL, StaticRuntime
-from archnet.errors import ArchNetError
 from archnet.export.onnx import StaticForm, build_static_onnx
 from archnet.graph import QuantizedGraph
-from archnet.parts import is_translation
-from archnet.routes import CompileJob
-from archnet.storage import load_graph
-
-
-def whole_network(job: CompileJob) -> QuantizedGraph:
-    """The integer network of the job's build.
-
-    Raises:
-        ArchNetError: it translates, or a length was given for a network without one.
-    """
-    build = job.build.path
-    if is_translation(build):
-        raise ArchNetError(
-            f"{build} translates: {job.chip.name} gets text encoders and image classifiers",
-            fix="export --format onnx or tvm",
-        )
-    graph = load_graph(build / "graph")
-    if job.sequence is not None and not reads_tokens(graph):
-        raise ArchNetError(f"{build} reads no tokens, so it has no --seq-len", fix="leave it out")
-    return graph
-
-
-def reads_tokens(graph: QuantizedGraph) -> bool:
-    """Whether its inputs have a length."""
-    return any("sequence" in spec.shape for spec in graph.inputs)
+from archnet.routes import CompileJob, reads_tokens, whole_network
 
 
 def length(graph: QuantizedGraph, sequence: int | None) -> int | None:

@@ -9,8 +9,8 @@ from typing import Any
 from archnet.atomic import read_json
 from archnet.errors import ArchNetError
 from archnet.export.tvm import LIBRARY
-from archnet.routes import CompileJob
-from archnet.routes.static_onnx import length, whole_network
+from archnet.routes import CompileJob, whole_network
+from archnet.routes.static_onnx import length
 from archnet.routes.tvm_process import C_SOURCE, SAID
 from archnet.targets.chips import CompileSummary
 from archnet.targets.process import run_tool

@@ -240,7 +240,7 @@ def test_a_file_size_limit_is_told_and_the_job_goes_on_later(tmp_path: Path) -> 
             raise
 
     assert Child.start(limited).wait() == 2
-    place = folder / "checkpoints/train/work/step-000001"
+    place = folder / "checkpoints" / "train" / "work" / "step-000001"
     expected = f"{place} cannot be written: it is larger (166.1 KiB) than files may be here"
     assert message.read_text() == expected
     assert run_job(folder, width=width) == undisturbed
