@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from archnet.calibration.dorefa import DoReFaWeightQuantizer
 from archnet.calibration.lsq import ActivationQuantizer
+from archnet.quantized_layers import QuantizedCodes, QuantizedLinear
 from archnet.quantized_mixing import QuantizedTokenMix
-from archnet.quantized_student import QuantizedCodes, QuantizedLinear, QuantizedStudent
+from archnet.quantized_student import QuantizedStudent
 
 Weighted = QuantizedLinear | QuantizedTokenMix | QuantizedCodes
 

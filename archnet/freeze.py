@@ -34,11 +34,8 @@ from archnet.graph import (
 from archnet.graph_builder import TOKENS, GraphBuilder, numpy_of
 from archnet.network import Network, Site
 from archnet.operators import Op
-from archnet.quantized_student import (
-    QuantizedLinear,
-    QuantizedStudent,
-    QuantizedTableAdd,
-)
+from archnet.quantized_layers import QuantizedLinear, QuantizedTableAdd
+from archnet.quantized_student import QuantizedStudent
 
 SMALLEST_OPERAND = 2.0**-15
 """Of an operand's scale against the sum's: all of its integers together are less than a step of the sum."""

@@ -16,10 +16,8 @@ from archnet.graph_builder import GraphBuilder
 from archnet.network import Site
 from archnet.operators import Op
 from archnet.quantized_attention import QuantizedReluAttention
-from archnet.quantized_student import (
-    LARGEST_FACTOR,
-    QuantizedAttention,
-)
+from archnet.quantized_layers import QuantizedAttention
+from archnet.quantized_student import LARGEST_FACTOR
 
 SOFTMAX_TABLE_SHIFT = 20
 

@@ -14,7 +14,7 @@ from archnet.graph import HostTable, TensorSpec
 from archnet.graph_builder import GraphBuilder, numpy_of
 from archnet.network import Site
 from archnet.operators import Op
-from archnet.quantized_student import QuantizedCodes
+from archnet.quantized_layers import QuantizedCodes
 
 
 def freeze_embedding(b: GraphBuilder, site: Site, form: str) -> None:

@@ -11,7 +11,7 @@ from archnet.graph import AttributeValue, Dim, TensorSpec
 from archnet.graph_builder import GraphBuilder, numpy_of
 from archnet.network import Site
 from archnet.operators import Op
-from archnet.quantized_student import QuantizedConv
+from archnet.quantized_layers import QuantizedConv
 
 POOL_BITS = 2
 """Width of the weights of an average, which are all 1."""

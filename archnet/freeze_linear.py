@@ -24,10 +24,8 @@ from archnet.graph import (
 from archnet.graph_builder import GraphBuilder, numpy_of
 from archnet.network import Site
 from archnet.operators import Op
-from archnet.quantized_student import (
-    LARGEST_FACTOR,
-    QuantizedLinear,
-)
+from archnet.quantized_layers import QuantizedLinear
+from archnet.quantized_student import LARGEST_FACTOR
 
 
 def freeze_linear(b: GraphBuilder, site: Site) -> None:

@@ -23,7 +23,8 @@ from archnet.graph_builder import GraphBuilder
 from archnet.network import Site, decoder_sites
 from archnet.operators import Op
 from archnet.parts import DECODER, ENCODER
-from archnet.quantized_student import QuantizedAttention, QuantizedLinear, QuantizedStudent
+from archnet.quantized_layers import QuantizedAttention, QuantizedLinear
+from archnet.quantized_student import QuantizedStudent
 
 SOURCE: tuple[Dim, ...] = ("batch", "sequence")
 TOKEN: tuple[Dim, ...] = ("batch", 1)

@@ -8,7 +8,7 @@ from archnet.calibration.lsq import ActivationQuantizer
 from archnet.calibration.observers import sample_of
 from archnet.converters.softmax import relu_weights, seen_keys
 from archnet.executor import merge_heads, split_heads
-from archnet.quantized_student import QuantizedAttention
+from archnet.quantized_layers import QuantizedAttention
 
 
 class QuantizedReluAttention(QuantizedAttention):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archnet.calibration.equalization import ChannelStatistics
@@ -25,10 +24,16 @@ from archnet.calibration.widths import (
 )
 from archnet.config import Bits
 from archnet.converters.residual import IDENTITY
-from archnet.converters.softmax import seen_keys
-from archnet.executor import MASKED, NetworkModule, merge_heads, split_heads, strides
+from archnet.executor import NetworkModule, strides
 from archnet.network import Network, Site
 from archnet.operators import Op
+from archnet.quantized_layers import (
+    QuantizedAttention,
+    QuantizedCodes,
+    QuantizedConv,
+    QuantizedLinear,
+    QuantizedTableAdd,
+)
 from archnet.quantized_mixing import QuantizedTokenMix
 from archnet.shared_scales import share_quantizers, sharing
 from archnet.valid import mask_of, row_masks, valid_rows
@@ -38,150 +43,6 @@ LARGEST_FACTOR = 1.7
 
 SHARE_LEVELS = "share_levels"
 """Attribute of an attention site: the target's `softmax_levels`, where they are not the usual ones."""
-
-MASK_DISTANCE = 10.0
-"""Scores span at least this many nats below 0, so that a padded key keeps at most e**-10 of the weight."""
-
-
-class QuantizedLinear(nn.Module):
-    """Fully connected layer on fake-quantized weights; holds its own float weight and bias."""
-
-    def __init__(self, weight: Tensor, bias: Tensor, bits: int) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
-        self.quantizer = WeightQuantizer(weight, bits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., channels)."""
-        return F.linear(x, self.quantizer(self.weight), self.bias)
-
-    def fixed(self) -> QuantizedLinear:
-        """The same layer, its weights integers as they are and never trained."""
-        self.quantizer.step.data.fill_(1.0)
-        return self.requires_grad_(False)
-
-
-class QuantizedConv(QuantizedLinear):
-    """Convolution on fake-quantized weights, one step an output channel.
-
-    Args:
-        weight: (channels, inputs / groups, height, width).
-        stride, pad: along height and width.
-    """
-
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor,
-        bits: int,
-        window: tuple[tuple[int, int], tuple[int, int]],
-        groups: int,
-    ) -> None:
-        nn.Module.__init__(self)
-        self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
-        self.quantizer = WeightQuantizer(weight.flatten(1), bits)
-        self.window, self.groups = window, groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, inputs, height, width) -> (batch, channels, height, width)."""
-        weight = self.quantizer(self.weight.flatten(1)).view_as(self.weight)
-        return F.conv2d(x, weight, self.bias, *self.window, groups=self.groups)
-
-
-class QuantizedAttention(nn.Module):
-    """Attention whose scores and probabilities are fake-quantized.
-
-    Queries arrive scaled. Scores are integers in units of their scale; a padded key's score is the
-    least integer; probabilities are unsigned with scale 1 / levels.
-
-    Args:
-        bits: of the scores, and of the probabilities.
-        share_levels: units that make 1 in probabilities of 8 bits (see `Profile.softmax_levels`); those of
-            fewer bits have as many times fewer.
-    """
-
-    def __init__(
-        self,
-        heads: int,
-        scale: float,
-        bits: tuple[int, int],
-        bias: Tensor | None,
-        *,
-        causal: bool = False,
-        share_levels: int = 2**STORED_BITS - 1,
-    ) -> None:
-        super().__init__()
-        self.heads, self.scale, self.causal = heads, scale, causal
-        scores, self.share_bits = bits
-        self.scores = ActivationQuantizer(scores, signed=True, least=MASK_DISTANCE / 2 ** (scores - 1))
-        self.levels = share_levels >> (STORED_BITS - self.share_bits)
-        self.bias = None if bias is None else nn.Parameter(bias.clone())
-        self.calibrating = False
-        self.sample: list[Tensor] = []
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(batch, sequence, features) each, mask int64 (batch, sequence) -> (batch, sequence, features)."""
-        scores = split_heads(query, self.heads) @ split_heads(key, self.heads).transpose(-1, -2)
-        scores = scores.float() * self.scale
-        if self.bias is not None:
-            scores = scores + self.bias[:, : scores.shape[-1], : scores.shape[-1]]
-        keep = seen_keys(scores, mask, causal=self.causal)
-        if self.calibrating:
-            self.sample.append(sample_of(scores if keep is None else scores[keep.expand_as(scores)]))
-            if keep is not None:
-                scores = scores.masked_fill(~keep, MASKED)
-            probabilities = torch.softmax(scores, -1)
-        else:
-            scores = self.scores(scores)
-            if keep is not None:
-                scores = torch.where(keep, scores, self.scores.low * self.scores.scale)
-            probabilities = torch.softmax(scores, -1)
-            integers = (probabilities * self.levels).round_().clamp_(max=2**self.share_bits - 1)
-            rounded = integers.div_(self.levels)
-            probabilities = probabilities + (rounded - probabilities).detach()
-        return merge_heads(probabilities.to(value.dtype) @ split_heads(value, self.heads))
-
-
-class QuantizedTableAdd(nn.Module):
-    """Adds a constant table (positions) that is fake-quantized with one scale."""
-
-    def __init__(self, table: Tensor, bits: int) -> None:
-        super().__init__()
-        self.table = nn.Parameter(table.clone())
-        self.quantizer = ActivationQuantizer(bits, signed=True)
-        self.quantizer.calibrate(sample_of(table))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, sequence, features) -> the same."""
-        rows: Tensor = self.quantizer(self.table[: x.shape[1]])
-        return x + rows
-
-
-class QuantizedCodes(nn.Module):
-    """Code embedding: the sum of one row from each of a few books, named by the token's codes.
-
-    Args:
-        codes: int64 (vocabulary, digits), each in [0, depth).
-        books: float32 (digits, depth, features).
-        bits: width of the books' integers.
-    """
-
-    def __init__(self, codes: Tensor, books: Tensor, bits: int) -> None:
-        super().__init__()
-        self.codes: Tensor
-        self.register_buffer("codes", codes)
-        self.books = nn.Parameter(books.clone())
-        self.quantizer = WeightQuantizer(self.matrix(), bits)
-
-    def matrix(self) -> Tensor:
-        """The books as one layer over concatenated one-hot codes: (features, digits * depth)."""
-        return self.books.flatten(0, 1).T
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """int64 (batch, sequence) -> (batch, sequence, features)."""
-        depth = self.books.shape[1]
-        rows = self.codes[ids] + torch.arange(self.codes.shape[1], device=ids.device) * depth
-        return F.embedding(rows, self.quantizer(self.matrix()).T).sum(-2)
 
 
 class QuantizedStudent(NetworkModule):

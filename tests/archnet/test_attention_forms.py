@@ -30,12 +30,8 @@ from archnet.graph import Node, QuantizedGraph, TensorSpec
 from archnet.graph_check import validate_graph
 from archnet.network import Network
 from archnet.operators import Op
-from archnet.quantized_student import (
-    QuantizedAttention,
-    QuantizedStudent,
-    channel_statistics,
-    with_share_levels,
-)
+from archnet.quantized_layers import QuantizedAttention
+from archnet.quantized_student import QuantizedStudent, channel_statistics, with_share_levels
 from archnet.reference import execute, run_node
 from archnet.rewrite import materialize, rewrite, token_statistics
 from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax

@@ -13,7 +13,7 @@ from archnet.converters.fold import Affine
 from archnet.distill import OUTPUT_WEIGHT, Objective, Schedule, make_optimizer, objective_for, train
 from archnet.engine import StageContext
 from archnet.executor import NetworkModule
-from archnet.quantized_student import QuantizedLinear
+from archnet.quantized_layers import QuantizedLinear
 from archnet.rewrite import rewrite, token_statistics
 from tests.small_encoder import captured_encoder, padded_batch
 

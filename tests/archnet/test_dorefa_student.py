@@ -20,7 +20,8 @@ from archnet.freeze import freeze
 from archnet.graph_check import validate_graph
 from archnet.operators import Op
 from archnet.quantize import Phase, first_start, next_start, train_phase
-from archnet.quantized_student import QuantizedConv, QuantizedLinear, QuantizedStudent
+from archnet.quantized_layers import QuantizedConv, QuantizedLinear
+from archnet.quantized_student import QuantizedStudent
 from tests.archnet.test_distill import Batches, Context
 from tests.archnet.test_freeze import most_off, prepared, run_site
 from tests.image_graphs import folded_model, images

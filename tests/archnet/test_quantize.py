@@ -29,7 +29,8 @@ from archnet.quantize import (
     train_phase,
     trained_student,
 )
-from archnet.quantized_student import QuantizedLinear, QuantizedStudent, linear_means
+from archnet.quantized_layers import QuantizedLinear
+from archnet.quantized_student import QuantizedStudent, linear_means
 from tests.archnet.test_distill import Batches, Context
 from tests.archnet.test_freeze import prepared
 from tests.small_encoder import padded_batch
