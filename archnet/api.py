@@ -57,6 +57,7 @@ def convert(
     periods: str = "all",
     block_decay: float = 1.0,
     adaptation: str = "none",
+    sequences: str = "beams",
     events: EventSink | None = None,
 ) -> Path:
     """Convert a trained text encoder, encoder-decoder or image classifier into integers for a target.
@@ -77,8 +78,7 @@ def convert(
         tokenizer: for a model that comes without one.
         reuse: a finished build of the same model, data and settings but for bits, target, embedding and
             quantizer: its distillation is taken instead of done again.
-        quantizer, periods, block_decay, adaptation: parts of the paper's method (see
-            `archnet.method.Method`).
+        quantizer, periods, block_decay, adaptation, sequences: how it learns (see `archnet.method.Method`).
         events: told of progress.
 
     Returns:
@@ -93,7 +93,7 @@ def convert(
     attends = profile.choose_attention(attention)
     settings = ConvertSettings(
         profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256(), attends, max_drop,
-        Method(quantizer, periods, block_decay, adaptation),
+        Method(quantizer, periods, block_decay, adaptation, sequences),
     )  # fmt: skip
     BuildDir.check_place(Path(out))
     if reuse is not None:

@@ -101,7 +101,7 @@ def _save_sentences(job: Job, build: BuildDir) -> None:
     batch = job.batches.calibration(1)[0]
     path = build.path / "calibration.npz"
     with atomic.replacing(path) as temporary, temporary.open("wb") as file:
-        arrays: dict[str, Any] = {name: value[:SAVED_SENTENCES].numpy() for name, value in batch.items()}
+        arrays: dict[str, Any] = {name: batch[name][:SAVED_SENTENCES].numpy() for name in job.teacher.inputs}
         np.savez(file, **arrays)
 
 

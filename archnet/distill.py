@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archnet.adaptation import Adaptations
+from archnet.calibration.pair_batches import NEXT_IDS, UNKNOWN
 from archnet.checkpoint import pack, unpack
 from archnet.converters.fold import Affine
 from archnet.engine import StageContext
@@ -34,6 +35,9 @@ from archnet.valid import MASKS, mask_of, row_masks, valid_rows
 
 OUTPUT_WEIGHT = 10.0
 """Weight of the outputs' cosine distance against the states' relative error; chosen by docs/results.md."""
+
+WORDS_WEIGHT = 0.5
+"""Weight of the cross-entropy of the words that the teacher chose, where batches tell them."""
 
 GRADIENT_NORM = 1.0
 STEP_SIZE_RATE = 0.1
@@ -167,6 +171,9 @@ class Objective:
             wanted = valid_rows(teacher[name].float(), mask)
             got = valid_rows(affine.apply(student[affine.carrier].float()), mask)
             total = total + divergence(wanted, got)
+            if NEXT_IDS in batch:
+                words = batch[NEXT_IDS] if mask is None else batch[NEXT_IDS][mask.bool()]
+                total = total + WORDS_WEIGHT * F.cross_entropy(got, words.flatten(), ignore_index=UNKNOWN)
         return total
 
     def _state(self, name: str, carrier: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:

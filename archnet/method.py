@@ -16,6 +16,7 @@ from archnet.errors import ArchNetError, nearest
 QUANTIZERS = ("lsq", "dorefa")
 PERIODS = ("all", "blocks")
 ADAPTATIONS = ("none", "residual", "teacher-attention")
+SEQUENCES = ("beams", "greedy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,10 @@ class Method:
         adaptation: "none" compares states as they are; "residual" through Residual Feature Adaptation,
             "teacher-attention" through one that weighs channels by the teacher's state
             (`archnet/adaptation.py`).
+        sequences: of encoder-decoders: "beams" lets the decoder read what the teacher's beam search
+            translates, whose words count as right beside the teacher's distribution (sequence-level and
+            word-level knowledge distillation, arXiv 1606.07947, sections 3.1 and 3.2); "greedy" lets it read
+            the teacher's greedy translations and compares distributions alone.
 
     Raises:
         ArchNetError: a value is out of range; known names are suggested.
@@ -40,12 +45,14 @@ class Method:
     periods: str = PERIODS[0]
     block_decay: float = 1.0
     adaptation: str = ADAPTATIONS[0]
+    sequences: str = SEQUENCES[0]
 
     def __post_init__(self) -> None:
         for option, value, known in (
             ("--quantizer", self.quantizer, QUANTIZERS),
             ("--periods", self.periods, PERIODS),
             ("--adaptation", self.adaptation, ADAPTATIONS),
+            ("--sequences", self.sequences, SEQUENCES),
         ):
             if value not in known:
                 raise ArchNetError(
@@ -79,4 +86,5 @@ class Method:
             periods=str(value.get("periods", default.periods)),
             block_decay=float(value.get("block_decay", default.block_decay)),
             adaptation=str(value.get("adaptation", default.adaptation)),
+            sequences=str(value.get("sequences", default.sequences)),
         )

@@ -45,7 +45,8 @@ def generate(
     """Translate a batch.
 
     Args:
-        input_ids: int64 (batch, source tokens), padded on the right.
+        input_ids: int64 (batch, source tokens), padded on the right; its device is the search's, and the
+            stepper's logits must come there.
         attention_mask: the same shape.
         max_length: greatest number of tokens of a result, its first one included.
         num_beams: 1 searches greedily.
@@ -55,10 +56,11 @@ def generate(
         int64 (batch, longest): the start token, the translation and its end, then padding.
     """
     stepper.start(input_ids, attention_mask, beams=num_beams, max_length=max_length)
-    if num_beams == 1:
-        return _greedy(stepper, len(input_ids), settings, max_length)
-    search = _BeamSearch(settings, len(input_ids), num_beams, max_length, length_penalty)
-    return search.run(stepper)
+    with input_ids.device:  # where candidates are kept
+        if num_beams == 1:
+            return _greedy(stepper, len(input_ids), settings, max_length)
+        search = _BeamSearch(settings, len(input_ids), num_beams, max_length, length_penalty)
+        return search.run(stepper)
 
 
 def _allowed(scores: Tensor, settings: GenerationSettings, length: int, max_length: int) -> Tensor:

@@ -44,6 +44,9 @@ from archnet.translations import load_translations, save_translations, translate
 
 CHOICE_BATCHES = 2
 
+BEAMS = 4
+"""Of the teacher's search, where the student learns its words."""
+
 
 def with_translations(job: Job, engine: Engine) -> Job:
     """The same job with sources and the teacher's translations of them as its batches."""
@@ -55,6 +58,7 @@ def with_translations(job: Job, engine: Engine) -> Job:
         lambda context: translate_sources(
             context, job.teacher, sources.rows(), settings,
             pad_id=sources.pad_id, max_length=job.settings.seq_len,
+            beams=BEAMS if job.settings.method.sequences == "beams" else 1,
         ),
         save_translations,
         load_translations,
@@ -64,6 +68,7 @@ def with_translations(job: Job, engine: Engine) -> Job:
         sources.rows(),
         rows,
         pad_ids=(sources.pad_id, settings.pad),
+        end=settings.ends[0] if job.settings.method.sequences == "beams" else None,
         max_length=job.settings.seq_len,
         batch_size=job.preset.batch_size,
         seed=job.settings.seed,

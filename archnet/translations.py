@@ -1,6 +1,6 @@
 """The data of an encoder-decoder's distillation: the teacher's own translations of unlabelled sources.
 
-Greedy, in float, with the keys and values of earlier tokens kept; sentences of like length together.
+In float, with the keys and values of earlier tokens kept; sentences of like length together.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def translate_sources(
     *,
     pad_id: int,
     max_length: int,
+    beams: int = 1,
 ) -> Rows:
     """What the decoder reads for each source: its first token and the translation without its end.
 
@@ -48,6 +49,7 @@ def translate_sources(
         sources: ids of each.
         pad_id: of the sources' padding.
         max_length: most tokens of a result.
+        beams: 1 searches greedily; the length penalty is that of `settings`.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     decoder = IncrementalDecoder(NetworkModule(teacher).eval().requires_grad_(False).to(device))
@@ -58,7 +60,10 @@ def translate_sources(
     for begin in range(len(done), len(order), SENTENCES):
         chosen = [sources[i] for i in order[begin : begin + SENTENCES]]
         ids, mask = pad_rows(chosen, max(map(len, chosen)), pad_id)
-        found = generate(decoder, ids.to(device), mask.to(device), settings, max_length=max_length)
+        found = generate(
+            decoder, ids.to(device), mask.to(device), settings,
+            max_length=max_length, num_beams=beams, length_penalty=settings.length_penalty,
+        )  # fmt: skip
         done += [_without_end(row, settings) for row in found.cpu().numpy()]
         tokens += sum(len(row) for row in done[begin:])
         speed = tokens / max(1e-6, time.monotonic() - since)

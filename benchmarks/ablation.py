@@ -65,7 +65,8 @@ VARIANTS = (
     Variant("decay", "losses of earlier blocks times 0.8^k", Method(block_decay=0.8)),
     Variant("residual", "Residual Feature Adaptation", Method(adaptation="residual")),
     Variant("attention", "the same with Teacher Attention", Method(adaptation="teacher-attention")),
-    Variant("paper", "all of these", Method("dorefa", "blocks", 0.8, "teacher-attention")),
+    Variant("greedy", "translation: no words, greedy sequences", Method(sequences="greedy")),
+    Variant("paper", "all of the paper's", Method("dorefa", "blocks", 0.8, "teacher-attention")),
 )
 
 
@@ -209,6 +210,7 @@ def made(
             periods=method.periods,
             block_decay=method.block_decay,
             adaptation=method.adaptation,
+            sequences=method.sequences,
             events=events,
         )
 

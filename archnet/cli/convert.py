@@ -133,6 +133,7 @@ def convert(
     periods: str,
     block_decay: float,
     adaptation: str,
+    sequences: str,
     json_log: Path | None,
 ) -> None:
     """Convert MODEL for a target, without labels, and write a build folder.
@@ -152,7 +153,7 @@ def convert(
     asked = ConvertSettings(
         target, width, preset, seq_len, seed, embedding or profile.embedding_forms[0],
         attention=attention or profile.attention_forms[0], max_drop=max_drop,
-        method=Method(quantizer, periods, block_decay, adaptation),
+        method=Method(quantizer, periods, block_decay, adaptation, sequences),
     )  # fmt: skip
     profile.choose_embedding(embedding)
     profile.choose_attention(attention)
@@ -178,6 +179,7 @@ def convert(
             periods=periods,
             block_decay=block_decay,
             adaptation=adaptation,
+            sequences=sequences,
             events=events,
         )
     _tell_end(folder)

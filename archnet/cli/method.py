@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from archnet.cli.completions import complete_from
-from archnet.method import ADAPTATIONS, PERIODS, QUANTIZERS, Method
+from archnet.method import ADAPTATIONS, PERIODS, QUANTIZERS, SEQUENCES, Method
 
 SECTION = "How it learns (parts of the method of arXiv 2111.01135)"
 
@@ -42,6 +42,15 @@ _OPTIONS = (
         shell_complete=complete_from(ADAPTATIONS),
         help="Compare states as they are, or through Residual Feature Adaptation, or one in which "
         "the teacher weighs the channels.",
+    ),
+    click.option(
+        "--sequences",
+        default=_DEFAULT.sequences,
+        show_default=True,
+        metavar="|".join(SEQUENCES),
+        shell_complete=complete_from(SEQUENCES),
+        help="Translation models: learn the words of the teacher's beam search, or only its "
+        "distributions along its greedy translations.",
     ),
 )
 NAMES = tuple(_DEFAULT.to_json())

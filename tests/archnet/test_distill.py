@@ -9,8 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from archnet.calibration.pair_batches import NEXT_IDS, UNKNOWN
 from archnet.converters.fold import Affine
-from archnet.distill import OUTPUT_WEIGHT, Objective, Schedule, make_optimizer, objective_for, train
+from archnet.distill import (
+    OUTPUT_WEIGHT,
+    WORDS_WEIGHT,
+    Objective,
+    Schedule,
+    make_optimizer,
+    objective_for,
+    train,
+)
 from archnet.engine import StageContext
 from archnet.executor import NetworkModule
 from archnet.quantized_layers import QuantizedLinear
@@ -67,6 +76,18 @@ def test_logits_are_compared_as_distributions() -> None:
         got[rows].log_softmax(-1), wanted[rows].log_softmax(-1), log_target=True, reduction="batchmean"
     )
     torch.testing.assert_close(loss, formula)
+
+
+def test_words_that_the_teacher_chose_count_as_right() -> None:
+    generator = torch.Generator().manual_seed(3)
+    wanted, got = (torch.randn(2, 3, 7, generator=generator) for _ in range(2))
+    batch = {"decoder_attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}
+    objective = Objective({}, {}, {"l": "decoder_attention_mask"}, {"l": Affine("m")})
+    alone = objective.loss({"l": wanted}, {"m": got}, batch)
+    words = torch.tensor([[4, 0, UNKNOWN], [2, 6, UNKNOWN]])  # padding, and a word that is not known
+    both = objective.loss({"l": wanted}, {"m": got}, {**batch, NEXT_IDS: words})
+    chosen = got.log_softmax(-1)[[0, 0, 1, 1], [0, 1, 0, 1], [4, 0, 2, 6]]
+    torch.testing.assert_close(both - alone, WORDS_WEIGHT * -chosen.mean())
 
 
 def test_quantizer_steps_learn_more_slowly() -> None:

@@ -11,7 +11,7 @@ from archnet.errors import ArchNetError
 from archnet.method import Method
 
 SETTINGS = ConvertSettings("archnet", Bits(8, 8), "fast", 64, 7, "one-hot")
-PAPER = Method("dorefa", "blocks", 0.8, "teacher-attention")
+PAPER = Method("dorefa", "blocks", 0.8, "teacher-attention", "greedy")
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,7 @@ PAPER = Method("dorefa", "blocks", 0.8, "teacher-attention")
             "--adaptation 'teacher' does not exist",
             "did you mean 'teacher-attention'",
         ),
+        ("sequences", "beam", "--sequences 'beam' does not exist", "did you mean 'beams'? known: "),
         ("block_decay", 0.0, "--block-decay 0 is out of range", "give a number above 0 and up to 1"),
         ("block_decay", 1.01, "--block-decay 1.01 is out of range", "the paper's is 0.8"),
         ("block_decay", float("nan"), "--block-decay nan is out of range", ""),
@@ -46,6 +47,7 @@ def test_settings_record_what_is_not_the_default() -> None:
         "periods": "blocks",
         "block_decay": 0.8,
         "adaptation": "teacher-attention",
+        "sequences": "greedy",
     }
     assert ConvertSettings.from_json(value) == paper
     some = replace(SETTINGS, method=Method(periods="blocks"))
@@ -70,5 +72,6 @@ def test_every_difference_is_named() -> None:
         "periods: all -> blocks",
         "block_decay: 1.0 -> 0.8",
         "adaptation: none -> teacher-attention",
+        "sequences: beams -> greedy",
     ]
     assert changed.differences(changed) == []

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from archnet import translations
-from archnet.calibration.pair_batches import PairBatches
+from archnet.calibration.pair_batches import NEXT_IDS, UNKNOWN, PairBatches
 from archnet.engine import StageContext
 from archnet.sources.translation import generation_settings
 from archnet.translations import load_translations, save_translations, translate_sources
@@ -47,19 +47,22 @@ def sources() -> list[np.ndarray[Any, np.dtype[np.int32]]]:
     return [rng.integers(5, 90, int(n)).astype(np.int32) for n in rng.integers(2, 10, 11)]
 
 
-def translated(context: Kept) -> translations.Rows:
+def translated(context: Kept, beams: int = 1) -> translations.Rows:
     settings, _ = generation_settings(make_translation_model(layers=1, end_bias=2.0), "tiny")
     return translate_sources(
         cast(StageContext, context), captured_translation(), sources(), settings,
-        pad_id=PAD, max_length=LENGTH,
+        pad_id=PAD, max_length=LENGTH, beams=beams,
     )  # fmt: skip
 
 
-def test_translations_are_those_of_transformers() -> None:
+@pytest.mark.parametrize("beams", [1, 4])
+def test_translations_are_those_of_transformers(beams: int) -> None:
     model: Any = make_translation_model(layers=1, end_bias=2.0)
-    for source, row in zip(sources(), translated(Kept()), strict=True):
+    for source, row in zip(sources(), translated(Kept(), beams), strict=True):
         ids = torch.from_numpy(source.astype(np.int64))[None]
-        wanted = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_length=LENGTH)[0]
+        wanted = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_length=LENGTH, num_beams=beams
+        )[0]
         kept = wanted[:-1] if int(wanted[-1]) == 2 else wanted
         assert row.tolist() == kept.tolist()
 
@@ -101,3 +104,16 @@ def test_pairs_are_padded_to_the_longer_side() -> None:
             assert made[index].tolist() == target.tolist()
             seen.add(index)
     assert seen == set(range(len(given)))
+
+
+def test_pairs_tell_what_follows_each_token() -> None:
+    given = [np.array([5, 6, 2], np.int32), np.array([7, 2], np.int32)]
+    made = [np.array([0, 8, 9], np.int32), np.arange(10, 16, dtype=np.int32)]  # the second one was cut
+    batches = PairBatches(
+        given, made, pad_ids=(PAD, PAD), end=2, max_length=6, batch_size=2, seed=0, buckets=(6,)
+    )
+    batch = batches.batch(0)
+    rows = {int(ids[0]): following.tolist() for ids, following in zip(
+        batch["decoder_input_ids"], batch[NEXT_IDS], strict=True)}  # fmt: skip
+    unknown = [UNKNOWN] * 3
+    assert rows == {0: [8, 9, 2, *unknown], 10: [11, 12, 13, 14, 15, UNKNOWN]}
