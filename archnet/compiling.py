@@ -10,7 +10,7 @@ from pathlib import Path
 from archnet.atomic import TEMPORARY_MARK, disk_errors, remove_tree, write_json
 from archnet.build import BuildDir
 from archnet.errors import ArchNetError
-from archnet.parts import is_translation
+from archnet.parts import ENCODER, chip_part
 from archnet.results import merge_metrics, read_metrics
 from archnet.routes import CompileJob, compile_by_route
 from archnet.storage import load_graph
@@ -20,10 +20,11 @@ from archnet.targets.toolchain import find_toolchain
 COMPILE_SECONDS = 1800.0
 
 
-def write_tflite(build_dir: Path, path: Path, sequence: int | None = None) -> int | None:
-    """Write the network of a build folder as a TFLite file.
+def write_tflite(folder: Path, path: Path, sequence: int | None = None) -> int | None:
+    """Write a network as a TFLite file.
 
     Args:
+        folder: of the network: a build's, or the encoder's in it.
         sequence: its sequence length; the network's greatest when None.
 
     Returns:
@@ -39,15 +40,10 @@ def write_tflite(build_dir: Path, path: Path, sequence: int | None = None) -> in
         raise ArchNetError(
             f"writing TFLite needs ai-edge-litert ({error})", fix="pip install 'archnet[ethos]'"
         ) from error
-    if is_translation(build_dir):
-        raise ArchNetError(
-            f"{build_dir} translates: TFLite files are written for text encoders and image classifiers",
-            fix="export --format onnx or tvm",
-        )
-    graph = load_graph(build_dir / "graph")
+    graph = load_graph(folder / "graph")
     reads_tokens = any("sequence" in spec.shape for spec in graph.inputs)
     if sequence is not None and not reads_tokens:
-        raise ArchNetError(f"{build_dir} reads no tokens, so it has no --seq-len", fix="leave it out")
+        raise ArchNetError(f"{folder} reads no tokens, so it has no --seq-len", fix="leave it out")
     model = export_tflite(graph, path, sequence)
     return model.sequence if reads_tokens else None
 
@@ -57,6 +53,7 @@ def compile_for(
 ) -> CompileSummary:
     """Compile the network of a finished build for a chip, and record what that gave.
 
+    Of a translation model the encoder is compiled, and DIR is its folder in the build.
     DIR/compiled/TARGET gets what the compiler read, what it made and summary.json, all or nothing; the
     compiler's log is DIR/compiled/TARGET.log. metrics.json keeps the figures under `compiled`.
 
@@ -73,7 +70,8 @@ def compile_for(
     if chip.toolchain is not None:
         find_toolchain(chip.toolchain).require()
     build = BuildDir.open_finished(build_dir)
-    base = build.path / "compiled"
+    part = chip_part(build.path)
+    base = build.path / part / "compiled"
     final, work = base / target, base / f".{target}.{os.getpid()}{TEMPORARY_MARK}"
     log = base / f"{target}.log"
     try:
@@ -86,6 +84,9 @@ def compile_for(
                 f"{summary.tool} leaves {named} on the CPU of {target} (its log: {log})",
                 fix=_fix(build, chip),
             )
+        if part == ENCODER:
+            said = f"the encoder, whose decoder stays on the host; {summary.configuration}".rstrip("; ")
+            summary = dataclasses.replace(summary, configuration=said)
         record = dataclasses.asdict(summary)
         write_json(work / "summary.json", record)
         with disk_errors(final):

@@ -26,6 +26,14 @@ def is_translation(folder: Path) -> bool:
     return (folder / DECODER).is_dir()
 
 
+def chip_part(folder: Path) -> str:
+    """The part of a build that chips compile: all, or the encoder of a translation model.
+
+    The decoder takes a step a token, with caches that the host moves, and stays there.
+    """
+    return ENCODER if is_translation(folder) else ""
+
+
 def save_parts(parts: Mapping[str, QuantizedGraph], folder: Path) -> None:
     """Write every network under the folder, a single one into it."""
     from archnet.storage import save_graph

@@ -29,6 +29,7 @@ from archnet.build import BuildDir
 from archnet.compiling import compile_for
 from archnet.errors import ArchNetError
 from archnet.metrics import cosine
+from archnet.parts import chip_part
 from archnet.storage import load_graph
 from archnet.targets.chips import CHIPS, Chip, CompileSummary, find_chip
 from archnet.targets.toolchain import find_toolchain
@@ -86,7 +87,9 @@ def open_compiled(build: Path, chip: Chip) -> Backend | None:
 
 def samples(build: Path, count: int, sequence: int | None) -> Json:
     """The first saved inputs of a build; sentences cut and padded to a length."""
-    given = {name: value[:count] for name, value in agreement_inputs(BuildDir.open_finished(build)).items()}
+    read = {spec.name for spec in load_graph(build / chip_part(build) / "graph").inputs}
+    saved = agreement_inputs(BuildDir.open_finished(build))
+    given = {name: value[:count] for name, value in saved.items() if name in read}
     if "pixel_values" in given or sequence is None:
         return given
     return {
@@ -95,9 +98,9 @@ def samples(build: Path, count: int, sequence: int | None) -> Json:
     }
 
 
-def agreement(backend: Backend, build: Path, inputs: Json) -> Json:
+def agreement(backend: Backend, network: Path, inputs: Json) -> Json:
     """How the outputs of the whole network compare with the reference executor's, and the time of one."""
-    reference = ReferenceBackend(load_graph(build / "graph"))
+    reference = ReferenceBackend(load_graph(network / "graph"))
     expected, found = _each(reference, inputs), _each(backend, inputs)
     elements = sum(value.size for value in expected.values())
     off = sum(
@@ -134,7 +137,8 @@ def one_row(build: Path, chip: Chip, sequence: int | None, count: int, seconds: 
     row: Json = {"build": build.name, "chip": chip.name, "toolchain": chip.toolchain}
     if chip.toolchain is not None and find_toolchain(chip.toolchain).installed() is None:
         return {**row, "status": "missing", "said": f"archnet targets install {chip.toolchain}"}
-    graph = load_graph(build / "graph")
+    network = build / chip_part(build)
+    graph = load_graph(network / "graph")
     tokens = any("sequence" in spec.shape for spec in graph.inputs)
     length = min(sequence, graph.max_sequence) if tokens and sequence is not None else None
     try:
@@ -143,10 +147,10 @@ def one_row(build: Path, chip: Chip, sequence: int | None, count: int, seconds: 
         return {**row, "status": "refused", "said": error.problem}
     row |= {"status": "compiled", "summary": dataclasses.asdict(summary), "agreement": None, "said": ""}
     try:
-        backend = open_compiled(build, chip)
+        backend = open_compiled(network, chip)
         if backend is None:
             return {**row, "said": "nothing here runs it"}
-        return {**row, "agreement": agreement(backend, build, samples(build, count, length))}
+        return {**row, "agreement": agreement(backend, network, samples(build, count, length))}
     except ArchNetError as error:
         return {**row, "said": error.problem}
 
@@ -155,7 +159,7 @@ def fill(builds: Sequence[Path], chips: Sequence[Chip], out: Path, options: argp
     """Make the rows that are missing, and keep each at once."""
     table: Json = dict(read_json(out)) if out.is_file() else {}
     for build in builds:
-        network = sha256_file(build / "graph" / "graph.safetensors")[:16]
+        network = sha256_file(build / chip_part(build) / "graph" / "graph.safetensors")[:16]
         for chip in chips:
             tool = find_toolchain(chip.toolchain).tool if chip.toolchain else "-"
             key = f"{build.name} {network} {chip.name} {tool} {options.seq_len} {options.samples}"
@@ -210,7 +214,8 @@ def _close(row: Json) -> str:
     if not found["differing"]:
         return f"0 of {found['elements']:,}"
     share = 100 * found["differing"] / found["elements"]
-    return f"{share:.2g}%, by {found['largest_difference']:.2g}; cosine {found['cosine']:.6f}"
+    shown = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
+    return f"{shown}%, by {found['largest_difference']:.2g}; cosine {found['cosine']:.6f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -85,11 +85,11 @@ def export(
         )
     quiet_libraries()
     from archnet.build import BuildDir
-    from archnet.parts import part_names
+    from archnet.parts import chip_part, part_names
     from archnet.storage import load_graph
 
     build = BuildDir.open_finished(folder)
-    names = part_names(build.path)
+    names = (chip_part(build.path),) if form == "tflite" else part_names(build.path)
     if out is not None and len(names) > 1:
         raise ArchNetError(
             f"{folder} holds {len(names)} networks ({', '.join(names)}), which one --out cannot name",
@@ -107,7 +107,7 @@ def export(
             from archnet.compiling import write_tflite
 
             path = out or place / "tflite" / "model.tflite"
-            write_tflite(build.path, path, seq_len)
+            write_tflite(place, path, seq_len)
         else:
             from archnet.export.tvm import compile_tvm, folder_name
 

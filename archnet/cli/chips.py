@@ -50,7 +50,8 @@ def complete_chips(context: click.Context, option: click.Parameter, incomplete: 
 def compile_command(folder: Path, target: str, seq_len: int | None, time_limit: float, as_json: bool) -> None:
     """Compile the network in DIR for a chip into DIR/compiled/NAME.
 
-    Every operator must run on the chip: one that the compiler leaves to the CPU is an error that names it.
+    Of a translation model that is the encoder, in DIR/encoder; the decoder stays on the host. Every
+    operator must run on the chip: one that the compiler leaves to the CPU is an error that names it.
     """
     if not time_limit > 0:
         raise ArchNetError(f"--time-limit {time_limit:g} is no number of seconds", fix="give a positive one")
@@ -64,9 +65,10 @@ def compile_command(folder: Path, target: str, seq_len: int | None, time_limit: 
         print_json(dataclasses.asdict(summary))
         return
     from archnet.cli.tables import compiled_table
+    from archnet.parts import chip_part
 
     terminal().print(compiled_table(summary))
-    click.echo(str(folder / "compiled" / target))
+    click.echo(str(folder / chip_part(folder) / "compiled" / target))
 
 
 @targets.command(

@@ -13,7 +13,7 @@ from pathlib import Path
 from archnet.build import BuildDir
 from archnet.errors import ArchNetError
 from archnet.graph import QuantizedGraph
-from archnet.parts import is_translation
+from archnet.parts import chip_part
 from archnet.storage import load_graph
 from archnet.targets.chips import Chip, CompileSummary
 
@@ -38,6 +38,11 @@ class CompileJob:
     seconds: float
     sequence: int | None
 
+    @property
+    def network(self) -> Path:
+        """The folder of the network that is compiled, the build's or its encoder's."""
+        return self.build.path / chip_part(self.build.path)
+
 
 def compile_by_route(job: CompileJob) -> CompileSummary:
     """Compile by the chip's route.
@@ -50,21 +55,15 @@ def compile_by_route(job: CompileJob) -> CompileSummary:
     return summary
 
 
-def whole_network(job: CompileJob) -> QuantizedGraph:
-    """The integer network of the job's build.
+def network_of(job: CompileJob) -> QuantizedGraph:
+    """The integer network that a job is about.
 
     Raises:
-        ArchNetError: it translates, or a length was given for a network without one.
+        ArchNetError: a length was given for a network without one.
     """
-    build = job.build.path
-    if is_translation(build):
-        raise ArchNetError(
-            f"{build} translates: {job.chip.name} gets text encoders and image classifiers",
-            fix="export --format onnx or tvm",
-        )
-    graph = load_graph(build / "graph")
+    graph = load_graph(job.network / "graph")
     if job.sequence is not None and not reads_tokens(graph):
-        raise ArchNetError(f"{build} reads no tokens, so it has no --seq-len", fix="leave it out")
+        raise ArchNetError(f"{job.build.path} reads no tokens, so it has no --seq-len", fix="leave it out")
     return graph
 
 

@@ -13,6 +13,6 @@ from archnet.targets.vela import compile_vela
 def compile_chip(job: CompileJob) -> CompileSummary:
     """Write model.tflite and compile it (see `archnet.routes`)."""
     model = job.folder / "model.tflite"
-    sequence = write_tflite(job.build.path, model, job.sequence)
+    sequence = write_tflite(job.network, model, job.sequence)
     summary = compile_vela(model, job.folder, job.chip.name, log=job.log, seconds=job.seconds)
     return replace(summary, sequence=sequence)

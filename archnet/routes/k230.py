@@ -13,7 +13,7 @@ import numpy as np
 from archnet.atomic import disk_errors, remove_tree
 from archnet.backends.twin import numbered, twin_inputs
 from archnet.export.float_twin import export_float_twin
-from archnet.routes import CompileJob, reads_tokens, whole_network
+from archnet.routes import CompileJob, network_of, reads_tokens
 from archnet.targets.chips import CompileSummary
 from archnet.targets.nncase import read_placement
 from archnet.targets.toolchain import find_toolchain
@@ -30,11 +30,12 @@ CALIBRATION = 16
 
 def compile_chip(job: CompileJob) -> CompileSummary:
     """Write model.onnx and compile it into model.kmodel (see `archnet.routes`)."""
-    graph = whole_network(job)
+    graph = network_of(job)
     twin = export_float_twin(graph, job.folder / MODEL, job.sequence)
     samples = {
         name: values[:CALIBRATION, : twin.sequence] if values.ndim == 2 else values[:CALIBRATION]
         for name, values in agreement_inputs(job.build).items()
+        if name in {spec.name for spec in graph.inputs}
     }
     calibration, dump = job.folder / "calibration.npz", job.folder / "dump"
     with disk_errors(job.folder):

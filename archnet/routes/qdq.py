@@ -6,7 +6,7 @@ from pathlib import Path
 
 from archnet.export.qdq import QdqModel, export_qdq
 from archnet.export.qdq_state import QdqForm
-from archnet.routes import CompileJob, reads_tokens, whole_network
+from archnet.routes import CompileJob, network_of, reads_tokens
 
 
 def write_qdq(job: CompileJob, path: Path, form: QdqForm) -> tuple[QdqModel, int | None]:
@@ -18,6 +18,6 @@ def write_qdq(job: CompileJob, path: Path, form: QdqForm) -> tuple[QdqModel, int
     Raises:
         ArchNetError: the build has no QDQ form, or a sequence length was given for a network without one.
     """
-    graph = whole_network(job)
+    graph = network_of(job)
     model = export_qdq(graph, path, job.sequence, form=form)
     return model, model.sequence if reads_tokens(graph) else None

@@ -25,7 +25,7 @@ def compile_chip(job: CompileJob) -> CompileSummary:
     Raises:
         ArchNetError: activations have fewer than 8 bits, the network has no QDQ form, or QNN fails.
     """
-    for node in load_graph(job.build.graph_dir).nodes:
+    for node in load_graph(job.network / "graph").nodes:
         if node.op is Op.REQUANTIZE:
             raise ArchNetError(
                 f"{node.name} ({node.op}) is not exact on HTP: layers behind it were off by up to 11",

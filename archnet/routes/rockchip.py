@@ -6,7 +6,7 @@ from archnet.errors import ArchNetError
 from archnet.export.qdq import export_qdq
 from archnet.export.qdq_state import QdqForm
 from archnet.graph import QuantizedGraph
-from archnet.routes import CompileJob, reads_tokens, whole_network
+from archnet.routes import CompileJob, network_of, reads_tokens
 from archnet.targets.chips import CompileSummary
 from archnet.targets.rockchip import read_log
 from archnet.targets.toolchain import find_toolchain
@@ -22,7 +22,7 @@ FIX = "try another --target or --seq-len; report the log to the compiler's maker
 
 def compile_chip(job: CompileJob) -> CompileSummary:
     """Write model.onnx and compile it to model.rknn (see `archnet.routes`)."""
-    graph = whole_network(job)
+    graph = network_of(job)
     model = export_qdq(graph, job.folder / MODEL, job.sequence, form=FORM)
     toolchain = find_toolchain("rockchip")
     request = {

@@ -9,7 +9,7 @@ from archnet.atomic import disk_errors
 from archnet.backends.static_onnx import MODEL, StaticRuntime
 from archnet.export.onnx import StaticForm, build_static_onnx
 from archnet.graph import QuantizedGraph
-from archnet.routes import CompileJob, reads_tokens, whole_network
+from archnet.routes import CompileJob, network_of, reads_tokens
 
 
 def length(graph: QuantizedGraph, sequence: int | None) -> int | None:
@@ -21,7 +21,7 @@ def length(graph: QuantizedGraph, sequence: int | None) -> int | None:
 
 def write_static(job: CompileJob, form: StaticForm) -> tuple[QuantizedGraph, Path]:
     """The network, and the ONNX file of one size that is written of it."""
-    graph = whole_network(job)
+    graph = network_of(job)
     model = build_static_onnx(graph, form, job.sequence)
     path = job.folder / MODEL
     with disk_errors(path):

@@ -9,7 +9,7 @@ from typing import Any
 from archnet.atomic import read_json
 from archnet.errors import ArchNetError
 from archnet.export.tvm import LIBRARY
-from archnet.routes import CompileJob, whole_network
+from archnet.routes import CompileJob, network_of
 from archnet.routes.static_onnx import length
 from archnet.routes.tvm_process import C_SOURCE, SAID
 from archnet.targets.chips import CompileSummary
@@ -26,7 +26,7 @@ PROCESSORS = {
 
 def compile_chip(job: CompileJob) -> CompileSummary:
     """Write model.so and meta.json, or C files (see `archnet.routes`)."""
-    graph = whole_network(job)
+    graph = network_of(job)
     said = _run(job, PROCESSORS[job.chip.name])
     as_source = PROCESSORS[job.chip.name] == C_SOURCE
     if as_source:
@@ -58,7 +58,7 @@ def _run(job: CompileJob, processor: str) -> dict[str, Any]:
     if importlib.util.find_spec("tvm") is None:
         raise ArchNetError("TVM is not installed here", fix=fix)
     command = [
-        sys.executable, "-m", "archnet.routes.tvm_process", str((job.build.path / "graph").absolute()),
+        sys.executable, "-m", "archnet.routes.tvm_process", str((job.network / "graph").absolute()),
         str(job.folder.absolute()), processor, *([str(job.sequence)] if job.sequence is not None else []),
     ]  # fmt: skip
     run_tool(command, log=job.log, seconds=job.seconds, title="TVM", fix=fix)

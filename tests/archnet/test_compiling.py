@@ -21,7 +21,7 @@ from tests.graphs import tiny_encoder
 
 pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
 
-from archnet.compiling import compile_for, write_tflite
+from archnet.compiling import compile_for
 
 SUMMARY = """\
 system_config,memory_mode,inference_time,sram_memory_used,dram_memory_used,on_chip_flash_memory_used,\
@@ -129,19 +129,28 @@ def test_a_missing_toolchain_names_the_command_that_installs_it(build: Path) -> 
     assert caught.value.fix == "archnet targets install ethos-u"
 
 
-def test_unknown_targets_and_needless_lengths_are_refused(build: Path, tmp_path: Path) -> None:
+def test_unknown_targets_are_refused(build: Path) -> None:
     with pytest.raises(ArchNetError, match="'ethos-u99' cannot be compiled for") as caught:
         compile_for(build, "ethos-u99")
     assert "ethos-u85-256" in caught.value.fix
+
+
+def test_of_a_translation_model_the_encoder_is_compiled(build: Path) -> None:
+    (build / "encoder").mkdir()
     (build / "decoder").mkdir()
-    with pytest.raises(ArchNetError, match="translates: TFLite files are written for text encoders"):
-        write_tflite(build, tmp_path / "model.tflite")
+    (build / "graph").rename(build / "encoder" / "graph")
+    stand_in(GOOD.replace("CPUS", "0"))
+    summary = compile_for(build, "ethos-u55-128")
+    assert summary.configuration.startswith("the encoder, whose decoder stays on the host; Ethos_U55")
+    assert (build / "encoder" / "compiled" / "ethos-u55-128" / "model.tflite").is_file()
+    assert not (build / "compiled").exists()
+    compiled = read_metrics(build / "metrics.json")["compiled"]
+    assert compiled["ethos-u55-128"]["configuration"] == summary.configuration
 
 
 def test_a_conversion_says_when_its_target_gets_no_tflite_file(monkeypatch: pytest.MonkeyPatch) -> None:
     ethos, tvm = load_profile("ethos-u55"), load_profile("tvm")
-    assert missing_tflite(tvm, "text") is None
-    assert missing_tflite(ethos, "text") is None
-    assert "none of translation models" in (missing_tflite(ethos, "translation") or "")
+    assert missing_tflite(tvm) is None
+    assert missing_tflite(ethos) is None
     monkeypatch.setattr("archnet.artifacts._installed", lambda module: False)
-    assert "pip install 'archnet[ethos]'" in (missing_tflite(ethos, "image") or "")
+    assert "pip install 'archnet[ethos]'" in (missing_tflite(ethos) or "")

@@ -245,7 +245,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "--json-log",
             str(log),
         ),
-        *("--quantizer", "dorefa", "--block-decay", "0.5"),
+        *("--quantizer", "dorefa", "--block-decay", "0.5", "--sequences", "greedy"),
     )
     assert result.exit_code == 0, result.stderr
     assert calls == [
@@ -266,6 +266,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "periods": "all",
             "block_decay": 0.5,
             "adaptation": "none",
+            "sequences": "greedy",
         }
     ]
     lines = result.output.splitlines()

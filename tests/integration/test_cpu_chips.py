@@ -128,14 +128,23 @@ def test_onnxruntime_joins_every_product_and_writes_an_ort_file(tmp_path: Path) 
     assert "QLinearMatMul" in (folder / "compiled" / "onnxruntime.log").read_text()
 
 
-def test_compile_refuses_translation_models_and_needless_lengths(tmp_path: Path) -> None:
+def test_compile_refuses_needless_lengths(tmp_path: Path) -> None:
     folder = build_of(tmp_path / "build", image_graph("cnn", Bits(8, 8)))
     with pytest.raises(ArchNetError, match="reads no tokens, so it has no --seq-len"):
         compile_for(folder, "onnxruntime", sequence=4)
-    (folder / "decoder").mkdir()
-    with pytest.raises(ArchNetError, match="translates: onnxruntime gets text encoders"):
-        compile_for(folder, "onnxruntime")
     assert [p.name for p in (folder / "compiled").iterdir()] == []
+
+
+def test_of_a_translation_model_the_encoder_is_compiled(tmp_path: Path) -> None:
+    alone = build_of(tmp_path / "alone", text())
+    folder = build_of(tmp_path / "build", text())
+    (folder / "encoder").mkdir()
+    (folder / "decoder").mkdir()
+    (folder / "graph").rename(folder / "encoder" / "graph")
+    wanted, summary = (compile_for(f, "onnxruntime", sequence=SEQUENCE) for f in (alone, folder))
+    assert summary.native_operators == wanted.native_operators
+    place = Path("compiled") / "onnxruntime" / "model.onnx"
+    assert (folder / "encoder" / place).read_bytes() == (alone / place).read_bytes()
 
 
 @pytest.mark.parametrize(("target", "machine"), [("tvm-x86-64", 0x3E), ("tvm-riscv64", 0xF3)])
