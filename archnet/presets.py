@@ -9,7 +9,7 @@ from archnet.distill import Schedule
 
 WEIGHTS_BELOW_8 = (1.5, 2.5)
 ACTIVATIONS_BELOW_8 = (5.0, 2.5)
-WEIGHTS_BELOW_4 = (5.6, 10.0)
+WEIGHTS_BELOW_4 = (5.6, 5.0)
 """How much longer, and at how many times the rate, a width trains than 8 bits do."""
 
 
