@@ -22,7 +22,7 @@ from archnet.graph import QuantizedGraph
 from archnet.job import Job
 from archnet.network import census
 from archnet.network_storage import save_folded
-from archnet.parts import chip_part, part_names
+from archnet.parts import HOST_DECODER, chip_part, part_names
 from archnet.records import block_agreement, training_points
 from archnet.results import TrainingPoint, merge_metrics
 from archnet.storage import save_graph
@@ -59,7 +59,7 @@ def export_artifacts(
         for name, graph in parts.items():
             compile_tvm(graph, build.path / name / "tvm" / folder_name())
         done.append("tvm")
-    if "tflite" in job.profile.exports and missing_tflite(job.profile) is None:
+    if "tflite" in job.profile.exports and _installed("ai_edge_litert"):
         from archnet.compiling import write_tflite
 
         place = build.path / chip_part(build.path)
@@ -76,10 +76,16 @@ def missing_tvm(profile: Profile) -> str | None:
     return "TVM is not installed, so no TVM library is written (pip install 'archnet[tvm]'; archnet export)"
 
 
-def missing_tflite(profile: Profile) -> str | None:
-    """Why no TFLite file is written for a target that wants one; None when one is."""
-    if "tflite" not in profile.exports or _installed("ai_edge_litert"):
+def missing_tflite(profile: Profile, kind: str) -> str | None:
+    """What is missing of the TFLite file of a target that wants one; None when nothing is.
+
+    Args:
+        kind: of the model: "text", "image" or "translation".
+    """
+    if "tflite" not in profile.exports:
         return None
+    if _installed("ai_edge_litert"):
+        return f"the TFLite file is of {HOST_DECODER}" if kind == "translation" else None
     return "no TFLite file is written: it needs ai-edge-litert (pip install 'archnet[ethos]'; archnet export)"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from archnet.atomic import TEMPORARY_MARK, disk_errors, remove_tree, write_json
 from archnet.build import BuildDir
 from archnet.errors import ArchNetError
-from archnet.parts import ENCODER, chip_part
+from archnet.parts import ENCODER, HOST_DECODER, chip_part
 from archnet.results import merge_metrics, read_metrics
 from archnet.routes import CompileJob, compile_by_route
 from archnet.storage import load_graph
@@ -85,7 +85,7 @@ def compile_for(
                 fix=_fix(build, chip),
             )
         if part == ENCODER:
-            said = f"the encoder, whose decoder stays on the host; {summary.configuration}".rstrip("; ")
+            said = f"{HOST_DECODER}; {summary.configuration}".rstrip("; ")
             summary = dataclasses.replace(summary, configuration=said)
         record = dataclasses.asdict(summary)
         write_json(work / "summary.json", record)

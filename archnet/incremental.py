@@ -29,6 +29,8 @@ class IncrementalDecoder:
         self.memory: dict[str, Tensor] = {}
         self.caches: dict[str, tuple[Tensor, Tensor]] = {}
         self.position = 0
+        self.sentences = torch.zeros(0, dtype=torch.int64)
+        """Of each row, in which order its source was given."""
 
     @torch.no_grad()
     def start(self, input_ids: Tensor, attention_mask: Tensor, *, beams: int, max_length: int) -> None:
@@ -41,6 +43,7 @@ class IncrementalDecoder:
                 arguments = [values[name] for name in site.inputs]
                 values[site.name] = OPERATORS[site.op](self.module, site, *arguments)
         self.memory = {name: values[name].repeat_interleave(beams, 0) for name in self.given}
+        self.sentences = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(beams)
         self.caches, self.position, self.max_length = {}, 0, max_length
 
     @torch.no_grad()
@@ -75,5 +78,16 @@ class IncrementalDecoder:
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows."""
-        self.memory = {name: value[rows] for name, value in self.memory.items()}
-        self.caches = {name: (k[rows], v[rows]) for name, (k, v) in self.caches.items()}
+        sentences = self.sentences[rows]
+        if not torch.equal(sentences, self.sentences):  # beams of one sentence read the same memory
+            self.memory = {name: value[rows] for name, value in self.memory.items()}
+            self.sentences = sentences
+        self.caches = {
+            name: (self._taken(k, rows), self._taken(v, rows)) for name, (k, v) in self.caches.items()
+        }
+
+    def _taken(self, cache: Tensor, rows: Tensor) -> Tensor:
+        """Rows of a cache; what lies behind the position is not written yet, and is not copied."""
+        taken = cache.new_empty(len(rows), *cache.shape[1:])
+        taken[:, : self.position] = cache[:, : self.position][rows]
+        return taken

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 ENCODER, DECODER = "encoder", "decoder"
 
+HOST_DECODER = "the encoder, whose decoder stays on the host"
+"""What a chip gets of a translation model."""
+
 
 def part_names(folder: Path) -> tuple[str, ...]:
     """The parts of a build folder: "" alone, or ENCODER and DECODER."""

@@ -105,7 +105,7 @@ def run(
         with Engine(build, events, _expected(job), earlier=(PREPARE,)) as engine:
             if taken:
                 engine.note(f"taken from {reuse}: {', '.join(taken)}")
-            missing = (missing_tvm(job.profile), missing_tflite(job.profile))
+            missing = (missing_tvm(job.profile), missing_tflite(job.profile, job.source.kind))
             for note in (*job.source.notes, job.batches.warning(), *missing):
                 if note:
                     engine.note(note)

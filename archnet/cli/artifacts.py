@@ -68,7 +68,10 @@ def export(
     linear: str | None,
     seq_len: int | None,
 ) -> None:
-    """Write the integer network in DIR for a runtime."""
+    """Write the integer network in DIR for a runtime.
+
+    Of a translation model, tflite is written of the encoder alone: the decoder stays on the host.
+    """
     if form not in FORMATS:
         raise ArchNetError(
             f"--format {form!r} does not exist", fix=f"choose another; {nearest(form, FORMATS)}"
@@ -85,7 +88,7 @@ def export(
         )
     quiet_libraries()
     from archnet.build import BuildDir
-    from archnet.parts import chip_part, part_names
+    from archnet.parts import ENCODER, HOST_DECODER, chip_part, part_names
     from archnet.storage import load_graph
 
     build = BuildDir.open_finished(folder)
@@ -108,6 +111,8 @@ def export(
 
             path = out or place / "tflite" / "model.tflite"
             write_tflite(place, path, seq_len)
+            if name == ENCODER:
+                click.echo(f"of {HOST_DECODER}", err=True)
         else:
             from archnet.export.tvm import compile_tvm, folder_name
 

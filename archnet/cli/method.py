@@ -1,32 +1,36 @@
-"""The options of `archnet convert` that choose parts of the paper's method."""
+"""The options of `archnet convert` that choose how it learns: parts of the paper's method, and sequences."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import click
 
 from archnet.cli.completions import complete_from
 from archnet.method import ADAPTATIONS, PERIODS, QUANTIZERS, SEQUENCES, Method
 
-SECTION = "How it learns (parts of the method of arXiv 2111.01135)"
+SECTION = "How it learns"
 
 _DEFAULT = Method()
+
+
+def _choice(
+    name: str, known: tuple[str, ...], text: str
+) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """An option that takes one of some names; the method's default is its own."""
+    return click.option(
+        f"--{name}",
+        default=getattr(_DEFAULT, name),
+        show_default=True,
+        metavar="|".join(known),
+        shell_complete=complete_from(known),
+        help=text,
+    )
+
+
 _OPTIONS = (
-    click.option(
-        "--quantizer",
-        default=_DEFAULT.quantizer,
-        show_default=True,
-        metavar="|".join(QUANTIZERS),
-        shell_complete=complete_from(QUANTIZERS),
-        help="Learn step sizes, or limit weights by tanh and keep ranges.",
-    ),
-    click.option(
-        "--periods",
-        default=_DEFAULT.periods,
-        show_default=True,
-        metavar="|".join(PERIODS),
-        shell_complete=complete_from(PERIODS),
-        help="Train all blocks at once, or one after the other.",
-    ),
+    _choice("quantizer", QUANTIZERS, "Learn step sizes, or limit weights by tanh and keep ranges."),
+    _choice("periods", PERIODS, "Train all blocks at once, or one after the other."),
     click.option(
         "--block-decay",
         default=_DEFAULT.block_decay,
@@ -34,22 +38,16 @@ _OPTIONS = (
         metavar="FACTOR",
         help="A block's loss counts so much less for each block behind it; the paper's is 0.8.",
     ),
-    click.option(
-        "--adaptation",
-        default=_DEFAULT.adaptation,
-        show_default=True,
-        metavar="|".join(ADAPTATIONS),
-        shell_complete=complete_from(ADAPTATIONS),
-        help="Compare states as they are, or through Residual Feature Adaptation, or one in which "
+    _choice(
+        "adaptation",
+        ADAPTATIONS,
+        "Compare states as they are, or through Residual Feature Adaptation, or one in which "
         "the teacher weighs the channels.",
     ),
-    click.option(
-        "--sequences",
-        default=_DEFAULT.sequences,
-        show_default=True,
-        metavar="|".join(SEQUENCES),
-        shell_complete=complete_from(SEQUENCES),
-        help="Translation models: learn the words of the teacher's beam search, or only its "
+    _choice(
+        "sequences",
+        SEQUENCES,
+        "Translation models: learn the words of the teacher's beam search, or only its "
         "distributions along its greedy translations.",
     ),
 )

@@ -150,7 +150,10 @@ def test_of_a_translation_model_the_encoder_is_compiled(build: Path) -> None:
 
 def test_a_conversion_says_when_its_target_gets_no_tflite_file(monkeypatch: pytest.MonkeyPatch) -> None:
     ethos, tvm = load_profile("ethos-u55"), load_profile("tvm")
-    assert missing_tflite(tvm) is None
-    assert missing_tflite(ethos) is None
+    assert missing_tflite(tvm, "translation") is None
+    assert missing_tflite(ethos, "text") is None
+    assert missing_tflite(ethos, "translation") == (
+        "the TFLite file is of the encoder, whose decoder stays on the host"
+    )
     monkeypatch.setattr("archnet.artifacts._installed", lambda module: False)
-    assert "pip install 'archnet[ethos]'" in (missing_tflite(ethos) or "")
+    assert "pip install 'archnet[ethos]'" in (missing_tflite(ethos, "image") or "")

@@ -36,7 +36,7 @@ def test_every_help_ends_with_examples_of_that_command(archnet: Archnet, name: s
 
 def test_the_parts_of_the_method_have_a_section_of_their_own(archnet: Archnet) -> None:
     text = archnet("convert", "--help").output
-    options, _, method = text.partition("How it learns (parts of the method of arXiv 2111.01135):")
+    options, _, method = text.partition("How it learns:")
     for option in ("--quantizer", "--periods", "--block-decay", "--adaptation"):
         assert f"\n  {option} " in method
         assert f"\n  {option} " not in options
