@@ -45,7 +45,7 @@ from archnet.training import (
 QUANTIZED_STEP = 1.7
 """How long a step with quantizers takes against one without, about; for the time that is shown as left."""
 
-TRANSLATE_STEPS = 400.0
+TRANSLATE_STEPS = 600.0
 """How long the teacher's translation of the data takes in distillation steps, about."""
 
 CHOICE_STEPS = 30.0

@@ -6,7 +6,7 @@ DIR holds train.en.gz, train.de.gz, val.en.gz, val.de.gz and test_2016_flickr.* 
 a line). The result is a Hugging Face model folder (config, safetensors, tokenizer.json) that
 `archnet convert` takes. It needs `pip install 'archnet[hf,translation]'`.
 
-The default, d_model 256 with 3 + 3 layers and 20 epochs, takes about an hour on two cores and two minutes
+The default, d_model 256 with 3 + 3 layers and 20 epochs, takes about an hour on two cores and three minutes
 on a large GPU; `--size paper` is the 512-wide one with 6 + 6 layers of arXiv 2111.01135, wants a GPU and a
 lower --rate: at 7e-4 it did not learn, at 3e-4 only slowly. Stopped, it goes on from its last epoch when the
 same command is given again.
