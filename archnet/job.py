@@ -17,7 +17,7 @@ from archnet.errors import ArchNetError
 from archnet.image_job import check_kind, image_batches
 from archnet.network import Network
 from archnet.operators import Op
-from archnet.plan import Plan, make_plan
+from archnet.plan import DECODER_ON_HOST, Plan, make_plan
 from archnet.plan_strict import strict_refusals
 from archnet.presets import BUCKETS, PRESETS, Preset
 from archnet.quantize import (
@@ -27,6 +27,7 @@ from archnet.quantize import (
 )
 from archnet.sources.source import Source
 from archnet.targets import Profile
+from archnet.targets.chips import needs_compiler
 
 STAGES = ("distil", "bits", "freeze", "export")
 """The second only where widths are chosen; one for every width that training falls through follows it."""
@@ -106,8 +107,10 @@ def captured(source: Source, seq_len: int) -> tuple[Network, tuple[Block, ...]]:
 def planned(
     source: Source, teacher: Network, profile: Profile, *, embedding: str, attention: str, bits: Bits
 ) -> Plan:
-    """What becomes of every site; for strict targets also which convolutions have no form in blocks."""
+    """What becomes of every site, for strict targets of convolutions in blocks, for chips of a decoder."""
     plan = make_plan(teacher, profile, model=source.name, embedding=embedding, attention=attention, bits=bits)
+    if source.kind == "translation" and needs_compiler(profile.name):
+        return replace(plan, decisions=(*plan.decisions, DECODER_ON_HOST))
     if source.kind != "image" or profile.convolution != "3x3" or plan.refusals:
         return plan
     return replace(plan, decisions=(*plan.decisions, *strict_refusals(teacher, source.image_size)))

@@ -73,6 +73,11 @@ class Decision:
     count: int = 1
 
 
+DECODER_ON_HOST = Decision(
+    "decoder", "decoder", "host", "the chip's compiler takes the encoder; the decoder runs on the host"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All decisions for one model on one target.

@@ -96,6 +96,12 @@ CHIPS: tuple[Chip, ...] = (
 )
 
 
+def needs_compiler(profile: str) -> bool:
+    """Whether a network for this profile runs on its chips only as a vendor's compiler makes it."""
+    chips = [chip for chip in CHIPS if chip.profile == profile]
+    return bool(chips) and all(chip.toolchain is not None for chip in chips)
+
+
 def find_chip(name: str) -> Chip:
     """The chip of this name.
 

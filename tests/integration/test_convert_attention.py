@@ -123,5 +123,13 @@ def test_inspect_shows_what_becomes_of_each_attention_of_a_translation_model(
     text = " ".join(shown.output.split())
     for words in ("encoder: fully connected", "decoder to itself: MatMul", "decoder to the source: MatMul"):
         assert words in text
+    assert "runs on the host" not in text
     refused = archnet("inspect", translator, "--target", "archnet5")
     assert "no mixing: no position tells which source word" in " ".join(refused.output.split())
+
+
+def test_inspect_tells_that_a_chip_leaves_the_decoder_to_the_host(archnet: Archnet, translator: Path) -> None:
+    shown = archnet("inspect", translator, "--target", "ethos-u55")
+    assert shown.exit_code == 0, shown.output
+    text = " ".join(shown.output.split())
+    assert "decoder 1 on the host the chip's compiler takes the encoder; the decoder runs on the host" in text
