@@ -26,6 +26,7 @@ from archnet.calibration.pair_batches import NEXT_IDS, UNKNOWN
 from archnet.checkpoint import pack, unpack
 from archnet.converters.fold import Affine
 from archnet.engine import StageContext
+from archnet.errors import ArchNetError
 from archnet.executor import NetworkModule
 from archnet.method import Method
 from archnet.network import Network
@@ -40,6 +41,10 @@ WORDS_WEIGHT = 0.5
 """Weight of the cross-entropy of the words that the teacher chose, where batches tell them."""
 
 GRADIENT_NORM = 1.0
+
+LOST_STEPS = 20
+"""So many steps in a row without a finite gradient, in which nothing is learned, end a training."""
+
 STEP_SIZE_RATE = 0.1
 """Learning rate of quantizer steps relative to that of weights."""
 
@@ -282,6 +287,9 @@ def train(
         objective: its adaptation is trained too, and becomes a part of the student.
         first_batch: index of the first batch, so that stages see different ones.
         on_step: called with the progress of every block's homotopies before every step, and at the end.
+
+    Raises:
+        ArchNetError: the training has diverged.
     """
     objective = objective.to(next(student.parameters()).device)
     if objective.adaptation is not None:
@@ -291,7 +299,7 @@ def train(
     periods = objective.periods(schedule.steps)
     parts = {period: objective.during(period) for period in periods}
     begin, seen = _restore(context, student, optimizer)
-    before, since = seen, time.monotonic()
+    before, since, lost = seen, time.monotonic(), 0
     for step in range(begin, schedule.steps):
         period = period_at(periods, step)
         on_step(partial(block_progress, periods, step=step, ramp=schedule.ramp))
@@ -299,11 +307,9 @@ def train(
             group["lr"] = schedule.rate_at(step, periods[-1].begin) * group["ratio"]
         batch = batches.batch(first_batch + step)
         loss = _loss(student, teacher, parts[period], batch)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
-        if bool(torch.isfinite(norm)):
-            optimizer.step()
+        lost = 0 if _update(optimizer, loss, parameters) else lost + 1
+        if lost == min(LOST_STEPS, schedule.steps - begin):
+            raise _diverged(step + 1, lost)
         seen += amount(batch)
         speed = (seen - before) / max(1e-6, time.monotonic() - since)
         detail = f"homotopy {period.progress(step, schedule.ramp):.2f}" if schedule.ramp else ""
@@ -317,6 +323,24 @@ def train(
     context.summary["loss"] = float(loss.detach()) if schedule.steps > begin else None
     if schedule.steps > begin:
         context.summary[unit_of(batch)] = seen
+
+
+def _update(optimizer: torch.optim.AdamW, loss: Tensor, parameters: list[nn.Parameter]) -> bool:
+    """One step down the gradient; False, and nothing is changed, when that is not finite."""
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    finite = bool(torch.isfinite(nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)))
+    if finite:
+        optimizer.step()
+    return finite
+
+
+def _diverged(step: int, lost: int) -> ArchNetError:
+    return ArchNetError(
+        f"the training diverged: for {lost} steps, up to step {step}, its gradient has not been finite",
+        fix="convert into a new folder with another --seed, a longer --preset or more data; "
+        "if that does not help, see whether the original itself gives NaN for this data",
+    )
 
 
 def _loss(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from archnet.distill import (
     train,
 )
 from archnet.engine import StageContext
+from archnet.errors import ArchNetError
 from archnet.executor import NetworkModule
 from archnet.quantized_layers import QuantizedLinear
 from archnet.rewrite import rewrite, token_statistics
@@ -132,8 +134,11 @@ class Batches:
 NETWORK = captured_encoder(head=True)
 
 
-def run(context: Context, steps: int) -> NetworkModule:
-    teacher = NetworkModule(NETWORK).eval().requires_grad_(False)
+def run(context: Context, steps: int, batches: Batches | None = None) -> NetworkModule:
+    batches = batches or Batches()
+    teacher = (
+        (Scaled if isinstance(batches, Poisoned) else NetworkModule)(NETWORK).eval().requires_grad_(False)
+    )
     rewritten = rewrite(NETWORK, token_statistics(teacher, [padded_batch()]))
     student = rewritten.module()
     values = {site.name: Affine(site.name) for site in NETWORK.sites}
@@ -145,7 +150,7 @@ def run(context: Context, steps: int) -> NetworkModule:
         student,
         teacher,
         objective,
-        Batches(),
+        batches,
         Schedule(steps, 5e-3, ramp=0.3),
         on_step=rewritten.move,
     )
@@ -168,3 +173,39 @@ def test_an_interrupted_training_ends_with_the_same_weights() -> None:
     resumed = run(Context(saved=stopped.saved), 6)
     for name, parameter in whole.named_parameters():
         assert torch.equal(parameter, dict(resumed.named_parameters())[name]), name
+
+
+class Poisoned(Batches):
+    """Batches of which some make the teacher's states NaN."""
+
+    def __init__(self, bad: Callable[[int], bool]) -> None:
+        self.bad = bad
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        batch = super().batch(step)
+        return {**batch, "scale": torch.tensor(float("nan") if self.bad(step) else 1.0)}
+
+
+class Scaled(NetworkModule):
+    """A teacher whose states are multiplied by what the batch says."""
+
+    def forward(self, inputs: Mapping[str, Tensor], keep: Collection[str] | None = None) -> dict[str, Tensor]:
+        return {
+            name: value * inputs.get("scale", torch.ones(()))
+            for name, value in super().forward(inputs, keep).items()
+        }
+
+
+@pytest.mark.parametrize("steps", [60, 6])
+def test_a_training_that_learns_nothing_any_more_is_stopped(steps: int) -> None:
+    context = Context()
+    with pytest.raises(ArchNetError, match="training diverged") as caught:
+        run(context, steps, Poisoned(lambda step: step >= (5 if steps == 60 else 0)))
+    assert f"for {min(20, steps)} steps, up to step {25 if steps == 60 else steps}," in caught.value.problem
+    assert "--seed" in caught.value.fix
+
+
+def test_single_batches_without_a_gradient_are_passed_over() -> None:
+    context = Context()
+    student = run(context, 30, Poisoned(lambda step: step % 3 == 1))
+    assert all(bool(p.isfinite().all()) for p in student.parameters())
