@@ -27,6 +27,9 @@ from archnet.operators import Op
 from archnet.quantized_layers import QuantizedLinear
 from archnet.quantized_student import LARGEST_FACTOR
 
+FAR = 0.03
+"""A channel's scale that moves by more than this share wants another scale of the output."""
+
 
 def freeze_linear(b: GraphBuilder, site: Site) -> None:
     fused = fused_reader(site, b.network.consumers())
@@ -53,18 +56,21 @@ def freeze_linear(b: GraphBuilder, site: Site) -> None:
     )
 
 
-def output_scales(b: GraphBuilder, out: TensorSpec) -> list[float] | None:
+def output_scales(b: GraphBuilder, site: Site, out: TensorSpec) -> list[float] | None:
     """Scales near a tensor's own that it may have as well; None where it is free.
 
     An Add wants operand scales that match its own. Tensors that are joined need one common scale.
     """
     assert out.scale is not None
+    if site.op is Op.TOKEN_MIX:  # one of its heads, which are joined
+        return [out.scale]
     readers = b.network.consumers().get(out.name, [])
     if all(reader.op not in (Op.ADD, Op.CONCAT) for reader in readers):
         return None
     if len(readers) > 1 or readers[0].op is Op.CONCAT:
         return [out.scale]
-    scale_y = b.scales[readers[0].name]
+    joined = fused_reader(readers[0], b.network.consumers())
+    scale_y = b.scales[(joined or readers[0]).name]
     found = {out.scale}
     for step in range(-64, 65):
         with suppress(ArchNetError):
@@ -91,12 +97,8 @@ def emit_weighted(
     least = 1.5 / 2**16 * out.scale / scale_x  # a channel of zeros still needs a multiplier of at least 1
     most = LARGEST_FACTOR * out.scale / scale_x
     wished = np.clip(weight_scale, least, most).astype(np.float32)
-    try:
-        multiplier, scale = fit_weight_scale(wished, scale_x, out.scale)
-    except ArchNetError:  # a pair of scales without a match in some channel: another output scale has one
-        among = output_scales(b, out)
-        multiplier, scale, scale_y = fit_linear_scales(wished, scale_x, out.scale, among=among)
-        out = replace(out, scale=scale_y)
+    multiplier, scale, scale_y = _matched(b, site, wished, scale_x, out)
+    out = replace(out, scale=scale_y)
     # What training saw are the rounded weights; where the scale moved, those are rounded to it.
     rows = weight.reshape(len(weight), -1)
     trained = round_weights(torch.from_numpy(rows / wished[:, None]), bits)
@@ -112,6 +114,22 @@ def emit_weighted(
         b.constant(f"{site.name}.weight_scale", scale),
     )
     return b.add(op, site, "", inputs, out, weight_bits=bits, **attributes)
+
+
+def _matched(
+    b: GraphBuilder, site: Site, wished: NDArray[np.float32], scale_x: float, out: TensorSpec
+) -> tuple[NDArray[np.int32], NDArray[np.float32], float]:
+    """(multipliers, weight scales, output scale): the tensor's own, unless some channel has no match near.
+
+    A largest weight whose scale shrinks is cut off by as much, and weights of few bits keep their integers,
+    so that a channel with a scale far away computes something else than it was trained to.
+    """
+    assert out.scale is not None
+    with suppress(ArchNetError):
+        multiplier, scale = fit_weight_scale(wished, scale_x, out.scale)
+        if float(np.max(np.abs(scale / wished - 1.0))) <= FAR:
+            return multiplier, scale, out.scale
+    return fit_linear_scales(wished, scale_x, out.scale, among=output_scales(b, site, out))
 
 
 def emit_wide_linear(b: GraphBuilder, site: Site, source: str, module: QuantizedLinear) -> str:
