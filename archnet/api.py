@@ -18,7 +18,7 @@ from archnet.build import BuildDir
 from archnet.calibration.data import load_sentences
 from archnet.calibration.image_files import holds_pictures
 from archnet.classify import PIXELS, Prediction, classify_files
-from archnet.config import Bits, ConvertSettings
+from archnet.config import NORM_FORMS, Bits, ConvertSettings, known_norms
 from archnet.encode import encode, open_tokenizer, padding_id
 from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, ignore
@@ -51,6 +51,7 @@ def convert(
     seed: int = 0,
     embedding: str | None = None,
     attention: str | None = None,
+    norms: str = NORM_FORMS[0],
     tokenizer: object | None = None,
     reuse: str | os.PathLike[str] | None = None,
     quantizer: str = "lsq",
@@ -75,6 +76,7 @@ def convert(
         seed: of all random numbers.
         embedding: form of the word embedding; the target's default when None.
         attention: form of attention; the target's default when None.
+        norms: form of LayerNorm and RMSNorm: "static", or "corrected" by a small layer behind each.
         tokenizer: for a model that comes without one.
         reuse: a finished build of the same model, data and settings but for bits, target, embedding and
             quantizer: its distillation is taken instead of done again.
@@ -93,7 +95,7 @@ def convert(
     attends = profile.choose_attention(attention)
     settings = ConvertSettings(
         profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256(), attends, max_drop,
-        Method(quantizer, periods, block_decay, adaptation, sequences),
+        norms, Method(quantizer, periods, block_decay, adaptation, sequences),
     )  # fmt: skip
     BuildDir.check_place(Path(out))
     if reuse is not None:
@@ -121,6 +123,7 @@ def inspect(
     seq_len: int = 128,
     embedding: str | None = None,
     attention: str | None = None,
+    norms: str = NORM_FORMS[0],
     bits: str | Bits = "w8a8",
 ) -> Plan:
     """What every operator of a model would become on a target; no data, no training.
@@ -134,7 +137,9 @@ def inspect(
     source = open_model(model, tokenizer_required=False)
     network, _ = captured(source, min(seq_len, source.max_length, profile.max_sequence))
     form = embedding or profile.embedding_forms[0]
-    return planned(source, network, profile, embedding=form, attention=attends, bits=wanted)
+    return planned(
+        source, network, profile, embedding=form, attention=attends, norms=known_norms(norms), bits=wanted
+    )
 
 
 def _data(data: Data) -> list[str] | Path:

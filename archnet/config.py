@@ -13,6 +13,7 @@ from archnet.method import Method
 PRESETS = ("fast", "balanced", "best")
 EMBEDDING_FORMS = ("gather", "one-hot", "host", "code")
 ATTENTION_FORMS = ("softmax", "table", "relu", "mixing")
+NORM_FORMS = ("static", "corrected")
 KNOWN_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (8, 6, 4))
 AUTO_BITS = "auto"
 """What --bits takes for widths that are chosen layer by layer."""
@@ -71,6 +72,19 @@ class Bits:
         return f"w{self.weights}a{self.activations}"
 
 
+def known_norms(form: str) -> str:
+    """The form of norms that was asked for.
+
+    Raises:
+        ArchNetError: there is no such form; known ones are suggested.
+    """
+    if form not in NORM_FORMS:
+        raise ArchNetError(
+            f"--norms {form!r} does not exist", fix=f"choose another form; {nearest(form, NORM_FORMS)}"
+        )
+    return form
+
+
 @dataclass(frozen=True, slots=True)
 class ConvertSettings:
     """Everything that decides a conversion's result, but for the model and the data themselves.
@@ -85,6 +99,7 @@ class ConvertSettings:
         attention: the form that attention takes, one of `ATTENTION_FORMS`.
         max_drop: points of the metric that layers of fewer bits may cost together, by an estimate; `bits`
             are then the widest that a layer may have. None: every layer has `bits`.
+        norms: the form that LayerNorm and RMSNorm take, one of `NORM_FORMS`.
         target_sha256: of a profile of the user's own, whose name does not say what is in it; else empty.
         method: how it learns.
 
@@ -101,6 +116,7 @@ class ConvertSettings:
     target_sha256: str = ""
     attention: str = ATTENTION_FORMS[0]
     max_drop: float | None = None
+    norms: str = NORM_FORMS[0]
     method: Method = field(default_factory=Method)
 
     def __post_init__(self) -> None:
@@ -119,6 +135,7 @@ class ConvertSettings:
                 f"--attention {self.attention!r} does not exist",
                 fix=f"choose another form; {nearest(self.attention, ATTENTION_FORMS)}",
             )
+        known_norms(self.norms)
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise ArchNetError(
                 f"--max-drop {self.max_drop:g} is out of range",
@@ -148,6 +165,8 @@ class ConvertSettings:
             del value["max_drop"]
         if not self.target_sha256:
             del value["target_sha256"]
+        if self.norms == NORM_FORMS[0]:
+            del value["norms"]
         return value
 
     @classmethod
@@ -158,7 +177,7 @@ class ConvertSettings:
             ArchNetError: a field is missing, unknown or out of range.
         """
         names = {f.name for f in fields(cls)} - {"method"}
-        optional = {"target_sha256", "attention", "max_drop"}
+        optional = {"target_sha256", "attention", "max_drop", "norms"}
         wrong = sorted((names ^ (set(value) - set(Method().to_json()))) - (optional - set(value)))
         if wrong:
             raise ArchNetError(
@@ -175,12 +194,13 @@ class ConvertSettings:
             target_sha256=str(value.get("target_sha256", "")),
             attention=str(value.get("attention", ATTENTION_FORMS[0])),
             max_drop=float(value["max_drop"]) if "max_drop" in value else None,
+            norms=str(value.get("norms", NORM_FORMS[0])),
             method=Method.from_json({"sequences": SEQUENCES_BEFORE, **value}),
         )
 
     def differences(self, other: ConvertSettings) -> list[str]:
         """Name each field that `other` changes, as "field: mine -> other's"."""
-        old, new = ({**s.to_json(), **s.method.to_json()} for s in (self, other))
+        old, new = ({"norms": s.norms, **s.to_json(), **s.method.to_json()} for s in (self, other))
         names = [f for f in {**old, **new} if f != "target_sha256"]
         differences = [f"{f}: {old.get(f)} -> {new.get(f)}" for f in names if old.get(f) != new.get(f)]
         if self.target == other.target and self.target_sha256 != other.target_sha256:

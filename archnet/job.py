@@ -105,10 +105,25 @@ def captured(source: Source, seq_len: int) -> tuple[Network, tuple[Block, ...]]:
 
 
 def planned(
-    source: Source, teacher: Network, profile: Profile, *, embedding: str, attention: str, bits: Bits
+    source: Source,
+    teacher: Network,
+    profile: Profile,
+    *,
+    embedding: str,
+    attention: str,
+    norms: str,
+    bits: Bits,
 ) -> Plan:
     """What becomes of every site, for strict targets of convolutions in blocks, for chips of a decoder."""
-    plan = make_plan(teacher, profile, model=source.name, embedding=embedding, attention=attention, bits=bits)
+    plan = make_plan(
+        teacher,
+        profile,
+        model=source.name,
+        embedding=embedding,
+        attention=attention,
+        norms=norms,
+        bits=bits,
+    )
     if source.kind == "translation" and needs_compiler(profile.name):
         return replace(plan, decisions=(*plan.decisions, DECODER_ON_HOST))
     if source.kind != "image" or profile.convolution != "3x3" or plan.refusals:
@@ -140,6 +155,7 @@ def prepare(
         profile,
         embedding=settings.embedding,
         attention=settings.attention,
+        norms=settings.norms,
         bits=settings.bits,
     )
     plan.require()

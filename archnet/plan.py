@@ -10,12 +10,13 @@ import torch
 
 from archnet.calibration.rotation import OUTWARD, outputs_apart
 from archnet.calibration.widths import Wider
-from archnet.config import Bits
+from archnet.config import NORM_FORMS, Bits
 from archnet.converters import converter_for, residual
 from archnet.converters.activation import follows_linear
 from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
+from archnet.converters.layer_norm import NORMS
 from archnet.converters.softmax import position_bias
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site
@@ -133,6 +134,7 @@ def make_plan(
     model: str,
     embedding: str,
     attention: str = "softmax",
+    norms: str = NORM_FORMS[0],
     bits: Bits | None = None,
 ) -> Plan:
     """Decide for every site; nothing is trained and no weight is read.
@@ -141,10 +143,11 @@ def make_plan(
         network: captured, with blocks.
         embedding: form of the word embedding, one of the profile's.
         attention: form of attention, one of the profile's.
+        norms: form that norms take, one of NORM_FORMS.
         bits: widths of weights and activations; by default the target's first.
     """
     bits = bits or Bits(profile.weight_bits[0], profile.activation_bits[0])
-    decisions = [_decide(site, network, profile, embedding, attention) for site in network.sites]
+    decisions = [_decide(site, network, profile, embedding, attention, norms) for site in network.sites]
     decisions += [
         Decision(
             f"output {name}", str(Op.NORMALIZE), "host", "part of the output's dequantization", "float32"
@@ -155,7 +158,7 @@ def make_plan(
     if plan.refusals:
         return plan
     try:
-        folded = _folded(network, attention)
+        folded = _folded(network, attention, norms)
     except ArchNetError as error:
         refused = Decision("norms", "BatchNorm", "refuse", "", error.problem)
         return replace(plan, decisions=(*decisions, refused))
@@ -169,7 +172,9 @@ def make_plan(
     return replace(plan, decisions=(*decisions, *lacking), wider=wider_than_asked(folded, bits))
 
 
-def _decide(site: Site, network: Network, profile: Profile, embedding: str, attention: str) -> Decision:
+def _decide(
+    site: Site, network: Network, profile: Profile, embedding: str, attention: str, norms: str
+) -> Decision:
     if site.op is Op.OTHER:
         return _refuse(site, str(site.attributes["reason"]))
     if "decoder_input_ids" in network.inputs and (reason := rejects(site, network)) is not None:
@@ -178,7 +183,7 @@ def _decide(site: Site, network: Network, profile: Profile, embedding: str, atte
         return _embedding(site, profile, embedding)
     if site.op is Op.ATTENTION:
         return _attention(site, network, profile, attention)
-    converter = converter_for(site.op)
+    converter = converter_for(site.op, norms if site.op in NORMS else "")
     if converter is not None:
         reason = converter.rejects(site, network) or _missing(profile, converter.needs)
         if reason is not None:
@@ -265,7 +270,7 @@ def _missing(profile: Profile, needs: Sequence[Op]) -> str | None:
     return "; ".join(reasons) or None
 
 
-def _folded(network: Network, attention: str) -> Network:
+def _folded(network: Network, attention: str, norms: str) -> Network:
     """The network as it will be once its norms are folded, made with statistics that nobody measured.
 
     Raises:
@@ -276,8 +281,8 @@ def _folded(network: Network, attention: str) -> Network:
     statistics = {
         site.name: TokenStatistics(torch.zeros_like(shape_only.parameter(site, "bias")), 1.0)
         for site in network.sites
-        if site.op in (Op.LAYER_NORM, Op.RMS_NORM)
+        if site.op in NORMS
     }
-    student = rewrite(shape_only, statistics, attention=attention)
+    student = rewrite(shape_only, statistics, attention=attention, norms=norms)
     folded = fold(materialize(student.network, student.modules, shape_only.tensors))
     return outputs_apart(folded).network

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from archnet.config import NORM_FORMS
 from archnet.converters import converter_for
 from archnet.converters.attention import forms_of
 from archnet.converters.base import Statistics, TokenStatistics
 from archnet.converters.homotopy import Homotopy, set_progress
+from archnet.converters.layer_norm import NORMS
 from archnet.executor import NetworkModule
 from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.valid import mask_of, row_masks, valid_rows
-
-NORMS = (Op.LAYER_NORM, Op.RMS_NORM)
 
 SMALLEST_DEVIATION = 1e-6
 """Of a token whose features are all alike; the homotopy takes its logarithm."""
@@ -64,7 +64,11 @@ def token_statistics(teacher: NetworkModule, batches: list[dict[str, Tensor]]) -
 
 
 def rewrite(
-    network: Network, statistics: Mapping[str, Statistics], *, attention: str = "softmax"
+    network: Network,
+    statistics: Mapping[str, Statistics],
+    *,
+    attention: str = "softmax",
+    norms: str = NORM_FORMS[0],
 ) -> Rewritten:
     """Replace every site that has a converter.
 
@@ -72,8 +76,10 @@ def rewrite(
         network: the teacher.
         statistics: of every norm, and of every attention that becomes mixing, by site name.
         attention: the form that attention is to take, where it can (`forms_of`).
+        norms: the form that norms are to take, one of NORM_FORMS.
     """
     forms = forms_of(network, attention)
+    forms |= {site.name: norms for site in network.sites if site.op in NORMS}
     sites: list[Site] = []
     modules: dict[str, Homotopy] = {}
     residual: dict[str, str] = {}

@@ -110,7 +110,7 @@ def distil(job: Job, context: StageContext) -> Learned[Folded]:
     statistics: dict[str, Statistics] = {**token_statistics(teacher, calibration_of(job))}
     if job.settings.attention == "mixing":
         statistics |= attention_statistics(teacher, calibration_of(job), job.settings.seq_len)
-    rewritten = rewrite(job.teacher, statistics, attention=job.settings.attention)
+    rewritten = rewrite(job.teacher, statistics, attention=job.settings.attention, norms=job.settings.norms)
     student = rewritten.module()
     for site in rewritten.network.sites:
         if site.op is Op.EMBEDDING:

@@ -14,8 +14,10 @@ from archnet.converters.softmax import SoftmaxConverter
 from archnet.operators import Op
 
 CONVERTERS: tuple[Converter, ...] = (
-    NormConverter(Op.LAYER_NORM),
-    NormConverter(Op.RMS_NORM),
+    NormConverter(Op.LAYER_NORM, "static"),
+    NormConverter(Op.LAYER_NORM, "corrected"),
+    NormConverter(Op.RMS_NORM, "static"),
+    NormConverter(Op.RMS_NORM, "corrected"),
     ActivationConverter(Op.GELU),
     ActivationConverter(Op.SILU),
     ActivationConverter(Op.TANH),
@@ -25,11 +27,11 @@ CONVERTERS: tuple[Converter, ...] = (
 )
 
 
-def converter_for(op: Op, attention: str = "softmax") -> Converter | None:
+def converter_for(op: Op, form: str = "") -> Converter | None:
     """The converter of an operator, or None.
 
     Args:
-        attention: the form that attention is to take; "softmax" has no converter, because it is kept.
+        form: that attention or a norm is to take; attention's "softmax" has no converter, because it is
+            kept.
     """
-    form = attention if op is Op.ATTENTION else ""
     return next((c for c in CONVERTERS if c.source is op and c.form == form), None)

@@ -12,19 +12,32 @@ residual path gets a copy whose gain becomes one number, alpha:
 
 so that at g = 1 the residual stream is only rescaled, which costs nothing in integers, and
 everything else folds into fully connected layers.
+
+A static n cannot follow a token's own deviation. The form "corrected" adds what a small layer reads of it
+from n itself, before anything else reads n:
+
+    n + g V max(U n + c, 0)
+
+U with half as many rows as n has features, V = 0 at the start. At g = 1 that is a fully connected layer,
+ReLU, a fully connected layer and an Add; what it costs and what it brings is in docs/results.md.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from archnet.converters.base import Replacement, Statistics, TokenStatistics
+from archnet.config import NORM_FORMS
+from archnet.converters.base import Expansion, Replacement, Statistics, TokenStatistics
 from archnet.converters.homotopy import Homotopy
 from archnet.network import Network, Site
 from archnet.operators import Op
+
+NORMS = (Op.LAYER_NORM, Op.RMS_NORM)
 
 
 class NormToBatchNorm(Homotopy):
@@ -81,15 +94,62 @@ class ResidualGain(Homotopy):
         return self.alpha.detach().expand_as(self.bias).clone(), self.bias.detach().clone()
 
 
+class NormCorrection(Homotopy):
+    """What is added to a static normalisation: two fully connected layers with a ReLU between them.
+
+    Args:
+        features: of what it reads and corrects.
+        seed: of the first layer's weights.
+    """
+
+    def __init__(self, features: int, seed: int) -> None:
+        super().__init__()
+        rows = max(1, features // 2)
+        random = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(rows, features, generator=random) / features**0.5)
+        self.bias = nn.Parameter(torch.zeros(rows))
+        self.back = nn.Parameter(torch.zeros(features, rows))
+
+    def forward(self, n: Tensor) -> Tensor:
+        """(batch, tokens, features) -> the same shape."""
+        if self.progress == 0.0:
+            return n
+        return n + self.progress * F.linear(F.linear(n, self.weight, self.bias).relu(), self.back)
+
+    def expand(self, site: Site) -> Expansion:
+        """What is left at progress 1: fully connected layer, ReLU, fully connected layer, Add."""
+        names = {part: f"{site.name}.{part}" for part in ("hidden", "relu", "back")}
+        keys = {part: {r: f"{names[part]}.{r}" for r in ("weight", "bias")} for part in ("hidden", "back")}
+        sites = (
+            Site(names["hidden"], Op.LINEAR, site.inputs, keys["hidden"], block=site.block),
+            Site(names["relu"], Op.RELU, (names["hidden"],), block=site.block),
+            Site(names["back"], Op.LINEAR, (names["relu"],), keys["back"], block=site.block),
+            replace(site, op=Op.ADD, inputs=(*site.inputs, names["back"])),
+        )
+        tensors = {
+            keys["hidden"]["weight"]: self.weight,
+            keys["hidden"]["bias"]: self.bias,
+            keys["back"]["weight"]: self.back,
+            keys["back"]["bias"]: torch.zeros(len(self.back)),
+        }
+        return Expansion(sites, {key: tensor.detach() for key, tensor in tensors.items()})
+
+
 class NormConverter:
-    """LayerNorm or RMSNorm -> BatchNorm; see the module's text."""
+    """LayerNorm or RMSNorm -> BatchNorm; see the module's text.
 
-    form = ""
-    needs: tuple[Op, ...] = (Op.BATCH_NORM,)
-    becomes = "BatchNorm, folded into its neighbours"
+    Args:
+        source: the norm.
+        form: one of NORM_FORMS.
+    """
 
-    def __init__(self, source: Op) -> None:
-        self.source = source
+    def __init__(self, source: Op, form: str = NORM_FORMS[0]) -> None:
+        self.source, self.form = source, form
+        self.needs: tuple[Op, ...] = (Op.BATCH_NORM,)
+        self.becomes = "BatchNorm, folded into its neighbours"
+        if form == "corrected":
+            self.needs = (*self.needs, Op.LINEAR, Op.RELU)
+            self.becomes += "; fully connected, ReLU, fully connected, Add"
 
     def rejects(self, site: Site, network: Network) -> str | None:
         """A norm can be replaced wherever its parameters are constants, which capture made sure of."""
@@ -106,10 +166,16 @@ class NormConverter:
         modules: dict[str, Homotopy] = {
             core.name: NormToBatchNorm(mean, statistics.deviation, eps, centred=centred)
         }
-        sites = [core, replace(site, op=Op.BATCH_NORM, inputs=(core.name,), attributes={})]
+        sites = [core]
+        if self.form == "corrected":
+            name = f"{site.name}.correct"
+            modules[name] = NormCorrection(len(mean), zlib.crc32(name.encode()))
+            sites.append(Site(name, Op.BATCH_NORM, (core.name,), block=site.block))
+        normalized = sites[-1].name
+        sites.append(replace(site, op=Op.BATCH_NORM, inputs=(normalized,), attributes={}))
         readers = network.consumers()[site.name]
         if not any(reader.op is Op.ADD for reader in readers):
             return Replacement(tuple(sites), modules)
-        residual = Site(f"{site.name}.residual", Op.BATCH_NORM, (core.name,), block=site.block)
+        residual = Site(f"{site.name}.residual", Op.BATCH_NORM, (normalized,), block=site.block)
         modules[residual.name] = ResidualGain(weight, bias)
         return Replacement((*sites, residual), modules, residual.name)

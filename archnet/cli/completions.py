@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from archnet.cli.app import app, examples
-from archnet.config import ATTENTION_FORMS, AUTO_BITS, KNOWN_BITS
+from archnet.config import ATTENTION_FORMS, AUTO_BITS, KNOWN_BITS, NORM_FORMS
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -55,6 +55,15 @@ attention_option = click.option(
     metavar="|".join(ATTENTION_FORMS),
     shell_complete=complete_from(ATTENTION_FORMS),
     help="Form of attention.  [default: the target's]",
+)
+
+norms_option = click.option(
+    "--norms",
+    default=NORM_FORMS[0],
+    show_default=True,
+    metavar="|".join(NORM_FORMS),
+    shell_complete=complete_from(NORM_FORMS),
+    help="Form of LayerNorm and RMSNorm: static numbers alone, or corrected by a small layer behind each.",
 )
 
 

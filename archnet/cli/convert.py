@@ -8,7 +8,13 @@ from pathlib import Path
 import click
 
 from archnet.cli.app import Session, app, examples, program, quiet_libraries, session, shown, terminal
-from archnet.cli.completions import attention_option, bits_option, complete_from, target_option
+from archnet.cli.completions import (
+    attention_option,
+    bits_option,
+    complete_from,
+    norms_option,
+    target_option,
+)
 from archnet.cli.method import MethodCommand, method_options
 from archnet.config import EMBEDDING_FORMS, PRESETS
 
@@ -67,7 +73,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
         "archnet convert ./bert --data texts/ --target archnet --bits w8a8 --out build --embedding code",
         "archnet convert ./bert --data texts/ --target tvm --bits auto --max-drop 0.5 --out build",
         "archnet convert ./bert --data texts/ --target tvm --bits w4a8 --out build4 --reuse build",
-        "archnet convert ./vit --data pictures.zip --target archnet --bits w8a8 --out build",
+        "archnet convert ./vit --data pictures.zip --target archnet --out build --norms corrected",
         "archnet convert ./bert --data texts/ --target tvm --out build --periods blocks --block-decay 0.8",
     ),
 )
@@ -105,6 +111,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
     help="Form of the word embedding.  [default: the target's]",
 )
 @attention_option
+@norms_option
 @click.option(
     "--reuse",
     type=click.Path(path_type=Path),
@@ -128,6 +135,7 @@ def convert(
     seed: int,
     embedding: str | None,
     attention: str | None,
+    norms: str,
     reuse: Path | None,
     quantizer: str,
     periods: str,
@@ -153,7 +161,7 @@ def convert(
     asked = ConvertSettings(
         target, width, preset, seq_len, seed, embedding or profile.embedding_forms[0],
         attention=attention or profile.attention_forms[0], max_drop=max_drop,
-        method=Method(quantizer, periods, block_decay, adaptation, sequences),
+        norms=norms, method=Method(quantizer, periods, block_decay, adaptation, sequences),
     )  # fmt: skip
     profile.choose_embedding(embedding)
     profile.choose_attention(attention)
@@ -174,6 +182,7 @@ def convert(
             seed=seed,
             embedding=embedding,
             attention=attention,
+            norms=norms,
             reuse=reuse,
             quantizer=quantizer,
             periods=periods,

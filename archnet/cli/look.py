@@ -6,8 +6,8 @@ import click
 
 from archnet.atomic import human_bytes
 from archnet.cli.app import app, examples, print_json, quiet_libraries, terminal
-from archnet.cli.completions import attention_option, bits_option, target_option
-from archnet.config import AUTO_BITS
+from archnet.cli.completions import attention_option, bits_option, norms_option, target_option
+from archnet.config import AUTO_BITS, known_norms
 from archnet.errors import ArchNetError
 
 json_option = click.option(
@@ -110,8 +110,9 @@ def remove(name: str) -> None:
 @target_option
 @bits_option("WxAy")
 @attention_option
+@norms_option
 @json_option
-def inspect(model: str, target: str, bits: str, attention: str | None, as_json: bool) -> None:
+def inspect(model: str, target: str, bits: str, attention: str | None, norms: str, as_json: bool) -> None:
     """Show every operator of MODEL and what becomes of it on a target; takes seconds, needs no data.
 
     Exits with 2 when something cannot be converted.
@@ -120,6 +121,7 @@ def inspect(model: str, target: str, bits: str, attention: str | None, as_json: 
 
     profile = load_profile(target)  # a misspelt name is told before torch loads
     profile.choose_attention(attention)
+    known_norms(norms)
     if bits.strip().lower() == AUTO_BITS:
         raise ArchNetError(
             "--bits auto is chosen by measurements of the distilled network, which inspect does not make",
@@ -129,7 +131,7 @@ def inspect(model: str, target: str, bits: str, attention: str | None, as_json: 
     quiet_libraries()
     from archnet import api
 
-    plan = api.inspect(model, target, attention=attention, bits=bits)
+    plan = api.inspect(model, target, attention=attention, norms=norms, bits=bits)
     if as_json:
         print_json(plan.to_json())
     else:

@@ -123,6 +123,7 @@ def reproduce(c: Contents) -> str:
         "--seed": s["seed"],
         "--embedding": s["embedding"],
         "--attention": s.get("attention", "softmax"),
+        **({"--norms": s["norms"]} if "norms" in s else {}),
         **{f"--{n.replace('_', '-')}": value for n, value in Method.from_json(s).chosen().items()},
         "--out": "DIR",
     }
@@ -143,6 +144,7 @@ def facts(c: Contents) -> list[tuple[str, str]]:
         "seed": "Seed",
         "embedding": "Form of the embedding",
         "attention": "Form of attention",
+        "norms": "Form of norms",
         "quantizer": "Quantizer",
         "periods": "Trained at once",
         "block_decay": "Weight of a block's loss for each one behind it",

@@ -113,3 +113,14 @@ def test_a_profile_of_the_user_s_own_counts_by_its_content() -> None:
     assert mine.differences(changed) == ["the content of target mine's profile"]
     assert mine.differences(replace(changed, target="other")) == ["target: mine -> other"]
     assert mine.differences(mine) == []
+
+
+def test_the_form_of_norms_is_recorded_where_it_was_chosen() -> None:
+    corrected = replace(SETTINGS, norms="corrected")
+    assert ConvertSettings.from_json(corrected.to_json()) == corrected
+    assert "norms" not in SETTINGS.to_json()
+    assert SETTINGS.differences(corrected) == ["norms: static -> corrected"]
+    with pytest.raises(ArchNetError) as caught:
+        replace(SETTINGS, norms="corected")
+    assert caught.value.problem == "--norms 'corected' does not exist"
+    assert "did you mean 'corrected'?" in caught.value.fix

@@ -20,6 +20,7 @@ from archnet.code_embedding import with_code_embedding
 from archnet.config import Bits
 from archnet.converters.fold import Folded, fold
 from archnet.converters.homotopy import set_progress
+from archnet.converters.layer_norm import NormCorrection
 from archnet.executor import NetworkModule
 from archnet.freeze import freeze
 from archnet.graph import QuantizedGraph
@@ -35,6 +36,8 @@ MODELS: dict[str, Callable[[], Network]] = {
     "post-norm": lambda: captured_encoder(pooling="mean"),
     "pre-norm": lambda: captured_encoder(pre_norm=True, flipped=True),
     "head": lambda: captured_encoder(head=True),
+    "corrected": lambda: captured_encoder(pre_norm=True),
+    "post-norm corrected": lambda: captured_encoder(pooling="mean"),
     "rms": lambda: captured_encoder(norm=nn.RMSNorm, pooling="cls"),
 }
 
@@ -44,7 +47,11 @@ def prepared(model: str) -> tuple[Network, Folded]:
     """An untrained student at progress 1, folded, evened out: the function does not matter here."""
     teacher = MODELS[model]()
     batches = [padded_batch(seed) for seed in range(3)]
-    rewritten = rewrite(teacher, token_statistics(NetworkModule(teacher), batches))
+    norms = "corrected" if "corrected" in model else "static"
+    rewritten = rewrite(teacher, token_statistics(NetworkModule(teacher), batches), norms=norms)
+    for module in rewritten.modules.values():
+        if isinstance(module, NormCorrection):
+            nn.init.normal_(module.back, std=0.1, generator=torch.Generator().manual_seed(0))
     student = rewritten.module()
     set_progress(student, 1.0)
     folded = outputs_apart(fold(materialize(rewritten.network, rewritten.modules, student.tensors())))

@@ -206,3 +206,16 @@ def test_an_operator_without_the_width_is_refused_with_the_reason(profile: Profi
         ("FullyConnected at w4a4", "chip runs FullyConnected at w8a8, w4a8, not at w4a4", 2),
         ("Add at w4a4", "chip runs Add at a4, not at w8a8", 1),
     ]
+
+
+def test_corrected_norms_need_layers_and_say_so(profile: Profile) -> None:
+    norm = Site("norm", Op.LAYER_NORM, ("words",), {"weight": "g", "bias": "b"}, {"eps": 1e-5})
+    net = network(norm, Site("up", Op.LINEAR, ("norm",), LINEAR))
+    texts = {
+        norms: make_plan(net, profile, model="t", embedding="one-hot", norms=norms).decisions[1].becomes
+        for norms in ("static", "corrected")
+    }
+    assert texts == {
+        "static": "BatchNorm, folded into its neighbours",
+        "corrected": "BatchNorm, folded into its neighbours; fully connected, ReLU, fully connected, Add",
+    }

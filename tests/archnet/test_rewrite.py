@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 
-from archnet.converters.homotopy import set_progress
+from archnet.config import NORM_FORMS
+from archnet.converters.homotopy import Homotopy, set_progress
+from archnet.converters.layer_norm import NormCorrection
 from archnet.executor import NetworkModule
 from archnet.network import Network
 from archnet.operators import Op
@@ -29,11 +33,20 @@ def test_statistics_are_of_valid_tokens(teacher: Network) -> None:
     assert statistics[norm.name].deviation == pytest.approx(float(wanted))
 
 
+def disturb_corrections(modules: Mapping[str, Homotopy]) -> None:
+    """Give corrections, which start at nothing, something to correct."""
+    for module in modules.values():
+        if isinstance(module, NormCorrection):
+            torch.nn.init.normal_(module.back, std=0.1, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("norms", NORM_FORMS)
 @torch.no_grad()
-def test_progress_0_is_the_teacher_and_1_a_plain_network(teacher: Network) -> None:
+def test_progress_0_is_the_teacher_and_1_a_plain_network(teacher: Network, norms: str) -> None:
     batch = padded_batch()
     module = NetworkModule(teacher)
-    rewritten = rewrite(teacher, token_statistics(module, [batch]))
+    rewritten = rewrite(teacher, token_statistics(module, [batch]), norms=norms)
+    disturb_corrections(rewritten.modules)
     student = rewritten.module()
     wanted, got = module(batch), student(batch)
     valid = batch["attention_mask"].bool()
@@ -50,9 +63,11 @@ def test_progress_0_is_the_teacher_and_1_a_plain_network(teacher: Network) -> No
         assert not torch.allclose(end[site], wanted[site], atol=1e-2)
 
 
-def test_every_part_of_the_student_learns(teacher: Network) -> None:
+@pytest.mark.parametrize("norms", NORM_FORMS)
+def test_every_part_of_the_student_learns(teacher: Network, norms: str) -> None:
     batch = padded_batch()
-    rewritten = rewrite(teacher, token_statistics(NetworkModule(teacher), [batch]))
+    rewritten = rewrite(teacher, token_statistics(NetworkModule(teacher), [batch]), norms=norms)
+    disturb_corrections(rewritten.modules)
     student = rewritten.module()
     set_progress(student, 0.5)
     values = student(batch)

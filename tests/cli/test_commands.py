@@ -138,7 +138,9 @@ BAD = (
 
 
 def test_inspect_counts_operators(archnet: Archnet, replace_module: Replace) -> None:
-    replace_module("archnet.api", inspect=lambda model, target, attention, bits: FakePlan(GOOD, bits=bits))
+    replace_module(
+        "archnet.api", inspect=lambda model, target, attention, norms, bits: FakePlan(GOOD, bits=bits)
+    )
     result = archnet("inspect", "tiny", "--target", "archnet")
     assert result.exit_code == 0
     row = next(line for line in result.output.splitlines() if "LayerNorm" in line)
@@ -156,7 +158,8 @@ def test_inspect_cannot_choose_widths(archnet: Archnet, replace_module: Replace)
 def test_inspect_lists_what_stays_wider_than_was_asked_for(archnet: Archnet, replace_module: Replace) -> None:
     wider = (Wider("attention scores", 8, 6, "the softmax reads them"),)
     replace_module(
-        "archnet.api", inspect=lambda model, target, attention, bits: FakePlan(GOOD, bits=bits, wider=wider)
+        "archnet.api",
+        inspect=lambda model, target, attention, norms, bits: FakePlan(GOOD, bits=bits, wider=wider),
     )
     result = archnet("inspect", "tiny", "--target", "archnet", "--bits", "w4a4")
     assert result.exit_code == 0
@@ -166,7 +169,7 @@ def test_inspect_lists_what_stays_wider_than_was_asked_for(archnet: Archnet, rep
 
 
 def test_inspect_lists_all_refusals_and_exits_with_2(archnet: Archnet, replace_module: Replace) -> None:
-    replace_module("archnet.api", inspect=lambda model, target, attention, bits: FakePlan(GOOD + BAD))
+    replace_module("archnet.api", inspect=lambda model, target, attention, norms, bits: FakePlan(GOOD + BAD))
     result = archnet("inspect", "tiny", "--target", "archnet")
     assert result.exit_code == 2
     assert "a.fft" in result.stdout
@@ -246,6 +249,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             str(log),
         ),
         *("--quantizer", "dorefa", "--block-decay", "0.5", "--sequences", "greedy"),
+        *("--norms", "corrected"),
     )
     assert result.exit_code == 0, result.stderr
     assert calls == [
@@ -261,6 +265,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "seed": 3,
             "embedding": "host",
             "attention": "relu",
+            "norms": "corrected",
             "reuse": Path("earlier"),
             "quantizer": "dorefa",
             "periods": "all",
@@ -356,6 +361,7 @@ def test_completion_knows_commands_and_targets(monkeypatch: pytest.MonkeyPatch, 
         ("archnet inspect x --bits w4a", "4", ["plain,w4a8", "plain,w4a6", "plain,w4a4"]),
         ("archnet inspect x --bits a", "4", []),
         ("archnet convert x --quantizer d", "4", ["plain,dorefa"]),
+        ("archnet inspect x --norms c", "4", ["plain,corrected"]),
         ("archnet convert x --periods b", "4", ["plain,blocks"]),
         ("archnet convert x --adaptation t", "4", ["plain,teacher-attention"]),
     ],
@@ -370,7 +376,7 @@ def test_completion_knows_widths_and_methods(
 
 
 def test_an_error_of_ours_is_two_lines(archnet: Archnet, replace_module: Replace) -> None:
-    def inspect(model: str, target: str, attention: str | None, bits: str) -> None:
+    def inspect(model: str, target: str, attention: str | None, norms: str, bits: str) -> None:
         raise ArchNetError("tiny/config.json is no JSON", fix="download it again")
 
     replace_module("archnet.api", inspect=inspect)
@@ -391,7 +397,7 @@ def test_an_error_of_ours_is_two_lines(archnet: Archnet, replace_module: Replace
 def test_what_the_machine_lacks_is_bad_input(
     archnet: Archnet, replace_module: Replace, error: Exception, words: str
 ) -> None:
-    def inspect(model: str, target: str, attention: str | None, bits: str) -> None:
+    def inspect(model: str, target: str, attention: str | None, norms: str, bits: str) -> None:
         raise error
 
     replace_module("archnet.api", inspect=inspect)

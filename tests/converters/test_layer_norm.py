@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from archnet.converters.base import TokenStatistics
 from archnet.converters.homotopy import set_progress
-from archnet.converters.layer_norm import NormConverter, NormToBatchNorm, ResidualGain
+from archnet.converters.layer_norm import NormConverter, NormCorrection, NormToBatchNorm, ResidualGain
+from archnet.executor import NetworkModule
 from archnet.network import Network, Site
 from archnet.operators import Op
 
@@ -81,3 +82,61 @@ def test_an_add_reads_a_copy_with_one_gain(residual: bool) -> None:
     assert all(site.op is Op.BATCH_NORM and site.block == "block 0" for site in built.sites)
     assert built.residual == ("norm.residual" if residual else "")
     assert set(built.modules) == set(names) - {"norm"}
+
+
+def trained_correction(features: int = 8) -> NormCorrection:
+    module = NormCorrection(features, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    torch.nn.init.normal_(module.back, generator=generator)
+    torch.nn.init.normal_(module.bias, generator=generator)
+    return module
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.4, 1.0])
+def test_a_correction_is_the_formula(x: torch.Tensor, progress: float) -> None:
+    module = trained_correction()
+    set_progress(module, progress)
+    hidden = (x @ module.weight.T + module.bias).clamp_min(0)
+    torch.testing.assert_close(module(x), x + progress * hidden @ module.back.T)
+    assert module.weight.shape == (4, 8)
+
+
+def test_an_untrained_correction_corrects_nothing(x: torch.Tensor) -> None:
+    module = NormCorrection(8, seed=3)
+    set_progress(module, 1.0)
+    assert bool((module(x) == x).all())
+    assert bool((module.weight != NormCorrection(8, seed=4).weight).all())
+
+
+@torch.no_grad()
+def test_a_correction_expands_to_layers_that_compute_it() -> None:
+    module = trained_correction(4)
+    set_progress(module, 1.0)
+    table = torch.randn(5, 4)
+    words = Site("words", Op.EMBEDDING, ("input_ids",), {"table": "t"}, block="block 0")
+    expansion = module.expand(Site("fix", Op.BATCH_NORM, ("words",), block="block 0"))
+    ops = [(site.name, site.op, site.block) for site in expansion.sites]
+    assert ops == [
+        ("fix.hidden", Op.LINEAR, "block 0"),
+        ("fix.relu", Op.RELU, "block 0"),
+        ("fix.back", Op.LINEAR, "block 0"),
+        ("fix", Op.ADD, "block 0"),
+    ]
+    tensors = {"t": table, **expansion.tensors}
+    network = Network(("input_ids",), (words, *expansion.sites), tensors, {"output": "fix"})
+    got = NetworkModule(network)({"input_ids": torch.arange(5)[None]})["fix"]
+    torch.testing.assert_close(got, module(table[None]))
+
+
+def test_a_corrected_norm_is_read_corrected_by_everything() -> None:
+    network = norm_network(residual=True)
+    converter = NormConverter(Op.LAYER_NORM, "corrected")
+    built = converter.build(network.site("norm"), network, TokenStatistics(torch.zeros(4), 1.0))
+    assert {site.name: site.inputs for site in built.sites} == {
+        "norm.normalize": ("words",),
+        "norm.correct": ("norm.normalize",),
+        "norm": ("norm.correct",),
+        "norm.residual": ("norm.correct",),
+    }
+    assert isinstance(built.modules["norm.correct"], NormCorrection)
+    assert set(converter.needs) == {Op.BATCH_NORM, Op.LINEAR, Op.RELU}

@@ -201,6 +201,16 @@ def test_the_command_and_versions_are_there(full: tuple[str, Page]) -> None:
     assert "13 min 38 s" in text
 
 
+def test_a_form_of_norms_that_was_chosen_is_in_the_command(tmp_path: Path) -> None:
+    folder = make_build(tmp_path / "b")
+    record = json.loads((folder / "settings.json").read_text())
+    record["settings"]["norms"] = "corrected"
+    (folder / "settings.json").write_text(json.dumps(record))
+    text = page_of(folder)[1].text
+    assert "--norms corrected" in text
+    assert "Form of norms corrected" in " ".join(text.split())
+
+
 def test_a_recorded_command_is_shown_as_it_was(tmp_path: Path) -> None:
     folder = make_build(tmp_path / "b")
     manifest = json.loads((folder / "manifest.json").read_text())
