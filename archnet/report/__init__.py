@@ -149,9 +149,12 @@ def facts(c: Contents) -> list[tuple[str, str]]:
         "periods": "Trained at once",
         "block_decay": "Weight of a block's loss for each one behind it",
         "adaptation": "Adaptation of states",
+        "sequences": "Translations that it learns from",
     }
-    of_words = ("seq_len", "embedding") if c.images else ()
-    listed = [(named.get(k, k), str(v)) for k, v in c.settings.items() if k not in of_words]
+    others = ("seq_len", "embedding") if c.images else ()
+    if not c.translates:
+        others = (*others, "sequences")
+    listed = [(named.get(k, k), str(v)) for k, v in c.settings.items() if k not in others]
     if c.seconds:
         total = numbers.duration(sum(c.seconds.values()))
         stages = ", ".join(f"{stage} {numbers.duration(s)}" for stage, s in c.seconds.items())
