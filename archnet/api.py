@@ -59,6 +59,7 @@ def convert(
     block_decay: float = 1.0,
     adaptation: str = "none",
     sequences: str = "beams",
+    views: int = 4,
     events: EventSink | None = None,
 ) -> Path:
     """Convert a trained text encoder, encoder-decoder or image classifier into integers for a target.
@@ -80,7 +81,7 @@ def convert(
         tokenizer: for a model that comes without one.
         reuse: a finished build of the same model, data and settings but for bits, target, embedding and
             quantizer: its distillation is taken instead of done again.
-        quantizer, periods, block_decay, adaptation, sequences: how it learns (see `archnet.method.Method`).
+        quantizer, periods, block_decay, adaptation, sequences, views: how it learns (`archnet.method`).
         events: told of progress.
 
     Returns:
@@ -95,7 +96,7 @@ def convert(
     attends = profile.choose_attention(attention)
     settings = ConvertSettings(
         profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256(), attends, max_drop,
-        norms, Method(quantizer, periods, block_decay, adaptation, sequences),
+        norms, Method(quantizer, periods, block_decay, adaptation, sequences, views),
     )  # fmt: skip
     BuildDir.check_place(Path(out))
     if reuse is not None:

@@ -162,7 +162,9 @@ def prepare(
     tell()
     preset = PRESETS[settings.preset]
     if isinstance(data, Path):
-        images, digest = image_batches(source, data, batch_size=preset.batch_size, seed=settings.seed)
+        images, digest = image_batches(
+            source, data, batch_size=preset.batch_size, seed=settings.seed, views=settings.method.views
+        )
         return Job(source, profile, settings, teacher, blocks, plan, images, digest)
     batches = TokenBatches(
         source.require_tokenizer(),

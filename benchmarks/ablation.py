@@ -211,6 +211,7 @@ def made(
             block_decay=method.block_decay,
             adaptation=method.adaptation,
             sequences=method.sequences,
+            views=method.views,
             events=events,
         )
 

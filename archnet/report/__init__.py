@@ -150,10 +150,13 @@ def facts(c: Contents) -> list[tuple[str, str]]:
         "block_decay": "Weight of a block's loss for each one behind it",
         "adaptation": "Adaptation of states",
         "sequences": "Translations that it learns from",
+        "views": "Views of a picture that the teacher is averaged over",
     }
     others = ("seq_len", "embedding") if c.images else ()
     if not c.translates:
         others = (*others, "sequences")
+    if not c.images:
+        others = (*others, "views")
     listed = [(named.get(k, k), str(v)) for k, v in c.settings.items() if k not in others]
     if c.seconds:
         total = numbers.duration(sum(c.seconds.values()))

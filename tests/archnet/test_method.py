@@ -11,7 +11,7 @@ from archnet.errors import ArchNetError
 from archnet.method import Method
 
 SETTINGS = ConvertSettings("archnet", Bits(8, 8), "fast", 64, 7, "one-hot")
-PAPER = Method("dorefa", "blocks", 0.8, "teacher-attention", "greedy")
+PAPER = Method("dorefa", "blocks", 0.8, "teacher-attention", "greedy", 1)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,8 @@ PAPER = Method("dorefa", "blocks", 0.8, "teacher-attention", "greedy")
         ("sequences", "beam", "--sequences 'beam' does not exist", "did you mean 'beams'? known: "),
         ("block_decay", 0.0, "--block-decay 0 is out of range", "give a number above 0 and up to 1"),
         ("block_decay", 1.01, "--block-decay 1.01 is out of range", "the paper's is 0.8"),
+        ("views", 0, "--views 0 is out of range", "from 1 to 16"),
+        ("views", 17, "--views 17 is out of range", "from 1 to 16"),
         ("block_decay", float("nan"), "--block-decay nan is out of range", ""),
     ],
 )
@@ -39,7 +41,7 @@ def test_what_does_not_exist_is_refused(field: str, value: object, problem: str,
 
 
 def test_settings_record_what_is_not_the_default() -> None:
-    assert set(SETTINGS.to_json()) & set(Method().to_json()) == {"sequences"}
+    assert set(SETTINGS.to_json()) & set(Method().to_json()) == {"sequences", "views"}
     paper = replace(SETTINGS, method=PAPER)
     value = paper.to_json()
     assert {name: value[name] for name in PAPER.to_json()} == {
@@ -48,6 +50,7 @@ def test_settings_record_what_is_not_the_default() -> None:
         "block_decay": 0.8,
         "adaptation": "teacher-attention",
         "sequences": "greedy",
+        "views": 1,
     }
     assert ConvertSettings.from_json(value) == paper
     some = replace(SETTINGS, method=Method(periods="blocks"))
@@ -58,10 +61,10 @@ def test_settings_record_what_is_not_the_default() -> None:
 def test_settings_from_before_it_could_be_chosen_have_what_there_was() -> None:
     value = SETTINGS.to_json()
     assert ConvertSettings.from_json(value).method == Method()
-    del value["sequences"]
+    del value["sequences"], value["views"]
     old = ConvertSettings.from_json(value)
-    assert old.method == Method(sequences="greedy")
-    assert old.differences(SETTINGS) == ["sequences: greedy -> beams"]
+    assert old.method == Method(sequences="greedy", views=1)
+    assert old.differences(SETTINGS) == ["sequences: greedy -> beams", "views: 1 -> 4"]
 
 
 def test_a_recorded_value_that_does_not_exist_is_refused() -> None:
@@ -74,6 +77,7 @@ def test_every_difference_is_named() -> None:
     assert SETTINGS.differences(changed) == [
         "seed: 7 -> 8",
         "sequences: beams -> greedy",
+        "views: 4 -> 1",
         "quantizer: lsq -> dorefa",
         "periods: all -> blocks",
         "block_decay: 1.0 -> 0.8",
