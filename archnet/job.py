@@ -19,7 +19,7 @@ from archnet.network import Network
 from archnet.operators import Op
 from archnet.plan import DECODER_ON_HOST, Plan, make_plan
 from archnet.plan_strict import strict_refusals
-from archnet.presets import BUCKETS, PRESETS, Preset
+from archnet.presets import BUCKETS, Preset, preset_of
 from archnet.quantize import (
     Phase,
     falling,
@@ -59,7 +59,7 @@ class Job:
     @property
     def preset(self) -> Preset:
         """The schedules."""
-        return PRESETS[self.settings.preset]
+        return preset_of(self.settings.preset, self.source.kind)
 
     def phases(self, layers: Mapping[str, Bits] | None = None) -> tuple[Phase, ...]:
         """The widths that quantization falls through; each sees other batches than those before it.
@@ -160,7 +160,7 @@ def prepare(
     )
     plan.require()
     tell()
-    preset = PRESETS[settings.preset]
+    preset = preset_of(settings.preset, source.kind)
     if isinstance(data, Path):
         images, digest = image_batches(
             source, data, batch_size=preset.batch_size, seed=settings.seed, views=settings.method.views

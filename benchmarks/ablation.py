@@ -34,7 +34,7 @@ from archnet.cli.display import choose_display
 from archnet.errors import ArchNetError, nearest
 from archnet.events import read_log
 from archnet.method import Method
-from archnet.presets import PRESETS, Preset
+from archnet.presets import PICTURE_PRESETS, PRESETS, Preset
 from archnet.quickstart import model_folder
 from archnet.targets import load_profile
 
@@ -66,6 +66,7 @@ VARIANTS = (
     Variant("residual", "Residual Feature Adaptation", Method(adaptation="residual")),
     Variant("attention", "the same with Teacher Attention", Method(adaptation="teacher-attention")),
     Variant("greedy", "translation: no words, greedy sequences", Method(sequences="greedy")),
+    Variant("views", "images: the teacher sees each picture once", Method(views=1)),
     Variant("paper", "all of the paper's", Method("dorefa", "blocks", 0.8, "teacher-attention")),
 )
 
@@ -154,12 +155,15 @@ def shortened(preset: Preset, steps: int) -> Preset:
 @contextmanager
 def preset_of(name: str, steps: int | None) -> Iterator[None]:
     """While this is open the preset has so many steps."""
-    before = PRESETS[name]
-    PRESETS[name] = before if steps is None else shortened(before, steps)
+    tables = (PRESETS, PICTURE_PRESETS)
+    before = [table[name] for table in tables]
+    for table, preset in zip(tables, before, strict=True):
+        table[name] = preset if steps is None else shortened(preset, steps)
     try:
         yield
     finally:
-        PRESETS[name] = before
+        for table, preset in zip(tables, before, strict=True):
+            table[name] = preset
 
 
 def place_of(arguments: argparse.Namespace, subject: Subject, method: Method) -> Path:
@@ -169,7 +173,7 @@ def place_of(arguments: argparse.Namespace, subject: Subject, method: Method) ->
         data=str(arguments.data.resolve()),
         bits=arguments.bits,
         target=arguments.target,
-        preset=asdict(PRESETS[arguments.preset]),
+        presets=[asdict(table[arguments.preset]) for table in (PRESETS, PICTURE_PRESETS)],
         steps=arguments.steps,
         seq_len=arguments.seq_len,
         seed=arguments.seed,

@@ -16,7 +16,7 @@ from archnet.distill import Schedule, objective_for
 from archnet.engine import StageContext
 from archnet.freeze import freeze
 from archnet.network import Network
-from archnet.presets import PRESETS
+from archnet.presets import PICTURE_PRESETS, PRESETS, preset_of
 from archnet.quantize import (
     Phase,
     Start,
@@ -64,6 +64,12 @@ def test_fewer_bits_train_longer() -> None:
     assert schedules[0] == preset.quantize
     assert [s.steps for s in schedules] == sorted({s.steps for s in schedules})
     assert preset.quantize_at(Bits(8, 4)) == preset.quantize_at(Bits(4, 4))
+
+
+def test_pictures_have_presets_of_their_own() -> None:
+    assert preset_of("fast", "text") is preset_of("fast", "translation") is PRESETS["fast"]
+    assert preset_of("fast", "image") is PICTURE_PRESETS["fast"]
+    assert list(PICTURE_PRESETS) == list(PRESETS)
 
 
 def frozen(student: QuantizedStudent, values: Mapping[str, Affine], teacher: Network) -> list[bytes]:

@@ -12,7 +12,7 @@ import pytest
 from archnet.errors import ArchNetError
 from archnet.events import read_log
 from archnet.method import Method
-from archnet.presets import PRESETS
+from archnet.presets import PICTURE_PRESETS, PRESETS
 from tests.hf_models import SENTENCES, make_model_folder
 from tests.integration.tiny import short_presets, write_target, write_text
 
@@ -114,17 +114,18 @@ def test_variants_are_each_another_method() -> None:
         sum(v != d for v, d in zip(m.to_json().values(), Method().to_json().values(), strict=True))
         for m in methods
     ]
-    assert alone == [0, 1, 1, 1, 1, 1, 1, 4]
+    assert alone == [0, 1, 1, 1, 1, 1, 1, 1, 4]
 
 
 def test_a_preset_is_shortened_in_proportion_and_put_back() -> None:
-    before = PRESETS["balanced"]
-    with ablation.preset_of("balanced", 100):
-        short = PRESETS["balanced"]
-        assert short.distil.steps == 100
-        assert short.quantize.steps == round(before.quantize.steps * 100 / before.distil.steps)
-        assert short.distil.rate == before.distil.rate
-    assert PRESETS["balanced"] is before
+    for table in (PRESETS, PICTURE_PRESETS):
+        before = table["balanced"]
+        with ablation.preset_of("balanced", 100):
+            short = table["balanced"]
+            assert short.distil.steps == 100
+            assert short.quantize.steps == round(before.quantize.steps * 100 / before.distil.steps)
+            assert short.distil.rate == before.distil.rate
+        assert table["balanced"] is before
 
 
 @pytest.mark.parametrize(

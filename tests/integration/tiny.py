@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from archnet import engine, translations
-from archnet.presets import PRESETS
+from archnet.presets import PICTURE_PRESETS, PRESETS
 from tests.hf_models import SENTENCES, WORDS
 
 ROOT = Path(__file__).parents[2]
@@ -46,19 +46,22 @@ def write_target(folder: Path, *, title: str = "mine") -> Path:
 
 @contextmanager
 def short_presets(distil: int = 100, quantize: int = 20) -> Iterator[None]:
-    """Every preset takes so many steps of eight sentences."""
-    before = dict(PRESETS)
-    for name, preset in before.items():
-        PRESETS[name] = replace(
-            preset,
-            distil=replace(preset.distil, steps=distil),
-            quantize=replace(preset.quantize, steps=quantize),
-            batch_size=8,
-        )
+    """Every preset takes so many steps of eight sentences or pictures."""
+    tables = (PRESETS, PICTURE_PRESETS)
+    before = [dict(table) for table in tables]
+    for table in tables:
+        for name, preset in table.items():
+            table[name] = replace(
+                preset,
+                distil=replace(preset.distil, steps=distil),
+                quantize=replace(preset.quantize, steps=quantize),
+                batch_size=8,
+            )
     try:
         yield
     finally:
-        PRESETS.update(before)
+        for table, presets in zip(tables, before, strict=True):
+            table.update(presets)
 
 
 if __name__ == "__main__":
