@@ -59,7 +59,7 @@ def convert(
     block_decay: float = 1.0,
     adaptation: str = "none",
     sequences: str = "beams",
-    views: int = 4,
+    views: int = 1,
     events: EventSink | None = None,
 ) -> Path:
     """Convert a trained text encoder, encoder-decoder or image classifier into integers for a target.

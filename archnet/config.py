@@ -18,8 +18,8 @@ KNOWN_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (8, 6, 4))
 AUTO_BITS = "auto"
 """What --bits takes for widths that are chosen layer by layer."""
 
-METHOD_BEFORE: Mapping[str, str | int | float] = {"sequences": "greedy", "views": 1}
-"""Of a build whose settings do not say: it is from before these could be chosen."""
+SEQUENCES_BEFORE = "greedy"
+"""Of a build whose settings do not say: it is from before they could be chosen."""
 
 MAX_SEQUENCE = 1024
 """The integer softmax sums in int32, which is exact up to this sequence length."""
@@ -157,11 +157,10 @@ class ConvertSettings:
         return str(self.bits) if self.max_drop is None else f"auto, at most {self.max_drop:g} points lost"
 
     def to_json(self) -> dict[str, str | int | float]:
-        """A flat JSON object, which `from_json` reads; of `method` METHOD_BEFORE's and what is no default."""
+        """A flat JSON object, which `from_json` reads; of `method` sequences and what is no default."""
         value = {**asdict(self), "bits": str(self.bits)}
         del value["method"]
-        method = self.method.to_json()
-        value |= {**self.method.chosen(), **{name: method[name] for name in METHOD_BEFORE}}
+        value |= {**self.method.chosen(), "sequences": self.method.sequences}
         if self.max_drop is None:
             del value["max_drop"]
         if not self.target_sha256:
@@ -196,7 +195,7 @@ class ConvertSettings:
             attention=str(value.get("attention", ATTENTION_FORMS[0])),
             max_drop=float(value["max_drop"]) if "max_drop" in value else None,
             norms=str(value.get("norms", NORM_FORMS[0])),
-            method=Method.from_json({**METHOD_BEFORE, **value}),
+            method=Method.from_json({"sequences": SEQUENCES_BEFORE, **value}),
         )
 
     def differences(self, other: ConvertSettings) -> list[str]:

@@ -49,7 +49,7 @@ class Method:
     block_decay: float = 1.0
     adaptation: str = ADAPTATIONS[0]
     sequences: str = SEQUENCES[0]
-    views: int = 4
+    views: int = 1
 
     def __post_init__(self) -> None:
         for option, value, known in (

@@ -66,7 +66,7 @@ VARIANTS = (
     Variant("residual", "Residual Feature Adaptation", Method(adaptation="residual")),
     Variant("attention", "the same with Teacher Attention", Method(adaptation="teacher-attention")),
     Variant("greedy", "translation: no words, greedy sequences", Method(sequences="greedy")),
-    Variant("views", "images: the teacher sees each picture once", Method(views=1)),
+    Variant("views", "images: the teacher's mean over 4 views of a picture", Method(views=4)),
     Variant("paper", "all of the paper's", Method("dorefa", "blocks", 0.8, "teacher-attention")),
 )
 

@@ -155,8 +155,6 @@ def facts(c: Contents) -> list[tuple[str, str]]:
     others = ("seq_len", "embedding") if c.images else ()
     if not c.translates:
         others = (*others, "sequences")
-    if not c.images:
-        others = (*others, "views")
     listed = [(named.get(k, k), str(v)) for k, v in c.settings.items() if k not in others]
     if c.seconds:
         total = numbers.duration(sum(c.seconds.values()))

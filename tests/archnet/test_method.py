@@ -11,7 +11,7 @@ from archnet.errors import ArchNetError
 from archnet.method import Method
 
 SETTINGS = ConvertSettings("archnet", Bits(8, 8), "fast", 64, 7, "one-hot")
-PAPER = Method("dorefa", "blocks", 0.8, "teacher-attention", "greedy", 1)
+PAPER = Method("dorefa", "blocks", 0.8, "teacher-attention", "greedy", 4)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_what_does_not_exist_is_refused(field: str, value: object, problem: str,
 
 
 def test_settings_record_what_is_not_the_default() -> None:
-    assert set(SETTINGS.to_json()) & set(Method().to_json()) == {"sequences", "views"}
+    assert set(SETTINGS.to_json()) & set(Method().to_json()) == {"sequences"}
     paper = replace(SETTINGS, method=PAPER)
     value = paper.to_json()
     assert {name: value[name] for name in PAPER.to_json()} == {
@@ -50,7 +50,7 @@ def test_settings_record_what_is_not_the_default() -> None:
         "block_decay": 0.8,
         "adaptation": "teacher-attention",
         "sequences": "greedy",
-        "views": 1,
+        "views": 4,
     }
     assert ConvertSettings.from_json(value) == paper
     some = replace(SETTINGS, method=Method(periods="blocks"))
@@ -61,10 +61,10 @@ def test_settings_record_what_is_not_the_default() -> None:
 def test_settings_from_before_it_could_be_chosen_have_what_there_was() -> None:
     value = SETTINGS.to_json()
     assert ConvertSettings.from_json(value).method == Method()
-    del value["sequences"], value["views"]
+    del value["sequences"]
     old = ConvertSettings.from_json(value)
-    assert old.method == Method(sequences="greedy", views=1)
-    assert old.differences(SETTINGS) == ["sequences: greedy -> beams", "views: 1 -> 4"]
+    assert old.method == Method(sequences="greedy")
+    assert old.differences(SETTINGS) == ["sequences: greedy -> beams"]
 
 
 def test_a_recorded_value_that_does_not_exist_is_refused() -> None:
@@ -77,10 +77,10 @@ def test_every_difference_is_named() -> None:
     assert SETTINGS.differences(changed) == [
         "seed: 7 -> 8",
         "sequences: beams -> greedy",
-        "views: 4 -> 1",
         "quantizer: lsq -> dorefa",
         "periods: all -> blocks",
         "block_decay: 1.0 -> 0.8",
         "adaptation: none -> teacher-attention",
+        "views: 1 -> 4",
     ]
     assert changed.differences(changed) == []
