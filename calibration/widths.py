@@ -113,8 +113,26 @@ def assign(network: Network, bits: Bits, layers: Mapping[str, Bits] | None = Non
             shares[site.name] = own.activations
             if site.attributes.get("form") != "relu":  # whose scores are its weights
                 scores[site.name] = STORED_BITS
+                if _too_many_keys(network, own.activations):
+                    shares[site.name] = STORED_BITS
     results = _results(network, bits, layers)
-    return Widths(weights, results, scores, shares, _wider(network, bits, weights, results, scores))
+    widths = Widths(weights, results, scores, shares, ())
+    return replace(widths, wider=_wider(network, bits, widths))
+
+
+def _too_many_keys(network: Network, bits: int) -> bool:
+    """Whether a mean probability, 1 / keys, is less than half a unit of so many bits, and would vanish.
+
+    Known of images, whose tokens are as many each time; sentences are mostly shorter than they may be.
+    """
+    return places(network) > 2 * ((1 << bits) - 1)
+
+
+def places(network: Network) -> int:
+    """The number of tokens that every image becomes; 0 for text, and where no table tells it."""
+    tables = [network.parameter(s, "table") for s in network.sites if s.op is Op.ADD and len(s.inputs) == 1]
+    rows = [int(table.shape[-2]) for table in tables]
+    return max(rows, default=0) if IMAGES in network.inputs else 0
 
 
 def fused_reader(site: Site, readers: Mapping[str, list[Site]]) -> Site | None:
@@ -184,14 +202,9 @@ def _wanted(
     return max(widths)
 
 
-def _wider(
-    network: Network,
-    bits: Bits,
-    weights: Mapping[str, int],
-    results: Mapping[str, int],
-    scores: Mapping[str, int],
-) -> tuple[Wider, ...]:
+def _wider(network: Network, bits: Bits, widths: Widths) -> tuple[Wider, ...]:
     """What has more bits than was asked for, by kind."""
+    weights, results, scores = widths.weights, widths.results, widths.scores
     found: list[Wider] = []
 
     def note(what: str, width: int, names: list[str], reason: str) -> None:
@@ -209,6 +222,9 @@ def _wider(
         pixels = [name for name in network.inputs if name == IMAGES]
         note("images", STORED_BITS, pixels, "pixels come with 8 bits")
         note("attention scores", STORED_BITS, list(scores), "the softmax reads them, no product does")
+        many = [name for name, width in widths.shares.items() if width > bits.activations]
+        reason = f"their mean over {places(network)} tokens would round to 0"
+        note("attention probabilities", STORED_BITS, many, reason)
     note("logits", ACCUMULATOR_BITS, logits, "the last layer's accumulators as they are")
     identities = {site.name for site in network.sites if site.attributes.get("identity")}
     above = [n for n, width in weights.items() if width > bits.weights]

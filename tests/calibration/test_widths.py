@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from archnet.calibration.observers import best_scales, round_weights
@@ -38,6 +39,43 @@ def test_eight_bits_change_nothing() -> None:
     widths = assign(network, bits)
     assert set(widths.results.values()) == {8}
     assert widths.wider == ()
+
+
+def of_pictures(positions: int, form: str = "softmax") -> Network:
+    """Patches as tokens, their positions, and attention among them."""
+    sites = (
+        Site("patch", Op.CONV, ("pixel_values",)),
+        Site("tokens", Op.TO_TOKENS, ("patch",)),
+        Site("p", Op.ADD, ("tokens",), {"table": "t"}),
+        Site("q", Op.LINEAR, ("p",)),
+        Site("a", Op.ATTENTION, ("q", "q", "q"), attributes={"form": form}),
+        Site("head", Op.LINEAR, ("a",)),
+    )
+    return Network(("pixel_values",), sites, {"t": torch.zeros(positions, 4)}, {"logits": "head"})
+
+
+@pytest.mark.parametrize(
+    ("positions", "activations", "form", "wanted"),
+    [
+        (30, 4, "softmax", 4),
+        (31, 4, "softmax", 8),
+        (31, 4, "table", 8),
+        (31, 4, "relu", 4),
+        (126, 6, "softmax", 6),
+        (127, 6, "softmax", 8),
+        (1000, 8, "softmax", 8),
+    ],
+)
+def test_probabilities_that_would_round_to_0_stay_wide(
+    positions: int, activations: int, form: str, wanted: int
+) -> None:
+    network, bits = of_pictures(positions, form), Bits(4, activations)
+    widths = assign(narrowed(network, bits), bits)
+    assert widths.shares == {"a": wanted}
+    found = [w for w in widths.wider if w.what == "attention probabilities"]
+    assert [(w.bits, w.count) for w in found] == ([(8, 1)] if wanted > activations else [])
+    if found:
+        assert found[0].reason == f"their mean over {positions} tokens would round to 0"
 
 
 def test_products_are_narrow_and_sums_are_not() -> None:
