@@ -110,6 +110,10 @@ def convert(
         raise ArchNetError(
             f"--embedding is of words, which {source.name} does not read", fix="leave --embedding out"
         )
+    if views > 1 and source.kind != "image":
+        raise ArchNetError(
+            f"--views is of pictures, which {source.name} does not read", fix="leave --views out"
+        )
     job = prepare(source, given, profile, with_settings(settings, source, profile), stage.step)
     unit = "pictures" if source.kind == "image" else "sentences"
     stage.finish({"operators": len(job.teacher.sites), unit: len(job.batches)})

@@ -11,7 +11,8 @@ from typing import Protocol
 from archnet.blocks import Block, find_blocks, with_blocks
 from archnet.calibration.token_batches import TokenBatches
 from archnet.capture import INPUTS, TRANSLATION_INPUTS, capture, capture_image
-from archnet.config import Bits, ConvertSettings
+from archnet.config import NORM_FORMS, Bits, ConvertSettings
+from archnet.converters.layer_norm import NORMS
 from archnet.distill import Batches
 from archnet.errors import ArchNetError
 from archnet.image_job import check_kind, image_batches
@@ -114,7 +115,16 @@ def planned(
     norms: str,
     bits: Bits,
 ) -> Plan:
-    """What becomes of every site, for strict targets of convolutions in blocks, for chips of a decoder."""
+    """What becomes of every site, for strict targets of convolutions in blocks, for chips of a decoder.
+
+    Raises:
+        ArchNetError: norms are to take another form, and the model has none.
+    """
+    if norms != NORM_FORMS[0] and all(site.op not in NORMS for site in teacher.sites):
+        raise ArchNetError(
+            f"--norms {norms} is of LayerNorm and RMSNorm, and {source.name} has neither",
+            fix="leave --norms out",
+        )
     plan = make_plan(
         teacher,
         profile,

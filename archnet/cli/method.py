@@ -75,6 +75,8 @@ class MethodCommand(click.Command):
         """Write both sections."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": [], SECTION: []}
         for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Argument):
+                continue
             record = parameter.get_help_record(ctx)
             if record is not None:
                 sections[SECTION if parameter.name in NAMES else "Options"].append(record)

@@ -21,7 +21,7 @@ def test_a_resnet_is_converted_scored_and_run(tmp_path: Path, target: Path, arch
     pictures = write_pictures(tmp_path / "pictures")
     (pictures / "cat" / "broken.jpg").write_bytes(b"no picture")
     build = tmp_path / "build"
-    made = archnet("convert", model, "--data", pictures, "--target", target, "--out", build)
+    made = archnet("convert", model, "--data", pictures, "--target", target, "--out", build, "--views", 2)
     assert made.exit_code == 0, made.output
     assert "1 of 13 pictures cannot be read and are left out: cat/broken.jpg" in made.output.replace(
         "\n", " "
@@ -57,6 +57,8 @@ def test_text_and_pictures_are_not_mistaken(
     found = archnet("convert", text, "--data", pictures, "--target", target, "--out", tmp_path / "b")
     assert found.exit_code == 2
     assert "bert reads text, but" in found.output.replace("\n", " ")
+    words = ("convert", text, "--data", sentences, "--target", target, "--out", tmp_path / "b")
+    check_refusal(archnet(*words, "--views", 2), "--views is of pictures, which bert does not read", "leave")
     (images / "preprocessor_config.json").unlink()
     found = archnet("convert", images, "--data", pictures, "--target", target, "--out", tmp_path / "c")
     assert found.exit_code == 2
@@ -79,6 +81,7 @@ def test_refusals_of_pictures(tmp_path: Path, target: Path, archnet: Archnet) ->
     refused("the folder bird in", "put its pictures there, or delete it", pictures)
     (pictures / "bird").rmdir()
     refused("--embedding is of words, which resnet does not read", "leave", pictures, "--embedding", "code")
+    refused("--norms corrected is of LayerNorm and", "leave --norms out", pictures, "--norms", "corrected")
 
 
 @pytest.mark.usefixtures("presets")
