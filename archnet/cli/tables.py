@@ -51,13 +51,15 @@ def targets_table(profiles: Sequence[Profile]) -> Table:
 
     Any width of weights goes with any of activations.
     """
-    table = _table("target", "what it is", "bits", "embedding", "attention", "exports")
+    table = _table("target", "bits", "embedding", "attention", "exports")
+    for column in table.columns[2:]:
+        column.max_width = 13
     for profile in profiles:
         widths = (("w", profile.weight_bits), ("a", profile.activation_bits))
-        bits = "\n".join(" ".join(f"{kind}{n}" for n in numbers) for kind, numbers in widths)
+        bits = "\n".join(f"{kind}{' '.join(map(str, numbers))}" for kind, numbers in widths)
         lists = (profile.embedding_forms, profile.attention_forms, profile.exports)
-        below_each_other = ("\n".join(names) for names in lists)
-        table.add_row(Text(profile.name, "bold"), profile.title, bits, *below_each_other)
+        name = Text.assemble((profile.name, "bold"), "\n", profile.title)
+        table.add_row(name, bits, *map(" ".join, lists))
     return table
 
 
