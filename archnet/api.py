@@ -59,7 +59,6 @@ def convert(
     block_decay: float = 1.0,
     adaptation: str = "none",
     sequences: str = "beams",
-    views: int = 1,
     events: EventSink | None = None,
 ) -> Path:
     """Convert a trained text encoder, encoder-decoder or image classifier into integers for a target.
@@ -81,7 +80,7 @@ def convert(
         tokenizer: for a model that comes without one.
         reuse: a finished build of the same model, data and settings but for bits, target, embedding and
             quantizer: its distillation is taken instead of done again.
-        quantizer, periods, block_decay, adaptation, sequences, views: how it learns (`archnet.method`).
+        quantizer, periods, block_decay, adaptation, sequences: how it learns (see `archnet.method.Method`).
         events: told of progress.
 
     Returns:
@@ -96,7 +95,7 @@ def convert(
     attends = profile.choose_attention(attention)
     settings = ConvertSettings(
         profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256(), attends, max_drop,
-        norms, Method(quantizer, periods, block_decay, adaptation, sequences, views),
+        norms, Method(quantizer, periods, block_decay, adaptation, sequences),
     )  # fmt: skip
     BuildDir.check_place(Path(out))
     if reuse is not None:
@@ -109,10 +108,6 @@ def convert(
     if embedding is not None and source.kind == "image":
         raise ArchNetError(
             f"--embedding is of words, which {source.name} does not read", fix="leave --embedding out"
-        )
-    if views > 1 and source.kind != "image":
-        raise ArchNetError(
-            f"--views is of pictures, which {source.name} does not read", fix="leave --views out"
         )
     job = prepare(source, given, profile, with_settings(settings, source, profile), stage.step)
     unit = "pictures" if source.kind == "image" else "sentences"

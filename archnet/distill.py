@@ -2,9 +2,7 @@
 
 The loss is the mean over blocks of mse(student, teacher) / var(teacher), over valid tokens, plus the
 cosine distance of every output that has one row a sequence, plus the divergence of the next token's
-distribution where the outputs are logits of a vocabulary. Where several rows of a batch are views of one
-picture, the teacher's distribution for it is the mean over them: what it says of all views together is right
-more often than what it says of one. No label is read anywhere.
+distribution where the outputs are logits of a vocabulary. No label is read anywhere.
 
 Blocks can be trained one after the other, count less the farther they are from the last one
 (`archnet/periods.py`), and be compared through an adaptation (`archnet/adaptation.py`).
@@ -24,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archnet.adaptation import Adaptations
-from archnet.calibration.image_batches import PICTURES
 from archnet.calibration.pair_batches import NEXT_IDS, UNKNOWN
 from archnet.checkpoint import pack, unpack
 from archnet.converters.fold import Affine
@@ -177,8 +174,6 @@ class Objective:
         for name, affine in self.logits.items():
             mask = mask_of(batch, self.masks[name])
             wanted = valid_rows(teacher[name].float(), mask)
-            if PICTURES in batch:
-                wanted = mean_over_views(wanted, batch[PICTURES])
             got = valid_rows(affine.apply(student[affine.carrier].float()), mask)
             total = total + divergence(wanted, got)
             if NEXT_IDS in batch:
@@ -196,18 +191,6 @@ class Objective:
         else:
             state = affine.apply(carrier)
         return valid_rows(self.adaptation(name, state, teacher, mask), mask)
-
-
-def mean_over_views(logits: Tensor, pictures: Tensor) -> Tensor:
-    """Logits of the mean distribution over the rows that show the same picture, in place of each row's own.
-
-    Args:
-        logits: float32 (rows, classes).
-        pictures: int64 (rows,), the picture of each row, from 0.
-    """
-    sums = logits.new_zeros(int(pictures.max()) + 1, logits.shape[1])
-    sums.index_add_(0, pictures, logits.softmax(-1))
-    return (sums / pictures.bincount()[:, None])[pictures].clamp_min(1e-30).log()
 
 
 def divergence(wanted: Tensor, got: Tensor) -> Tensor:

@@ -30,9 +30,7 @@ def check_kind(source: Source, data: Sequence[str] | Path) -> None:
         )
 
 
-def image_batches(
-    source: Source, data: Path, *, batch_size: int, seed: int, views: int
-) -> tuple[ImageBatches, str]:
+def image_batches(source: Source, data: Path, *, batch_size: int, seed: int) -> tuple[ImageBatches, str]:
     """Batches of the pictures in a place, and a checksum of them.
 
     Raises:
@@ -40,5 +38,4 @@ def image_batches(
     """
     settings = source.require_images()
     pictures = load_pictures(data, settings)
-    batches = ImageBatches(pictures, settings, batch_size=batch_size, seed=seed, views=views)
-    return batches, pictures.sha256
+    return ImageBatches(pictures, settings, batch_size=batch_size, seed=seed), pictures.sha256

@@ -172,9 +172,7 @@ def prepare(
     tell()
     preset = preset_of(settings.preset, source.kind)
     if isinstance(data, Path):
-        images, digest = image_batches(
-            source, data, batch_size=preset.batch_size, seed=settings.seed, views=settings.method.views
-        )
+        images, digest = image_batches(source, data, batch_size=preset.batch_size, seed=settings.seed)
         return Job(source, profile, settings, teacher, blocks, plan, images, digest)
     batches = TokenBatches(
         source.require_tokenizer(),

@@ -17,7 +17,6 @@ QUANTIZERS = ("lsq", "dorefa")
 PERIODS = ("all", "blocks")
 ADAPTATIONS = ("none", "residual", "teacher-attention")
 SEQUENCES = ("beams", "greedy")
-MOST_VIEWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,6 @@ class Method:
             translates, whose words count as right beside the teacher's distribution (sequence-level and
             word-level knowledge distillation, arXiv 1606.07947, sections 3.1 and 3.2); "greedy" lets it read
             the teacher's greedy translations and compares distributions alone.
-        views: of image models: rows of a batch that show one picture, each mirrored and shifted at random,
-            whose distributions by the teacher are averaged for the student; 1 averages nothing.
 
     Raises:
         ArchNetError: a value is out of range; known names are suggested.
@@ -49,7 +46,6 @@ class Method:
     block_decay: float = 1.0
     adaptation: str = ADAPTATIONS[0]
     sequences: str = SEQUENCES[0]
-    views: int = 1
 
     def __post_init__(self) -> None:
         for option, value, known in (
@@ -66,12 +62,6 @@ class Method:
             raise ArchNetError(
                 f"--block-decay {self.block_decay:g} is out of range",
                 fix="give a number above 0 and up to 1 (every block counts alike); the paper's is 0.8",
-            )
-
-        if not 1 <= self.views <= MOST_VIEWS:
-            raise ArchNetError(
-                f"--views {self.views} is out of range",
-                fix=f"give a number of views of a picture from 1 to {MOST_VIEWS}",
             )
 
     def to_json(self) -> dict[str, str | float]:
@@ -97,5 +87,4 @@ class Method:
             block_decay=float(value.get("block_decay", default.block_decay)),
             adaptation=str(value.get("adaptation", default.adaptation)),
             sequences=str(value.get("sequences", default.sequences)),
-            views=int(value.get("views", default.views)),
         )

@@ -27,17 +27,18 @@ def missing_widths(folded: Network, bits: Bits, profile: Profile) -> list[tuple[
     found: Counter[tuple[Op, str]] = Counter()
     for site in network.sites:
         if site.attributes.get(OUTWARD):
-            needs = {site.op: Bits(STORED_BITS, STORED_BITS)}
+            needs = [(site.op, Bits(STORED_BITS, STORED_BITS))]
         elif site.op in WEIGHTED:
-            needs = {site.op: Bits(widths.weights[site.name], bits.activations)}
+            needs = [(site.op, Bits(widths.weights[site.name], bits.activations))]
         elif site.op is Op.ATTENTION:
             products = (Op.MATMUL, Op.MEAN_MATMUL) if site.attributes.get("form") == "relu" else (Op.MATMUL,)
-            needs = dict.fromkeys(products, Bits(STORED_BITS, bits.activations))
+            operands = {bits.activations, widths.shares[site.name]}
+            needs = [(op, Bits(STORED_BITS, width)) for op in products for width in sorted(operands)]
         elif site.op is Op.REQUANTIZE:
-            needs = {Op.REQUANTIZE: Bits(STORED_BITS, bits.activations)}
+            needs = [(Op.REQUANTIZE, Bits(STORED_BITS, bits.activations))]
         else:
-            needs = {site.op: Bits(STORED_BITS, STORED_BITS)} if site.op in _STORED else {}
-        for op, wanted in needs.items():
+            needs = [(site.op, Bits(STORED_BITS, STORED_BITS))] if site.op in _STORED else []
+        for op, wanted in needs:
             reason = profile.why_not(op, wanted) if op in profile.operators else None
             if reason is not None:
                 found[op, reason] += 1

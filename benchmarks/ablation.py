@@ -66,7 +66,6 @@ VARIANTS = (
     Variant("residual", "Residual Feature Adaptation", Method(adaptation="residual")),
     Variant("attention", "the same with Teacher Attention", Method(adaptation="teacher-attention")),
     Variant("greedy", "translation: no words, greedy sequences", Method(sequences="greedy")),
-    Variant("views", "images: the teacher's mean over 4 views of a picture", Method(views=4)),
     Variant("paper", "all of the paper's", Method("dorefa", "blocks", 0.8, "teacher-attention")),
 )
 
@@ -215,7 +214,6 @@ def made(
             block_decay=method.block_decay,
             adaptation=method.adaptation,
             sequences=method.sequences,
-            views=method.views,
             events=events,
         )
 

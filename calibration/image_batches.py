@@ -12,9 +12,6 @@ from archnet.calibration.image_settings import ImageSettings
 SHIFT = 8
 """Pictures move by up to a share of 1 / SHIFT of their size; what is missing at an edge is mirrored."""
 
-PICTURES = "pictures"
-"""Entry of a batch with several views of each picture: the picture of each row, int64 (batch,), from 0."""
-
 _CALIBRATION = 2**31
 
 
@@ -24,23 +21,13 @@ class ImageBatches:
     Args:
         pictures: at least one.
         settings: how pixels are normalised.
-        batch_size: rows of a batch.
+        batch_size: pictures in a batch.
         seed: of the order and of the flips and shifts.
-        views: rows that show the same picture, each flipped and shifted by itself; with more than one,
-            batches also have PICTURES.
     """
 
-    def __init__(
-        self,
-        pictures: PictureSet,
-        settings: ImageSettings,
-        *,
-        batch_size: int,
-        seed: int,
-        views: int = 1,
-    ) -> None:
+    def __init__(self, pictures: PictureSet, settings: ImageSettings, *, batch_size: int, seed: int) -> None:
         self._pictures, self._settings, self.seed = pictures, settings, seed
-        self.batch_size, self.views = batch_size, min(views, batch_size)
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -53,26 +40,22 @@ class ImageBatches:
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """The batch of a training step, the same whenever it is asked for: pixel_values float32."""
         rng = np.random.default_rng([self.seed, step])
-        rows = np.repeat(self._rows(step, self.batch_size // self.views), self.views)
-        batch = self._prepared(moved(self._pictures.pixels[rows], rng))
-        if self.views > 1:
-            batch[PICTURES] = torch.arange(len(rows)) // self.views
-        return batch
+        return self._prepared(moved(self._pictures.pixels[self._rows(step)], rng))
 
     def calibration(self, n: int) -> list[dict[str, torch.Tensor]]:
         """`n` batches of unchanged pictures for observers, drawn independently of training."""
-        rows = (self._rows(_CALIBRATION + number, self.batch_size) for number in range(n))
+        rows = (self._rows(_CALIBRATION + number) for number in range(n))
         return [self._prepared(self._pictures.pixels[row]) for row in rows]
 
-    def _rows(self, step: int, size: int) -> NDArray[np.int64]:
-        """Numbers of a step's pictures: each once an epoch; again where there are fewer than `size`."""
+    def _rows(self, step: int) -> NDArray[np.int64]:
+        """Numbers of a step's pictures: each once an epoch; again where there are fewer than a batch."""
         count = len(self)
-        per_epoch = max(1, count // size)
+        per_epoch = max(1, count // self.batch_size)
         epoch, index = divmod(step, per_epoch)
         order = np.random.default_rng([self.seed, 1, epoch]).permutation(count)
-        if count < size:
-            order = np.resize(order, size)
-        return order[index * size : (index + 1) * size]
+        if count < self.batch_size:
+            order = np.resize(order, self.batch_size)
+        return order[index * self.batch_size : (index + 1) * self.batch_size]
 
     def _prepared(self, pixels: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
         values = torch.from_numpy(self._settings.normalise(pixels))

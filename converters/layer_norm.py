@@ -149,7 +149,7 @@ class NormConverter:
         self.becomes = "BatchNorm, folded into its neighbours"
         if form == "corrected":
             self.needs = (*self.needs, Op.LINEAR, Op.RELU)
-            self.becomes += "; fully connected, ReLU, fully connected, Add"
+            self.becomes += "; fully connected, ReLU, fully connected, added to it"
 
     def rejects(self, site: Site, network: Network) -> str | None:
         """A norm can be replaced wherever its parameters are constants, which capture made sure of."""

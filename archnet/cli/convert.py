@@ -142,7 +142,6 @@ def convert(
     block_decay: float,
     adaptation: str,
     sequences: str,
-    views: int,
     json_log: Path | None,
 ) -> None:
     """Convert MODEL for a target, without labels, and write a build folder.
@@ -162,7 +161,7 @@ def convert(
     asked = ConvertSettings(
         target, width, preset, seq_len, seed, embedding or profile.embedding_forms[0],
         attention=attention or profile.attention_forms[0], max_drop=max_drop,
-        norms=norms, method=Method(quantizer, periods, block_decay, adaptation, sequences, views),
+        norms=norms, method=Method(quantizer, periods, block_decay, adaptation, sequences),
     )  # fmt: skip
     profile.choose_embedding(embedding)
     profile.choose_attention(attention)
@@ -190,7 +189,6 @@ def convert(
             block_decay=block_decay,
             adaptation=adaptation,
             sequences=sequences,
-            views=views,
             events=events,
         )
     _tell_end(folder)

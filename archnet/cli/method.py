@@ -1,4 +1,4 @@
-"""The options of `archnet convert` that choose how it learns: parts of the paper's method, and targets."""
+"""The options of `archnet convert` that choose how it learns: parts of the paper's method, and sequences."""
 
 from __future__ import annotations
 
@@ -49,13 +49,6 @@ _OPTIONS = (
         SEQUENCES,
         "Translation models: learn the words of the teacher's beam search, or only its "
         "distributions along its greedy translations.",
-    ),
-    click.option(
-        "--views",
-        default=_DEFAULT.views,
-        show_default=True,
-        metavar="N",
-        help="Image models: average the teacher over so many views of a picture, mirrored and shifted.",
     ),
 )
 NAMES = tuple(_DEFAULT.to_json())

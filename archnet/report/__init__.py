@@ -150,7 +150,6 @@ def facts(c: Contents) -> list[tuple[str, str]]:
         "block_decay": "Weight of a block's loss for each one behind it",
         "adaptation": "Adaptation of states",
         "sequences": "Translations that it learns from",
-        "views": "Views of a picture that the teacher is averaged over",
     }
     others = ("seq_len", "embedding") if c.images else ()
     if not c.translates:

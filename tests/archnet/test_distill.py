@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from archnet.calibration.image_batches import PICTURES
 from archnet.calibration.pair_batches import NEXT_IDS, UNKNOWN
 from archnet.converters.fold import Affine
 from archnet.distill import (
@@ -79,21 +78,6 @@ def test_logits_are_compared_as_distributions() -> None:
         got[rows].log_softmax(-1), wanted[rows].log_softmax(-1), log_target=True, reduction="batchmean"
     )
     torch.testing.assert_close(loss, formula)
-
-
-def test_views_of_a_picture_share_the_mean_of_the_teachers_distributions() -> None:
-    generator = torch.Generator().manual_seed(4)
-    wanted, got = (torch.randn(5, 7, generator=generator) for _ in range(2))
-    pictures = torch.tensor([0, 1, 1, 0, 1])
-    objective = Objective({}, {}, {"l": None}, {"l": Affine("m")})
-    loss = objective.loss({"l": wanted}, {"m": got}, {PICTURES: pictures})
-    shares = wanted.softmax(-1)
-    means = [shares[[0, 3]].mean(0), shares[[1, 2, 4]].mean(0)]
-    target = torch.stack([means[number] for number in pictures.tolist()])
-    formula = torch.nn.functional.kl_div(got.log_softmax(-1), target, reduction="batchmean")
-    torch.testing.assert_close(loss, formula)
-    alone = objective.loss({"l": wanted}, {"m": got}, {PICTURES: torch.arange(5)})
-    torch.testing.assert_close(alone, objective.loss({"l": wanted}, {"m": got}, {"x": pictures}))
 
 
 def test_words_that_the_teacher_chose_count_as_right() -> None:

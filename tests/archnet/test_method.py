@@ -11,7 +11,7 @@ from archnet.errors import ArchNetError
 from archnet.method import Method
 
 SETTINGS = ConvertSettings("archnet", Bits(8, 8), "fast", 64, 7, "one-hot")
-PAPER = Method("dorefa", "blocks", 0.8, "teacher-attention", "greedy", 4)
+PAPER = Method("dorefa", "blocks", 0.8, "teacher-attention", "greedy")
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,6 @@ PAPER = Method("dorefa", "blocks", 0.8, "teacher-attention", "greedy", 4)
         ("sequences", "beam", "--sequences 'beam' does not exist", "did you mean 'beams'? known: "),
         ("block_decay", 0.0, "--block-decay 0 is out of range", "give a number above 0 and up to 1"),
         ("block_decay", 1.01, "--block-decay 1.01 is out of range", "the paper's is 0.8"),
-        ("views", 0, "--views 0 is out of range", "from 1 to 16"),
-        ("views", 17, "--views 17 is out of range", "from 1 to 16"),
         ("block_decay", float("nan"), "--block-decay nan is out of range", ""),
     ],
 )
@@ -50,7 +48,6 @@ def test_settings_record_what_is_not_the_default() -> None:
         "block_decay": 0.8,
         "adaptation": "teacher-attention",
         "sequences": "greedy",
-        "views": 4,
     }
     assert ConvertSettings.from_json(value) == paper
     some = replace(SETTINGS, method=Method(periods="blocks"))
@@ -81,6 +78,5 @@ def test_every_difference_is_named() -> None:
         "periods: all -> blocks",
         "block_decay: 1.0 -> 0.8",
         "adaptation: none -> teacher-attention",
-        "views: 1 -> 4",
     ]
     assert changed.differences(changed) == []

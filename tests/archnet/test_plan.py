@@ -12,6 +12,7 @@ from archnet.errors import ArchNetError
 from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.plan import Decision, Plan, make_plan
+from archnet.plan_widths import missing_widths
 from archnet.targets import Profile, load_profile
 
 LINEAR = {"weight": "w", "bias": "b"}
@@ -215,7 +216,23 @@ def test_corrected_norms_need_layers_and_say_so(profile: Profile) -> None:
         norms: make_plan(net, profile, model="t", embedding="one-hot", norms=norms).decisions[1].becomes
         for norms in ("static", "corrected")
     }
-    assert texts == {
-        "static": "BatchNorm, folded into its neighbours",
-        "corrected": "BatchNorm, folded into its neighbours; fully connected, ReLU, fully connected, Add",
-    }
+    static = "BatchNorm, folded into its neighbours"
+    added = "; fully connected, ReLU, fully connected, added to it"
+    assert texts == {"static": static, "corrected": static + added}
+
+
+def test_wide_probabilities_need_a_product_of_their_width(profile: Profile) -> None:
+    sites = (
+        Site("patch", Op.CONV, ("pixel_values",), LINEAR, {"groups": 1}),
+        Site("tokens", Op.TO_TOKENS, ("patch",)),
+        Site("p", Op.ADD, ("tokens",), {"table": "t"}),
+        Site("a", Op.ATTENTION, ("p", "p", "p"), attributes={"heads": 2, "scale": 0.5, "masked": False}),
+    )
+    images = Network(("pixel_values",), sites, {"t": torch.zeros(31, 4)}, {"output": "a"})
+    operators = {**profile.operators, Op.MATMUL: replace(profile.operators[Op.MATMUL], bits=("a4",))}
+    narrow = replace(profile, operators=operators)
+    lacking = missing_widths(images, Bits(4, 4), narrow)
+    assert [(op, reason) for op, _, reason in lacking if op is Op.MATMUL] == [
+        (Op.MATMUL, f"{profile.name} runs MatMul at a4, not at w8a8")
+    ]
+    assert all(op is not Op.MATMUL for op, _, _ in missing_widths(images, Bits(4, 4), profile))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from archnet.calibration import image_files
-from archnet.calibration.image_batches import PICTURES, ImageBatches, moved
+from archnet.calibration.image_batches import ImageBatches, moved
 from archnet.calibration.image_files import holds_pictures, load_pictures, picture_files, read_pictures
 from archnet.calibration.image_settings import ImageSettings
 from archnet.errors import ArchNetError
@@ -230,24 +230,6 @@ def test_batches_are_the_same_whenever_they_are_asked_for(tmp_path: Path) -> Non
     plain = SETTINGS.normalise(pictures.pixels)
     for row in batches.calibration(1)[0]["pixel_values"].numpy():
         assert any(np.array_equal(row, picture) for picture in plain)
-
-
-def test_rows_of_a_batch_can_be_views_of_the_same_pictures(tmp_path: Path) -> None:
-    pictures = load_pictures(write_pictures(tmp_path, each=2), SETTINGS)
-    batches = ImageBatches(pictures, SETTINGS, batch_size=7, seed=1, views=3)
-    batch = batches.batch(0)
-    assert batch[PICTURES].tolist() == [0, 0, 0, 1, 1, 1]
-    assert batch["pixel_values"].shape == (6, 3, 8, 8)
-    assert bool((batch["pixel_values"][0] != batch["pixel_values"][1:3]).any())
-    colours = batch["pixel_values"].mean((2, 3))
-    assert bool((batches.batch(0)["pixel_values"] == batch["pixel_values"]).all())
-    same, other = (colours[0] - colours[1]).abs().max(), (colours[0] - colours[3]).abs().max()
-    assert same < other
-    (calibration,) = batches.calibration(1)
-    assert set(calibration) == {"pixel_values"}
-    assert len(calibration["pixel_values"]) == 7
-    assert PICTURES not in ImageBatches(pictures, SETTINGS, batch_size=7, seed=1).batch(0)
-    assert len(ImageBatches(pictures, SETTINGS, batch_size=2, seed=1, views=4).batch(0)[PICTURES]) == 2
 
 
 def test_moved_pictures_keep_their_pixels() -> None:

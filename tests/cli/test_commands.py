@@ -249,7 +249,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             str(log),
         ),
         *("--quantizer", "dorefa", "--block-decay", "0.5", "--sequences", "greedy"),
-        *("--norms", "corrected", "--views", "2"),
+        *("--norms", "corrected"),
     )
     assert result.exit_code == 0, result.stderr
     assert calls == [
@@ -272,7 +272,6 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "block_decay": 0.5,
             "adaptation": "none",
             "sequences": "greedy",
-            "views": 2,
         }
     ]
     lines = result.output.splitlines()

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from archnet.build import BuildDir
 from archnet.cli import app
+from archnet.results import read_metrics
 from tests.hf_models import make_model_folder
 from tests.integration.tiny import short_presets, write_target, write_text
 
@@ -49,3 +51,12 @@ def archnet(monkeypatch: pytest.MonkeyPatch) -> Archnet:
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
     return run
+
+
+def check_all_equal(archnet: Archnet, build: Path, backends: str) -> None:
+    """Validate a build: no integer of any tensor differs between the reference and these backends."""
+    checked = archnet("validate", build, "--backend", f"reference,{backends}")
+    assert checked.exit_code == 0, checked.output
+    tensors = read_metrics(BuildDir.open_finished(build).metrics)["validation"]["tensors"]
+    assert tensors
+    assert [t["tensor"] for t in tensors if t["max_lsb"]] == []

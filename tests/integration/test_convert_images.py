@@ -21,7 +21,7 @@ def test_a_resnet_is_converted_scored_and_run(tmp_path: Path, target: Path, arch
     pictures = write_pictures(tmp_path / "pictures")
     (pictures / "cat" / "broken.jpg").write_bytes(b"no picture")
     build = tmp_path / "build"
-    made = archnet("convert", model, "--data", pictures, "--target", target, "--out", build, "--views", 2)
+    made = archnet("convert", model, "--data", pictures, "--target", target, "--out", build)
     assert made.exit_code == 0, made.output
     assert "1 of 13 pictures cannot be read and are left out: cat/broken.jpg" in made.output.replace(
         "\n", " "
@@ -57,8 +57,6 @@ def test_text_and_pictures_are_not_mistaken(
     found = archnet("convert", text, "--data", pictures, "--target", target, "--out", tmp_path / "b")
     assert found.exit_code == 2
     assert "bert reads text, but" in found.output.replace("\n", " ")
-    words = ("convert", text, "--data", sentences, "--target", target, "--out", tmp_path / "b")
-    check_refusal(archnet(*words, "--views", 2), "--views is of pictures, which bert does not read", "leave")
     (images / "preprocessor_config.json").unlink()
     found = archnet("convert", images, "--data", pictures, "--target", target, "--out", tmp_path / "c")
     assert found.exit_code == 2
