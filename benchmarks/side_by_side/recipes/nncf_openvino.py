@@ -72,10 +72,10 @@ def make_accuracy_aware(order: Order) -> list[Path]:
     exact = _runner(_read(order))
     targets = [exact(inputs) for inputs in examples]
 
-    def agreement(model: Any, feeds: Iterable[tuple[int, Inputs]]) -> tuple[float, list[float]]:
+    def agreement(model: Any, items: Iterable[dict[str, Any]]) -> tuple[float, list[float]]:
         values = []
-        for index, inputs in feeds:
-            a, b = targets[index], model(inputs)[0]
+        for item in items:
+            a, b = targets[item["index"]], model(item["inputs"])[0]
             values.append(float(np.sum(a * b) / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12)))
         return float(np.mean(values)), values
 
@@ -84,7 +84,7 @@ def make_accuracy_aware(order: Order) -> list[Path]:
         model = nncf.quantize_with_accuracy_control(
             _read(order),
             nncf.Dataset(calibration.singles(EXAMPLES)),
-            nncf.Dataset(numbered, lambda item: (item["index"], item["inputs"])),
+            nncf.Dataset(numbered, lambda item: item["inputs"]),
             agreement,
             max_drop=0.01,
             **_settings(order, fast=False, name="advanced_quantization_parameters"),
