@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from c_processors import COMPILER, PROCESSORS, run_c
 
 from archnet.backends import open_backend
 from archnet.backends.base import feed
@@ -161,40 +160,37 @@ def test_tvm_writes_a_library_of_the_processor(tmp_path: Path, target: str, mach
 
 
 @pytest.mark.parametrize("kind", ["text", "cnn"])
-def test_c_source_compiles_and_computes_the_integers(tmp_path: Path, kind: str) -> None:
+def test_c_source_computes_the_integers_on_every_processor(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("tvm", reason="needs archnet[tvm]")
     pytest.importorskip("ziglang", reason="needs archnet[tvm]")
     graph = text() if kind == "text" else image_graph("cnn", Bits(8, 8))
     folder = build_of(tmp_path / "build", graph)
-    summary = compile_for(folder, "tvm-c", sequence=SEQUENCE if kind == "text" else None)
-    made = folder / "compiled" / "tvm-c"
-    compiler = [sys.executable, "-m", "ziglang", "cc", "-O1", "-std=c11"]
-    for target in ("riscv64-linux-musl", "aarch64-linux-musl"):
-        for name in ("kernels.c", "model.c"):
-            command = [*compiler, "-target", target, "-c", str(made / name), "-o", str(tmp_path / "x.o")]
-            subprocess.run(command, check=True)
-    library = tmp_path / "model.so"
-    sources = [str(made / "kernels.c"), str(made / "model.c")]
-    subprocess.run([*compiler, "-shared", "-fPIC", *sources, "-o", str(library)], check=True)
+    compile_for(folder, "tvm-c", sequence=SEQUENCE if kind == "text" else None)
+    source = folder / "compiled" / "tvm-c"
     fed = feed(graph, given(graph, batch=1))
-    names = list(dict.fromkeys(output.tensor for output in graph.outputs))
-    expected = execute(graph, fed, names)
-    results = [np.zeros(expected[n].shape, expected[n].dtype) for n in names]
-    constants = np.fromfile(made / "constants.bin", np.uint8)
-    workspace = np.zeros((summary.sram_bytes or 0) + 64, np.uint8)
+    ran = []
+    for processor in PROCESSORS:
+        work = tmp_path / processor.name
+        work.mkdir()
+        if processor.command() is None:  # that it compiles is all that can be seen without an emulator
+            objects = [*COMPILER, "-target", processor.triple, "-c", source / "model.c", source / "kernels.c"]
+            subprocess.run(objects, check=True, cwd=work)
+            continue
+        found = run_c(graph, source, work, processor, fed)
+        for name, expected in execute(graph, fed, list(found)).items():
+            np.testing.assert_array_equal(found[name], expected)
+            assert int(np.abs(expected.astype(int)).max()) > 0
+        ran.append(processor.name)
+    assert ran
 
-    def pointers(arrays: list[Any]) -> Any:
-        return (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
 
-    inputs = [np.ascontiguousarray(fed[spec.name]) for spec in graph.inputs]
-    code = ctypes.CDLL(str(library)).archnet_run(
-        ctypes.c_void_p(constants.ctypes.data), ctypes.c_void_p(workspace.ctypes.data),
-        pointers(inputs), pointers(results),
-    )  # fmt: skip
-    assert code == 0
-    for name, result in zip(names, results, strict=True):
-        np.testing.assert_array_equal(result, expected[name])
-    assert int(np.abs(results[0].astype(int)).max()) > 0
+def test_a_processor_without_emulator_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    foreign = next(p for p in PROCESSORS if p.name == "riscv64")
+    graph = image_graph("cnn", Bits(8, 8))
+    with pytest.raises(ArchNetError, match="qemu-riscv64 is not installed") as caught:
+        run_c(graph, tmp_path, tmp_path, foreign, feed(graph, given(graph, batch=1)))
+    assert caught.value.fix == "apt-get install qemu-user"
 
 
 @needs("iree")
