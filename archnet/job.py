@@ -40,7 +40,7 @@ class TrainingBatches(Batches, Protocol):
     def __len__(self) -> int:
         """The number of sentences."""
 
-    def warning(self) -> str | None:
+    def warnings(self) -> list[str]:
         """What to tell the user of the data, or None."""
 
 

@@ -106,7 +106,7 @@ def run(
             if taken:
                 engine.note(f"taken from {reuse}: {', '.join(taken)}")
             missing = (missing_tvm(job.profile), missing_tflite(job.profile, job.source.kind))
-            for note in (*job.source.notes, job.batches.warning(), *missing):
+            for note in (*job.source.notes, *job.batches.warnings(), *missing):
                 if note:
                     engine.note(note)
             build.write_json(build.plan, job.plan.to_json())

@@ -96,9 +96,9 @@ class BucketedBatches(ABC):
             plan.append((bucket, np.concatenate([left, again])))
         return [plan[i] for i in rng.permutation(len(plan))]
 
-    def warning(self) -> str | None:
-        """What to tell the user of the data; None when there is nothing."""
-        return None
+    def warnings(self) -> list[str]:
+        """What to tell the user of the data."""
+        return []
 
     @abstractmethod
     def _padded(self, bucket: int, numbers: NDArray[np.int64]) -> dict[str, torch.Tensor]:

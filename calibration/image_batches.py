@@ -33,9 +33,10 @@ class ImageBatches:
         """The number of pictures."""
         return len(self._pictures.pixels)
 
-    def warning(self) -> str | None:
+    def warnings(self) -> list[str]:
         """What to tell the user of the files."""
-        return self._pictures.warning()
+        found = self._pictures.warning()
+        return [] if found is None else [found]
 
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """The batch of a training step, the same whenever it is asked for: pixel_values float32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -19,6 +20,18 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 _PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "<PAD>", "[pad]", "<unk>")
 _ENCODE_CHUNK = 4096
 _UNKNOWN_WARNING = 0.3
+
+LONGEST_SHARE, SHORT = 0.99, 2
+"""Sentences are short where so many have less than 1 / SHORT of the tokens that there may be."""
+
+_UNKNOWN = (
+    "{share:.0%} of the words are unknown to the model's tokenizer: the text seems to be of another language "
+    "or script than the model, and what is learned from it will be poor"
+)
+_SHORT = (
+    "{share:.0%} of the sentences have at most {length} tokens, the longest may have {longest}: longer text "
+    "will follow the original less closely; give text as long as what is to be read, or a lower --seq-len"
+)
 
 
 class TokenBatches(BucketedBatches):
@@ -55,6 +68,7 @@ class TokenBatches(BucketedBatches):
             )
         self.pad_id = find_pad_id(tokenizer) if pad_id is None else pad_id
         self._ids, self._starts = _tokenize(tokenizer, sentences, max_length, special)
+        self._max_length = max_length
         lengths = np.diff(self._starts)
         self._unknown_share = _unknown_share(tokenizer, self._ids, special * len(lengths))
         super().__init__(
@@ -74,14 +88,15 @@ class TokenBatches(BucketedBatches):
         """The share of tokens, special ones apart, that the tokenizer does not know (0 to 1)."""
         return self._unknown_share
 
-    def warning(self) -> str | None:
-        """What to tell the user when the text does not suit the tokenizer; None when it does."""
-        if self._unknown_share <= _UNKNOWN_WARNING:
-            return None
-        return (
-            f"{self._unknown_share:.0%} of the words are unknown to the model's tokenizer: the text seems "
-            "to be of another language or script than the model, and what is learned from it will be poor"
-        )
+    def warnings(self) -> list[str]:
+        """What to tell the user: text that does not suit the tokenizer, or is short for the asked length."""
+        found = []
+        if self._unknown_share > _UNKNOWN_WARNING:
+            found.append(_UNKNOWN.format(share=self._unknown_share))
+        length = math.ceil(np.quantile(np.diff(self._starts), LONGEST_SHARE))
+        if length * SHORT < self._max_length:
+            found.append(_SHORT.format(share=LONGEST_SHARE, length=length, longest=self._max_length))
+        return found
 
     def _padded(self, bucket: int, numbers: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         rows = [self._ids[self._starts[n] : self._starts[n + 1]] for n in numbers]

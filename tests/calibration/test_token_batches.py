@@ -119,13 +119,24 @@ def test_too_short_a_sequence_is_refused() -> None:
 
 def test_text_in_another_script_works_with_a_warning() -> None:
     batches = TokenBatches(
-        TOKENIZER, ["これ は 本", "Это книга", "a man"], max_length=16, batch_size=4, seed=0
+        TOKENIZER, ["これ は 本", "Это книга", "a man"], max_length=10, batch_size=4, seed=0
     )
     assert batches.unknown_share() == pytest.approx(5 / 7)
-    assert (batches.warning() or "").startswith("71% of the words are unknown")
-    assert batches.batch(0)["input_ids"].shape == (4, 16)
+    (warning,) = batches.warnings()
+    assert warning.startswith("71% of the words are unknown")
+    assert batches.batch(0)["input_ids"].shape == (4, 10)
     known = TokenBatches(TOKENIZER, SENTENCES, max_length=16, batch_size=4, seed=0)
-    assert (known.unknown_share(), known.warning()) == (0.0, None)
+    assert (known.unknown_share(), known.warnings()) == (0.0, [])
+
+
+def test_sentences_much_shorter_than_they_may_be_are_told() -> None:
+    texts = ["a man", "a man a man"] * 200 + ["a man " * 12]  # 4 and 6 tokens, and one of 26 in 401
+    short = TokenBatches(TOKENIZER, texts, max_length=13, batch_size=4, seed=0)
+    assert short.warnings() == [
+        "99% of the sentences have at most 6 tokens, the longest may have 13: longer text will follow the "
+        "original less closely; give text as long as what is to be read, or a lower --seq-len"
+    ]
+    assert TokenBatches(TOKENIZER, texts, max_length=12, batch_size=4, seed=0).warnings() == []
 
 
 def test_padding_token_is_the_tokenizers_own() -> None:
