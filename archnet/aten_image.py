@@ -166,26 +166,29 @@ def concatenated(t: Translator, node: fx.Node) -> Known:
     parts = node.args[0]
     axis = node.args[1] if len(node.args) > 1 else 0
     assert isinstance(parts, Sequence)
-    if len(parts) != 2 or parts[0] in t.known or parts[1] not in t.known:
+    *constants, last = parts
+    if not constants or not isinstance(last, fx.Node) or last not in t.known:
         raise Unknown("a concatenation of other things than constant tokens and tokens")
-    first, second = parts
-    x = t.value(second, "tokens")
-    if axis not in (1, -2) or not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
+    x, size = t.value(last, "tokens"), t.shape(node)
+    if axis not in (1, -2):
         raise Unknown("a concatenation along another axis than the sequence")
-    token, size = _constant_rows(t, first), t.shape(node)
-    rows = size[1] - t.shape(second)[1]
-    if token is None or token.reshape(-1, size[2]).shape[0] != rows:
-        raise Unknown("a concatenation with tokens that are not constant")
+    rows = size[1] - t.shape(last)[1]
     table = torch.zeros(size[1], size[2])
-    table[:rows] = token.reshape(rows, size[2])
+    table[:rows] = torch.cat([_constant_rows(t, part, size[2]) for part in constants])
     longer = t.add_site(node, Op.PREPEND, (x.site,), attributes={"rows": rows})
     return Value(t.add_site(node, Op.ADD, (longer,), parameters={"table": table}))
 
 
-def _constant_rows(t: Translator, node: fx.Node) -> Tensor | None:
+def _constant_rows(t: Translator, node: object, features: int) -> Tensor:
+    """(rows, features): the tokens of a node, alike for every picture."""
+    if not isinstance(node, fx.Node) or node in t.known:
+        raise Unknown("a concatenation of other things than constant tokens and tokens")
     if node.op == "get_attr":
-        return t.tensor(node)
-    return side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=3)
+        return t.tensor(node).reshape(-1, features)
+    token = side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=3)
+    if token is None:
+        raise Unknown("a concatenation with tokens that are not constant")
+    return token.reshape(-1, features)
 
 
 def flattened(otherwise: Handler) -> Handler:

@@ -20,7 +20,7 @@ from archnet.network import Network
 from archnet.operators import Op
 from archnet.plan import DECODER_ON_HOST, Plan, make_plan
 from archnet.plan_strict import strict_refusals
-from archnet.presets import BUCKETS, Preset, preset_of
+from archnet.presets import BUCKETS, PRESETS_OF, Preset
 from archnet.quantize import (
     Phase,
     falling,
@@ -60,7 +60,7 @@ class Job:
     @property
     def preset(self) -> Preset:
         """The schedules."""
-        return preset_of(self.settings.preset, self.source.kind)
+        return PRESETS_OF[self.source.kind][self.settings.preset]
 
     def phases(self, layers: Mapping[str, Bits] | None = None) -> tuple[Phase, ...]:
         """The widths that quantization falls through; each sees other batches than those before it.
@@ -170,7 +170,7 @@ def prepare(
     )
     plan.require()
     tell()
-    preset = preset_of(settings.preset, source.kind)
+    preset = PRESETS_OF[source.kind][settings.preset]
     if isinstance(data, Path):
         images, digest = image_batches(source, data, batch_size=preset.batch_size, seed=settings.seed)
         return Job(source, profile, settings, teacher, blocks, plan, images, digest)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from archnet.config import Bits
 from archnet.distill import Schedule
+from archnet.sources.source import Kind
 
 WEIGHTS_BELOW_8 = (1.5, 2.5)
 ACTIVATIONS_BELOW_8 = (5.0, 2.5)
@@ -41,23 +42,27 @@ class Preset:
         return replace(self.quantize, steps=steps, rate=rate)
 
 
-PRESETS = {
+TEXT = {
     "fast": Preset(Schedule(850, 4e-4, ramp=0.5), Schedule(120, 2e-5, warm_up=0.1)),
     "balanced": Preset(Schedule(1000, 4e-4, ramp=0.5), Schedule(160, 2e-5, warm_up=0.1)),
     "best": Preset(Schedule(4000, 4e-4, ramp=0.5), Schedule(1000, 2e-5, warm_up=0.1)),
 }
 
-PICTURE_PRESETS = {
+PICTURES = {
     "fast": Preset(Schedule(2400, 4e-4, ramp=0.5), Schedule(400, 2e-5, warm_up=0.1), batch_size=48),
     "balanced": Preset(Schedule(8000, 4e-4, ramp=0.5), Schedule(533, 2e-5, warm_up=0.1), batch_size=48),
     "best": Preset(Schedule(24000, 4e-4, ramp=0.5), Schedule(3333, 2e-5, warm_up=0.1), batch_size=48),
 }
 """Small batches of pictures lose nothing against large ones, unlike those of sentences of few tokens."""
 
+TRANSLATION = {
+    name: replace(preset, distil=replace(preset.distil, steps=2 * preset.distil.steps))
+    for name, preset in TEXT.items()
+}
+"""An encoder and a decoder learn together; their steps are of short sentences."""
 
-def preset_of(name: str, kind: str) -> Preset:
-    """The schedules of a preset for a kind of model: "text", "translation" or "image"."""
-    return (PICTURE_PRESETS if kind == "image" else PRESETS)[name]
+PRESETS_OF: dict[Kind, dict[str, Preset]] = {"text": TEXT, "image": PICTURES, "translation": TRANSLATION}
+"""By the kind of model, then by the name that the user gives."""
 
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 256, 512, 1024)

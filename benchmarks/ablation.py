@@ -31,10 +31,11 @@ from side_by_side.tasks import SUBJECTS
 from archnet.api import convert
 from archnet.build import BuildDir
 from archnet.cli.display import choose_display
+from archnet.config import PRESETS
 from archnet.errors import ArchNetError, nearest
 from archnet.events import read_log
 from archnet.method import Method
-from archnet.presets import PICTURE_PRESETS, PRESETS, Preset
+from archnet.presets import PRESETS_OF, Preset
 from archnet.quickstart import model_folder
 from archnet.targets import load_profile
 
@@ -109,7 +110,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--references", type=Path, help="the references of a translation")
     add("--bits", default="w4a4", help="widths of weights and activations (default: w4a4)")
     add("--target", default="onnxruntime", help="a target's name or profile (default: onnxruntime)")
-    add("--preset", default="balanced", choices=sorted(PRESETS), help="how long to train (default: balanced)")
+    add("--preset", default="balanced", choices=PRESETS, help="how long to train (default: balanced)")
     add("--steps", type=int, help="so many steps of distillation, and as much less quantization: a short run")
     add("--seq-len", type=int, default=128, help="longest sequence in tokens (default: 128)")
     add("--seed", type=int, default=0, help="of all random numbers (default: 0)")
@@ -154,7 +155,7 @@ def shortened(preset: Preset, steps: int) -> Preset:
 @contextmanager
 def preset_of(name: str, steps: int | None) -> Iterator[None]:
     """While this is open the preset has so many steps."""
-    tables = (PRESETS, PICTURE_PRESETS)
+    tables = list(PRESETS_OF.values())
     before = [table[name] for table in tables]
     for table, preset in zip(tables, before, strict=True):
         table[name] = preset if steps is None else shortened(preset, steps)
@@ -172,7 +173,7 @@ def place_of(arguments: argparse.Namespace, subject: Subject, method: Method) ->
         data=str(arguments.data.resolve()),
         bits=arguments.bits,
         target=arguments.target,
-        presets=[asdict(table[arguments.preset]) for table in (PRESETS, PICTURE_PRESETS)],
+        presets=[asdict(table[arguments.preset]) for table in PRESETS_OF.values()],
         steps=arguments.steps,
         seq_len=arguments.seq_len,
         seed=arguments.seed,

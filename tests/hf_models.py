@@ -105,6 +105,7 @@ _ROBERTA_TOKENS = (
     ("eos_token_id", 2),
     ("max_position_embeddings", MAX_POSITIONS + 2),
 )
+_PICTURES = (("image_size", 16), ("patch_size", 4), ("num_channels", 3))
 
 FAMILIES: dict[str, Family] = {
     "bert": Family("bert", extra=_PLAIN_TOKENS),
@@ -128,11 +129,13 @@ FAMILIES: dict[str, Family] = {
             ("global_attn_every_n_layers", 2),
         ),
     ),
-    "vit": Family("vit", "none", extra=(("image_size", 16), ("patch_size", 4), ("num_channels", 3))),
+    "vit": Family("vit", "none", extra=_PICTURES),
+    "deit": Family("deit", "none", extra=(*_PICTURES, ("architectures", ["DeiTForImageClassification"]))),
 }
-"""The families `make_model_folder` knows. "vit" and "modernbert" have their LayerNorms in front (pre-LN)."""
+"""The families that `make_model_folder` knows."""
 
-TEXT_FAMILIES = tuple(name for name in FAMILIES if name != "vit")
+IMAGE_FAMILIES = ("vit", "deit")
+TEXT_FAMILIES = tuple(name for name in FAMILIES if name not in IMAGE_FAMILIES)
 
 
 def make_tokenizer(family: str) -> Tokenizer:
@@ -163,7 +166,11 @@ def make_model(
     if not labels:
         auto = AutoModel
     else:
-        auto = AutoModelForImageClassification if family == "vit" else AutoModelForSequenceClassification
+        auto = (
+            AutoModelForImageClassification
+            if family in IMAGE_FAMILIES
+            else AutoModelForSequenceClassification
+        )
     torch_state = torch.get_rng_state()
     try:
         torch.manual_seed(seed)

@@ -14,11 +14,12 @@ from archnet.capture import capture_image
 from archnet.errors import ArchNetError
 from archnet.executor import NetworkModule
 from archnet.operators import Op
-from tests.hf_models import make_resnet
+from tests.hf_models import make_model, make_resnet
 from tests.image_graphs import SIZE, image_model, images
 
 MAKERS: dict[str, Callable[[], nn.Module]] = {
     "vit": lambda: image_model("vit"),
+    "deit": lambda: make_model("deit", labels=5),
     "cnn": lambda: image_model("cnn"),
     "resnet": make_resnet,
     "bottleneck": lambda: make_resnet(layer_type="bottleneck", hidden_sizes=[16, 32]),

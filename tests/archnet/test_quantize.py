@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from archnet.config import Bits
+from archnet.config import PRESETS, Bits
 from archnet.converters.fold import Affine
 from archnet.distill import Schedule, objective_for
 from archnet.engine import StageContext
 from archnet.freeze import freeze
 from archnet.network import Network
-from archnet.presets import PICTURE_PRESETS, PRESETS, preset_of
+from archnet.presets import PRESETS_OF
 from archnet.quantize import (
     Phase,
     Start,
@@ -59,17 +59,17 @@ def test_layers_of_their_own_fall_by_way_of_four_bits() -> None:
 
 
 def test_fewer_bits_train_longer() -> None:
-    preset = PRESETS["balanced"]
+    preset = PRESETS_OF["text"]["balanced"]
     schedules = [preset.quantize_at(Bits.parse(bits)) for bits in ("w8a8", "w4a8", "w4a4", "w2a4")]
     assert schedules[0] == preset.quantize
     assert [s.steps for s in schedules] == sorted({s.steps for s in schedules})
     assert preset.quantize_at(Bits(8, 4)) == preset.quantize_at(Bits(4, 4))
 
 
-def test_pictures_have_presets_of_their_own() -> None:
-    assert preset_of("fast", "text") is preset_of("fast", "translation") is PRESETS["fast"]
-    assert preset_of("fast", "image") is PICTURE_PRESETS["fast"]
-    assert list(PICTURE_PRESETS) == list(PRESETS)
+def test_every_kind_of_model_has_presets_of_each_name() -> None:
+    assert {tuple(table) for table in PRESETS_OF.values()} == {PRESETS}
+    steps = [[preset.distil.steps for preset in table.values()] for table in PRESETS_OF.values()]
+    assert all(row == sorted(set(row)) for row in steps)
 
 
 def frozen(student: QuantizedStudent, values: Mapping[str, Affine], teacher: Network) -> list[bytes]:

@@ -12,7 +12,7 @@ import pytest
 from archnet.errors import ArchNetError
 from archnet.events import read_log
 from archnet.method import Method
-from archnet.presets import PICTURE_PRESETS, PRESETS
+from archnet.presets import PRESETS_OF
 from tests.hf_models import SENTENCES, make_model_folder
 from tests.integration.tiny import short_presets, write_target, write_text
 
@@ -118,7 +118,7 @@ def test_variants_are_each_another_method() -> None:
 
 
 def test_a_preset_is_shortened_in_proportion_and_put_back() -> None:
-    for table in (PRESETS, PICTURE_PRESETS):
+    for table in PRESETS_OF.values():
         before = table["balanced"]
         with ablation.preset_of("balanced", 100):
             short = table["balanced"]

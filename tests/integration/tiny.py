@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from archnet import engine, translations
-from archnet.presets import PICTURE_PRESETS, PRESETS
+from archnet.presets import PRESETS_OF
 from tests.hf_models import SENTENCES, WORDS
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def write_target(folder: Path, *, title: str = "mine") -> Path:
 @contextmanager
 def short_presets(distil: int = 100, quantize: int = 20) -> Iterator[None]:
     """Every preset takes so many steps of eight sentences or pictures."""
-    tables = (PRESETS, PICTURE_PRESETS)
+    tables = list(PRESETS_OF.values())
     before = [dict(table) for table in tables]
     for table in tables:
         for name, preset in table.items():
