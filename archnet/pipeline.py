@@ -21,6 +21,7 @@ from archnet.engine import Engine
 from archnet.events import EventSink, ignore
 from archnet.job import Job
 from archnet.network_storage import load_folded, save_folded
+from archnet.operators import Op
 from archnet.parts import load_parts, save_parts
 from archnet.preparation import PREPARE
 from archnet.quantize import (
@@ -88,6 +89,7 @@ def run(
             source_sha256=job.source.sha256,
             data_sha256=job.data_sha256,
             stages=shared,
+            attends=any(site.op is Op.ATTENTION for site in job.teacher.sites),
         )
         shared += shared_waypoint(other, job.settings)
     parameters = sum(t.numel() for t in job.teacher.tensors.values())

@@ -53,6 +53,7 @@ def check_reusable(
     source_sha256: str,
     data_sha256: str,
     stages: Sequence[str],
+    attends: bool = True,
 ) -> None:
     """Refuse to take stages of a build that was made from something else, or that has them no more.
 
@@ -62,6 +63,7 @@ def check_reusable(
         source_sha256: of its model's weights.
         data_sha256: of its data.
         stages: of `REUSABLE_STAGES`, those that it has.
+        attends: whether the model has attention; the target's form of it says nothing otherwise.
 
     Raises:
         ArchNetError: model, data, version, or a setting that these stages depend on differ; or one is
@@ -75,6 +77,7 @@ def check_reusable(
         bits=theirs.bits,
         max_drop=theirs.max_drop,
         embedding=theirs.embedding,
+        attention=settings.attention if attends else theirs.attention,
         method=replace(settings.method, quantizer=theirs.method.quantizer),
     )
     differences = theirs.differences(mine)

@@ -95,6 +95,14 @@ def test_other_widths_targets_and_embeddings_fit(tmp_path: Path, changes: dict[s
     check(make_build(tmp_path / "a"), **changes)
 
 
+def test_without_attention_its_form_does_not_matter(tmp_path: Path) -> None:
+    other = BuildDir.open_finished(make_build(tmp_path / "a"))
+    given: dict[str, Any] = {"source_sha256": MODEL, "data_sha256": DATA, "stages": STAGES}
+    check_reusable(other, replace(SETTINGS, attention="mixing"), attends=False, **given)
+    with pytest.raises(ArchNetError, match="seed: 0 -> 1"):
+        check_reusable(other, replace(SETTINGS, attention="mixing", seed=1), attends=False, **given)
+
+
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
