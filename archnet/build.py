@@ -7,11 +7,8 @@ then. docs/file_formats.md lists the files.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +18,12 @@ from archnet import __version__, atomic
 from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.config import ConvertSettings
 from archnet.errors import ArchNetError
+from archnet.folder_lock import LOCK_FILE, FolderLock
 from archnet.reuse import keep_stages
 
 FORMAT = "archnet-build"
 FORMAT_VERSION = 1
 
-_LOCK = ".lock"
 _SETTINGS = "settings.json"
 
 _BYTES_PER_PARAMETER = 32
@@ -36,73 +33,6 @@ _BYTES_PER_PARAMETER = 32
 def estimate_build_bytes(parameters: int) -> int:
     """Disk space, in bytes, that a conversion of a model with so many parameters needs at its peak."""
     return 32 * 2**20 + _BYTES_PER_PARAMETER * parameters
-
-
-class FolderLock:
-    """One process at a time: an flock on a file, which the kernel frees when the process dies.
-
-    Raises:
-        ArchNetError: a living process holds it (its id is named), or the file system has no locks.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / _LOCK
-        self._handle = -1
-        with atomic.disk_errors(self._path):
-            self._acquire(folder)
-        # A forked worker must not keep the lock of a parent that was killed.
-        os.register_at_fork(after_in_child=self._close)
-
-    def _acquire(self, folder: Path) -> None:
-        while True:
-            handle = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _same_file(handle, self._path):
-                    os.truncate(handle, 0)
-                    os.write(handle, f"{os.getpid()}\n".encode())
-                    self._handle = handle
-                    return
-                os.close(handle)
-            except OSError as error:
-                os.close(handle)
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise self._in_use(folder) from None
-                if error.errno in (errno.ENOLCK, errno.ENOTSUP):
-                    raise ArchNetError(
-                        f"the file system of {folder} cannot lock files", fix="give a folder on a local disk"
-                    ) from error
-                raise
-
-    def _in_use(self, folder: Path) -> ArchNetError:
-        owner = ""
-        for _ in range(20):  # the owner writes its id just after it got the lock
-            owner = self._path.read_text(errors="replace").strip()
-            if owner.isdigit() and Path(f"/proc/{owner}").exists():
-                break
-            time.sleep(0.01)
-        who = f"process {owner}" if owner.isdigit() else "another process"
-        return ArchNetError(
-            f"{folder} is in use by {who}",
-            fix="wait until it has finished, stop it, or give another folder",
-        )
-
-    def _close(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-    def release(self) -> None:
-        """Give the lock up; the file stays."""
-        self._close()
-
-
-def _same_file(handle: int, path: Path) -> bool:
-    """Whether `path` is still the file behind `handle`, and was not deleted in between."""
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 class BuildDir:
@@ -385,7 +315,7 @@ def _refuse_foreign(path: Path) -> None:
         ) from error
     if _SETTINGS in names:
         _read_record(path)
-    elif any(name != _LOCK and not name.endswith(atomic.TEMPORARY_MARK) for name in names):
+    elif any(name != LOCK_FILE and not name.endswith(atomic.TEMPORARY_MARK) for name in names):
         raise ArchNetError(
             f"{path} is not empty and no Arch-Net build",
             fix="give a new or empty folder; nothing was changed",
@@ -405,7 +335,7 @@ def _undo(path: Path, created: list[Path], *, owned: bool) -> None:
     if created:
         with suppress(OSError):
             if owned:
-                (path / _LOCK).unlink(missing_ok=True)
+                (path / LOCK_FILE).unlink(missing_ok=True)
             for place in created:
                 place.rmdir()
 
