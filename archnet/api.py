@@ -25,14 +25,14 @@ from archnet.events import EventSink, ignore
 from archnet.graph import QuantizedGraph
 from archnet.job import captured, planned, prepare, stages_of, with_settings
 from archnet.method import Method
-from archnet.parts import ENCODER, is_translation, part_names
+from archnet.parts import is_translation, part_names
 from archnet.pipeline import run
 from archnet.plan import Plan
 from archnet.preparation import Preparation
 from archnet.sources import open_model
 from archnet.storage import load_graph
 from archnet.targets import load_profile
-from archnet.translation import Search, Translation
+from archnet.translation import Search, Translation, open_pair
 
 Model = str | os.PathLike[str] | nn.Module
 Data = str | os.PathLike[str] | Sequence[str]
@@ -176,7 +176,7 @@ class ArchNet:
 
     Args:
         folder: a finished build.
-        backend: "reference", "onnxruntime" or "tvm".
+        backend: one of `archnet.backends.BACKENDS`; those of chips run what `archnet compile` made.
         threads: that the backend may use; its own default when None.
     """
 
@@ -184,13 +184,14 @@ class ArchNet:
         build = BuildDir.open_finished(folder)
         self.folder, self._build = folder, build
         self.manifest: Mapping[str, Any] = build.read_json(build.manifest)
-        place = folder / part_names(folder)[-1]
-        self.graph: QuantizedGraph = load_graph(place / "graph")
-        self.backend: Backend = open_backend(backend, place, threads=threads)
+        self.graph: QuantizedGraph = load_graph(folder / part_names(folder)[-1] / "graph")
+        self.backend: Backend
         self._translation: Translation | None = None
         if is_translation(folder):
-            encoder = open_backend(backend, folder / ENCODER, threads=threads)
+            encoder, self.backend = open_pair(folder, backend, threads=threads)
             self._translation = Translation.open(build, encoder, self.backend)
+        else:
+            self.backend = open_backend(backend, folder, threads=threads)
         self._tokenizer_dir = build.tokenizer_dir
 
     def __call__(

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from archnet.backends import open_backend
+from archnet.backends import BACKENDS, open_backend
 from archnet.backends.base import Backend
 from archnet.build import BuildDir
 from archnet.encode import open_tokenizer, padding_id, token_batches
@@ -28,6 +28,9 @@ from archnet.storage import load_graph
 
 SENTENCES = 32
 """Sentences that are translated at a time."""
+
+WHOLE = ("reference", "onnxruntime", "tvm")
+"""Backends that run both networks of a translation model."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +151,23 @@ class Translation:
         return [token for token in row[1:end] if token != self.settings.pad]
 
 
+def open_pair(folder: Path, backend: str, *, threads: int | None = None) -> tuple[Backend, Backend]:
+    """The encoder and the decoder of a build, in a backend, by its name.
+
+    Compilers of chips are given the encoder. Its decoder stays on the host: in ONNX Runtime where the build
+    has a file for it, else in the reference executor.
+    """
+    host = backend
+    if backend in BACKENDS and backend not in WHOLE:
+        exported = (folder / DECODER / "onnx" / "model.onnx").is_file()
+        host = "onnxruntime" if exported else "reference"
+    encoder = open_backend(backend, folder / ENCODER, threads=threads)
+    return encoder, open_backend(host, folder / DECODER, threads=threads)
+
+
 def open_translation(build: BuildDir, backend: str, *, threads: int | None = None) -> Translation:
-    """The integer networks of a build in a backend, by its name."""
-    encoder, decoder = (open_backend(backend, build.path / n, threads=threads) for n in (ENCODER, DECODER))
-    return Translation.open(build, encoder, decoder)
+    """The integer networks of a build in a backend, by its name (see `open_pair`)."""
+    return Translation.open(build, *open_pair(build.path, backend, threads=threads))
 
 
 def generation_of(build: BuildDir) -> GenerationSettings:

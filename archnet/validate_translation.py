@@ -23,7 +23,7 @@ from archnet.search import Stepper
 from archnet.storage import load_graph
 from archnet.tasks.score import TaskScore
 from archnet.tasks.translation import ParallelSet, evaluate_translation, require_sacrebleu
-from archnet.translation import Search, Translation
+from archnet.translation import WHOLE, Search, Translation, open_pair
 
 SENTENCES = 16
 """Of those that the conversion left, for the comparison of logits."""
@@ -37,7 +37,7 @@ Report = Any
 
 @dataclass(frozen=True)
 class Opened:
-    """The two networks of a build in one backend."""
+    """The two networks of a build in one backend, or the encoder there and the decoder on the host."""
 
     name: str
     encoder: Backend
@@ -47,7 +47,7 @@ class Opened:
 
 def open_both(build: BuildDir, name: str) -> Opened:
     """Open the networks of a build in a backend, by its name."""
-    encoder, decoder = (open_backend(name, build.path / part) for part in (ENCODER, DECODER))
+    encoder, decoder = open_pair(build.path, name)
     return Opened(name, encoder, decoder, Translation.open(build, encoder, decoder))
 
 
@@ -78,7 +78,8 @@ def agreement(
             tensors += _integers(build, one, chosen)
         report(one.name, 2, 2)
     names = [one.name for one in opened]
-    emulated = tuple(place for graph in parts.values() for place in emulated_places(graph, names))
+    ran = {ENCODER: names, DECODER: [name for name in names if name in WHOLE]}
+    emulated = tuple(place for part, graph in parts.items() for place in emulated_places(graph, ran[part]))
     return ValidationResult(
         task=None,
         metric="",

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from archnet import ArchNetError, load
+from archnet.backends.onnxruntime import OnnxRuntimeBackend
 from archnet.bench import bench
 from archnet.report import write_report
 from archnet.translations import load_translations
@@ -235,3 +236,29 @@ def test_other_refusals(archnet: Archnet, build: Path, sources: Path, tmp_path: 
         assert "has no tokenizer.json, so text cannot be fed" in wrapped(result.output)
     finally:
         hidden.rename(build / "tokenizer")
+
+
+def test_a_chips_encoder_works_with_the_decoder_on_the_host(
+    archnet: Archnet, build: Path, tmp_path: Path
+) -> None:
+    from archnet.api import convert
+
+    pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
+    with short_presets(20, 5):
+        build = convert(
+            build.parent / "model", text(), target="onnxruntime", out=tmp_path / "build", seq_len=SEQUENCE,
+            reuse=build,
+        )  # fmt: skip
+    result = archnet("export", build, "--format", "tflite", "--seq-len", str(SEQUENCE))
+    assert result.exit_code == 0, result.output
+    network, (ids, mask) = load(build, backend="litert"), tokens()
+    assert isinstance(network.backend, OnnxRuntimeBackend)
+    found = network.generate(ids, mask, num_beams=2, max_length=10)
+    assert found.shape == load(build).generate(ids, mask, num_beams=2, max_length=10).shape
+    result = archnet("validate", build, "--backend", "litert", "--json")
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    parts = {(row["backend"], row["op"]) for row in said["tensors"] if row["scope"] == "layer"}
+    assert ("litert", "Softmax") in parts
+    assert {row["backend"] for row in said["tensors"]} == {"litert", "onnxruntime"}
+    assert "FullyConnected" not in {place["op"] for place in said["emulated"]}  # the decoder has the logits
