@@ -70,6 +70,9 @@ def test_every_kind_of_model_has_presets_of_each_name() -> None:
     assert {tuple(table) for table in PRESETS_OF.values()} == {PRESETS}
     steps = [[preset.distil.steps for preset in table.values()] for table in PRESETS_OF.values()]
     assert all(row == sorted(set(row)) for row in steps)
+    assert (
+        PRESETS_OF["translation"]["balanced"].distil.steps == 2 * PRESETS_OF["text"]["balanced"].distil.steps
+    )
 
 
 def frozen(student: QuantizedStudent, values: Mapping[str, Affine], teacher: Network) -> list[bytes]:
