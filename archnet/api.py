@@ -176,7 +176,8 @@ class ArchNet:
 
     Args:
         folder: a finished build.
-        backend: one of `archnet.backends.BACKENDS`; those of chips run what `archnet compile` made.
+        backend: one of `archnet.backends.BACKENDS`; those of chips run what
+            `archnet compile` or `archnet export` made, of a translation model the encoder.
         threads: that the backend may use; its own default when None.
     """
 

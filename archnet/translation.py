@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from archnet.backends import BACKENDS, open_backend
+from archnet.backends import open_backend
 from archnet.backends.base import Backend
 from archnet.build import BuildDir
 from archnet.encode import open_tokenizer, padding_id, token_batches
@@ -154,15 +154,21 @@ class Translation:
 def open_pair(folder: Path, backend: str, *, threads: int | None = None) -> tuple[Backend, Backend]:
     """The encoder and the decoder of a build, in a backend, by its name.
 
-    Compilers of chips are given the encoder. Its decoder stays on the host: in ONNX Runtime where the build
-    has a file for it, else in the reference executor.
+    Compilers of chips are given the encoder; the decoder runs where `host_of` says.
     """
-    host = backend
-    if backend in BACKENDS and backend not in WHOLE:
-        exported = (folder / DECODER / "onnx" / "model.onnx").is_file()
-        host = "onnxruntime" if exported else "reference"
     encoder = open_backend(backend, folder / ENCODER, threads=threads)
-    return encoder, open_backend(host, folder / DECODER, threads=threads)
+    return encoder, open_backend(host_of(folder, backend), folder / DECODER, threads=threads)
+
+
+def host_of(folder: Path, backend: str) -> str:
+    """What runs the decoder of a build: the same backend, or, where that is a chip's, one of the host's.
+
+    It is ONNX Runtime where the build has a file for it, else the reference executor.
+    """
+    if backend in WHOLE:
+        return backend
+    exported = (folder / DECODER / "onnx" / "model.onnx").is_file()
+    return "onnxruntime" if exported else "reference"
 
 
 def open_translation(build: BuildDir, backend: str, *, threads: int | None = None) -> Translation:

@@ -148,13 +148,21 @@ def build_program(source: Path, work: Path, processor: Processor, sizes: tuple[l
     return program
 
 
-def run_c(graph: QuantizedGraph, source: Path, work: Path, processor: Processor, fed: Arrays) -> Arrays:
+def output_names(graph: QuantizedGraph) -> list[str]:
+    """The tensors of a network's outputs, in the order of the C function's."""
+    return list(dict.fromkeys(output.tensor for output in graph.outputs))
+
+
+def run_c(
+    graph: QuantizedGraph, source: Path, work: Path, processor: Processor, fed: Arrays, made: Arrays
+) -> Arrays:
     """The output integers that a program of this processor computes.
 
     Args:
         source: the folder of the C files.
         work: an empty folder for the program and what it reads and writes.
         fed: integers that `archnet.backends.base.feed` returned for one sentence or picture.
+        made: arrays of the outputs' shapes and dtypes, by name.
 
     Raises:
         ArchNetError: nothing here runs such programs, or it failed.
@@ -162,8 +170,7 @@ def run_c(graph: QuantizedGraph, source: Path, work: Path, processor: Processor,
     command = processor.command()
     if command is None:
         raise ArchNetError(f"{processor.emulator} is not installed", fix="apt-get install qemu-user")
-    names = list(dict.fromkeys(output.tensor for output in graph.outputs))
-    made = execute(graph, fed, names)
+    names = output_names(graph)
     inputs = [np.ascontiguousarray(fed[spec.name]) for spec in graph.inputs]
     sizes = [array.nbytes for array in inputs], [made[name].nbytes for name in names]
     program = build_program(source, work, processor, sizes)
@@ -190,12 +197,13 @@ def one_row(build: Path, processor: Processor, sequence: int | None, count: int)
     total = len(next(iter(given.values())))
     for i in range(total):
         fed = feed(graph, {name: value[i : i + 1] for name, value in given.items()})
+        expected = execute(graph, fed, output_names(graph))
         with tempfile.TemporaryDirectory() as work:
             try:
-                found = run_c(graph, network / "compiled" / "tvm-c", Path(work), processor, fed)
+                found = run_c(graph, network / "compiled" / "tvm-c", Path(work), processor, fed, expected)
             except ArchNetError as error:
                 return Row(build.name, processor.name, said=error.problem)
-        for name, value in execute(graph, fed, list(found)).items():
+        for name, value in expected.items():
             elements += value.size
             differing += int((value != found[name]).sum())
     return Row(build.name, processor.name, total, elements, differing)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from c_processors import COMPILER, PROCESSORS, run_c
+from c_processors import COMPILER, PROCESSORS, output_names, run_c
 
 from archnet.backends import open_backend
 from archnet.backends.base import feed
@@ -168,6 +168,7 @@ def test_c_source_computes_the_integers_on_every_processor(tmp_path: Path, kind:
     compile_for(folder, "tvm-c", sequence=SEQUENCE if kind == "text" else None)
     source = folder / "compiled" / "tvm-c"
     fed = feed(graph, given(graph, batch=1))
+    expected = execute(graph, fed, output_names(graph))
     ran = []
     for processor in PROCESSORS:
         work = tmp_path / processor.name
@@ -176,10 +177,9 @@ def test_c_source_computes_the_integers_on_every_processor(tmp_path: Path, kind:
             objects = [*COMPILER, "-target", processor.triple, "-c", source / "model.c", source / "kernels.c"]
             subprocess.run(objects, check=True, cwd=work)
             continue
-        found = run_c(graph, source, work, processor, fed)
-        for name, expected in execute(graph, fed, list(found)).items():
-            np.testing.assert_array_equal(found[name], expected)
-            assert int(np.abs(expected.astype(int)).max()) > 0
+        for name, value in run_c(graph, source, work, processor, fed, expected).items():
+            np.testing.assert_array_equal(value, expected[name])
+            assert int(np.abs(value.astype(int)).max()) > 0
         ran.append(processor.name)
     assert ran
 
@@ -189,7 +189,7 @@ def test_a_processor_without_emulator_is_a_row(tmp_path: Path, monkeypatch: pyte
     foreign = next(p for p in PROCESSORS if p.name == "riscv64")
     graph = image_graph("cnn", Bits(8, 8))
     with pytest.raises(ArchNetError, match="qemu-riscv64 is not installed") as caught:
-        run_c(graph, tmp_path, tmp_path, foreign, feed(graph, given(graph, batch=1)))
+        run_c(graph, tmp_path, tmp_path, foreign, feed(graph, given(graph, batch=1)), {})
     assert caught.value.fix == "apt-get install qemu-user"
 
 
