@@ -29,8 +29,8 @@ _UNKNOWN = (
     "or script than the model, and what is learned from it will be poor"
 )
 _SHORT = (
-    "{share:.0%} of the sentences have at most {length} tokens, the longest may have {longest}: longer text "
-    "will follow the original less closely; give text as long as what is to be read, or a lower --seq-len"
+    "{share:.0%} of the sentences have at most {length} tokens, and the network takes {longest}: on longer "
+    "text it will follow the original less closely; data as long as what is to be read is the remedy"
 )
 
 

@@ -133,8 +133,8 @@ def test_sentences_much_shorter_than_they_may_be_are_told() -> None:
     texts = ["a man", "a man a man"] * 200 + ["a man " * 12]  # 4 and 6 tokens, and one of 26 in 401
     short = TokenBatches(TOKENIZER, texts, max_length=13, batch_size=4, seed=0)
     assert short.warnings() == [
-        "99% of the sentences have at most 6 tokens, the longest may have 13: longer text will follow the "
-        "original less closely; give text as long as what is to be read, or a lower --seq-len"
+        "99% of the sentences have at most 6 tokens, and the network takes 13: on longer text it will follow "
+        "the original less closely; data as long as what is to be read is the remedy"
     ]
     assert TokenBatches(TOKENIZER, texts, max_length=12, batch_size=4, seed=0).warnings() == []
 
