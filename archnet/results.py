@@ -122,6 +122,8 @@ class BackendScore(Record):
         cosine: of the output with the float original's, mean over the samples.
         sqnr_db: of the output against the float original's, decibels; None when they are equal.
         seconds: wall-clock time for all samples.
+        drop_range: the 95% interval of the drop, lower and upper end, from a paired bootstrap over the
+            examples; None without a task.
     """
 
     backend: str
@@ -131,6 +133,7 @@ class BackendScore(Record):
     cosine: float | None = None
     sqnr_db: float | None = None
     seconds: float | None = None
+    drop_range: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

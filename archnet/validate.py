@@ -42,6 +42,7 @@ from archnet.results import (
 from archnet.scoring import Scorer
 from archnet.storage import load_graph
 from archnet.tasks import TASKS, Task, TaskScore, load_task
+from archnet.tasks.score import drop_interval
 
 REFERENCE = "reference"
 
@@ -294,7 +295,8 @@ def _with_scores(
     scores = []
     for backend, before in zip(backends, result.scores, strict=True):
         found, after = score(backend.run, before)
-        scores.append(replace(after, drop=best.score - found.score))
+        low_high = drop_interval(best, found)
+        scores.append(replace(after, drop=best.score - found.score, drop_range=low_high))
     stage.finish()
     return replace(
         result,

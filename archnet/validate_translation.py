@@ -21,7 +21,7 @@ from archnet.parts import DECODER, ENCODER
 from archnet.results import BackendScore, EmulatedPlace, TensorAgreement, ValidationResult
 from archnet.search import Stepper
 from archnet.storage import load_graph
-from archnet.tasks.score import TaskScore
+from archnet.tasks.score import TaskScore, drop_interval
 from archnet.tasks.translation import ParallelSet, evaluate_translation, require_sacrebleu
 from archnet.translation import WHOLE, Search, Translation, host_of, open_pair
 
@@ -156,7 +156,8 @@ def with_scores(
     scores = []
     for one, before in zip(opened, result.scores, strict=True):
         found, after = score(one.translation, before)
-        scores.append(replace(after, drop=best.score - found.score))
+        low_high = drop_interval(best, found)
+        scores.append(replace(after, drop=best.score - found.score, drop_range=low_high))
     return replace(
         result,
         task="translation",

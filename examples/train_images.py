@@ -39,6 +39,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from archnet.distill import has_fast_bfloat16
+
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 """Of CIFAR-10's pixels, red, green, blue, on the scale 0 to 1."""
 STORED = 32
@@ -224,7 +226,7 @@ def loss_of(logits: Tensor, labels: Tensor, imitated: Tensor | None) -> Tensor:
 def logits_of(model: nn.Module, pixels: Tensor, device: torch.device) -> Tensor:
     """uint8 pixels -> float32 (batch, classes), computed in bfloat16 where that is faster."""
     size = SIZES["resnet" if isinstance(model, ResNetForImageClassification) else "vit"]
-    with torch.autocast(device.type, torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device)):
         logits: Tensor = model(pixel_values=to_input(pixels.to(device), size)).logits
     return logits.float()
 

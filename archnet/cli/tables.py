@@ -36,6 +36,8 @@ _ACTIONS = {
 }
 
 
+RANGE_NOTE = "95%: paired bootstrap over the samples; a range that holds 0 may be chance"
+
 _OUTCOMES = {"native": "green", "host": "yellow", "fallback": "bold red", "refused": "bold red"}
 
 
@@ -168,11 +170,16 @@ def validation_table(result: ValidationResult) -> Group:
     else:
         title = f"{result.task}: {result.metric}, {result.samples} samples of {result.data}"
     scored = ["score", "drop"] if result.task is not None else []
+    ranged = any(row.drop_range is not None for row in result.scores)
+    scored += ["95% of it"] if ranged else []
     table = _table("backend", *scored, "cosine", "SQNR dB", right=[*scored, "cosine", "SQNR dB"])
     for row in (result.float_score, *result.scores) if scored else result.scores:
         task = [_number(row.score, 2), _number(row.drop, 2)] if scored else []
+        task += [_range(row.drop_range)] if ranged else []
         table.add_row(row.backend, *task, _number(row.cosine, 5), _number(row.sqnr_db, 1))
     parts: list[RenderableType] = [Text(title, "bold"), table]
+    if ranged:
+        parts.append(Text(RANGE_NOTE, "dim"))
     if result.tensors:
         parts.append(_agreement_table(result.tensors))
     parts += [
@@ -293,6 +300,10 @@ def _end_rows(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]
 def _agreement(validation: Mapping[str, Any]) -> str:
     parts = [f"{score['backend']} {_number(score.get('cosine'), 4)}" for score in validation["scores"]]
     return f"cosine {', '.join(parts)} ({validation['agreement_samples']} examples)"
+
+
+def _range(ends: Sequence[float] | None) -> str:
+    return "-" if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 MINUS = "\N{MINUS SIGN}"
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
@@ -37,6 +38,14 @@ def change(value: float | None) -> str:
         return NOTHING
     text = f"{value:+.2f}"
     return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", MINUS)
+
+
+def change_range(drop_range: Sequence[float] | None) -> str:
+    """The interval of a change from that of the drop, which is its opposite: −0.31 to +0.72."""
+    if drop_range is None:
+        return NOTHING
+    low, high = drop_range
+    return f"{change(-high)} to {change(-low)}"
 
 
 def cosine(value: float | None) -> str:

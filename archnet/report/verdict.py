@@ -76,6 +76,8 @@ def _score(contents: Contents) -> tuple[str, Card | None]:
     figure, against = numbers.score(best.score), numbers.score(original)
     metric = validation.metric.partition(" (nrefs")[0]  # sacreBLEU's signature is in the section below
     context = f"{metric} in {numbers.backend(best.backend)}; float model {against} ({points})"
+    if best.drop_range is not None:
+        context += f"; 95% range of the change {numbers.change_range(best.drop_range)}"
     card = Card("Score", figure, context, _tone(contents, best.drop))
     return f"{figure} against {against} for the float model ({points})", card
 

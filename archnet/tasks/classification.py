@@ -24,7 +24,7 @@ from archnet.calibration.text_files import (
     suffix_of,
 )
 from archnet.errors import ArchNetError, nearest
-from archnet.tasks.score import Classify, TaskScore
+from archnet.tasks.score import Classify, TaskScore, percentage
 
 METRIC = "Accuracy x100"
 
@@ -75,7 +75,7 @@ def evaluate_classification(
     Raises:
         ArchNetError: the model gives no logits, or the file has labels that the model does not know.
     """
-    per_set = {}
+    right = {}
     for labelled in sets:
         texts = list(labelled.texts)
         logits = np.concatenate([classify(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)])
@@ -86,8 +86,8 @@ def evaluate_classification(
                 fix="classification needs a model with a classification head (logits)",
             )
         gold = _label_ids(labelled, logits.shape[1], label_names or {})
-        per_set[labelled.name] = (100.0 * float(np.mean(logits.argmax(axis=1) == gold)), len(texts))
-    return TaskScore(METRIC, float(np.mean([score for score, _ in per_set.values()])), per_set)
+        right[labelled.name] = (logits.argmax(axis=1) == gold).astype(np.float64)[:, None]
+    return TaskScore.of(METRIC, right, percentage)
 
 
 def require_logits(output_names: Sequence[str], name: str) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from archnet.calibration.image_files import PictureSet
 from archnet.errors import ArchNetError, nearest
-from archnet.tasks.score import TaskScore
+from archnet.tasks.score import TaskScore, percentage
 
 METRIC = "Top-1 accuracy (%)"
 BATCH = 100
@@ -29,11 +29,11 @@ def evaluate_images(
     Raises:
         ArchNetError: the logits are not finite, or a folder is none of the model's classes.
     """
-    per_set: dict[str, tuple[float, int]] = {}
+    right: dict[str, NDArray[np.float64]] = {}
     wanted: list[NDArray[np.int64]] = []
     for number, pictures in enumerate(sets):
         count = len(pictures.pixels)
-        right = 0
+        found: list[NDArray[np.int64]] = []
         for start in range(0, count, BATCH):
             logits = classify(pictures.pixels[start : start + BATCH])
             if logits.ndim != 2 or not np.isfinite(logits).all():
@@ -43,9 +43,9 @@ def evaluate_images(
                 )
             if not wanted:  # wrong folders are told before everything is classified
                 wanted = [class_ids(every, logits.shape[1], label_names or {}) for every in sets]
-            right += int((logits.argmax(axis=1) == wanted[number][start : start + BATCH]).sum())
-        per_set[pictures.name] = (100.0 * right / count, count)
-    return TaskScore(METRIC, float(np.mean([score for score, _ in per_set.values()])), per_set)
+            found.append(logits.argmax(axis=1))
+        right[pictures.name] = (np.concatenate(found) == wanted[number]).astype(np.float64)[:, None]
+    return TaskScore.of(METRIC, right, percentage)
 
 
 def class_ids(pictures: PictureSet, count: int, names: Mapping[int, str]) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ from archnet.calibration.text_files import (
     read_rows,
 )
 from archnet.errors import ArchNetError
-from archnet.tasks.score import Encode, TaskScore
+from archnet.tasks.score import Encode, Examples, TaskScore
 
 METRIC = "Spearman x100"
 
@@ -130,12 +130,17 @@ def evaluate_sts(encode: Encode, sets: Sequence[PairSet]) -> TaskScore:
             fix="check the model on this sentence",
         )
     embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    per_set = {}
+    judged = {}
     for pairs in sets:
         a = embeddings[[row[s] for s in pairs.first]]
         b = embeddings[[row[s] for s in pairs.second]]
-        per_set[pairs.name] = (100.0 * spearman((a * b).sum(axis=1), pairs.scores), len(pairs))
-    return TaskScore(METRIC, float(np.mean([score for score, _ in per_set.values()])), per_set)
+        judged[pairs.name] = np.stack([(a * b).sum(axis=1), pairs.scores], axis=1)
+    return TaskScore.of(METRIC, judged, _correlation)
+
+
+def _correlation(rows: Examples) -> float:
+    """Of similarities with people's scores, (n, 2), x100."""
+    return 100.0 * spearman(rows[:, 0], rows[:, 1])
 
 
 def spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from archnet.calibration.text_files import text_lines
 from archnet.errors import ArchNetError
-from archnet.tasks.score import TaskScore
+from archnet.tasks.score import Examples, TaskScore
 
 BEAMS = (1, 4)
 """What is searched with; the last one's score counts."""
@@ -69,11 +71,13 @@ def evaluate_translation(translate: Translate, data: ParallelSet) -> TaskScore:
     Raises:
         ArchNetError: sacreBLEU is not installed.
     """
-    scores, signature = {}, ""
-    for beams in BEAMS:
-        score, signature = bleu(translate(data.sources, beams), data.references)
-        scores["greedy" if beams == 1 else f"{beams} beams"] = (score, len(data))
-    return TaskScore(f"sacreBLEU ({signature})", list(scores.values())[-1][0], scores)
+    counted = {
+        "greedy" if beams == 1 else f"{beams} beams": sentence_counts(
+            translate(data.sources, beams), data.references
+        )
+        for beams in BEAMS
+    }
+    return TaskScore.of(f"sacreBLEU ({signature()})", counted, bleu, counts=list(counted)[-1:])
 
 
 def require_sacrebleu() -> None:
@@ -91,11 +95,32 @@ def require_sacrebleu() -> None:
         ) from error
 
 
-def bleu(found: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
-    """Corpus BLEU x100 with sacreBLEU's defaults, and its signature."""
+def sentence_counts(found: Sequence[str], references: Sequence[str]) -> Examples:
+    """What corpus BLEU is made of, (n, 10): right and all n-grams of 1 to 4 words, lengths of both sides."""
+    require_sacrebleu()
+    from sacrebleu.metrics.bleu import BLEU
+
+    metric = BLEU(effective_order=True)  # which the counts do not depend on; sentences are warned of without
+    scores = [metric.sentence_score(one, [wanted]) for one, wanted in zip(found, references, strict=True)]
+    rows = [(*score.counts, *score.totals, score.sys_len, score.ref_len) for score in scores]
+    return np.asarray(rows, dtype=np.float64)
+
+
+def bleu(counts: Examples) -> float:
+    """Corpus BLEU x100 with sacreBLEU's defaults, from `sentence_counts`."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    right, every, lengths = np.split(counts.sum(axis=0).astype(np.int64), [4, 8])
+    system, wanted = lengths.tolist()
+    score = BLEU.compute_bleu(right.tolist(), every.tolist(), system, wanted, smooth_method="exp")
+    return float(score.score)
+
+
+def signature() -> str:
+    """sacreBLEU's, of a corpus score with its defaults and one reference."""
     require_sacrebleu()
     from sacrebleu.metrics.bleu import BLEU
 
     metric = BLEU()
-    score = float(metric.corpus_score(list(found), [list(references)]).score)
-    return score, str(metric.get_signature())
+    metric.corpus_score(["a"], [["a"]])  # the number of references is known only then
+    return str(metric.get_signature())

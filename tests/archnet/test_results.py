@@ -28,7 +28,7 @@ RESULT = ValidationResult(
     samples=3,
     agreement_samples=2,
     float_score=BackendScore("float", score=79.5),
-    scores=(BackendScore("reference", 79.0, 0.5, {"a": 78.0, "b": 80.0}, 0.99, 20.0, 1.5),),
+    scores=(BackendScore("reference", 79.0, 0.5, {"a": 78.0, "b": 80.0}, 0.99, 20.0, 1.5, (-0.2, 1.1)),),
     blocks=(BlockAgreement("0", 0.999, None),),
     tensors=(TensorAgreement("tvm", "t", "MatMul", "0", "layer", 10, 1, 1),),
     emulated=(EmulatedPlace("onnxruntime", "n", "Softmax", "no integer kernel"),),

@@ -148,6 +148,7 @@ def test_a_task_is_scored_on_float_and_backends(copy: Path, tmp_path: Path) -> N
     assert integer.score == pytest.approx(expected_score(vectors), abs=1e-6)
     assert integer.drop == pytest.approx(original.score - integer.score)
     assert (original.drop, integer.parts) == (0.0, {"pairs": integer.score})
+    assert (original.drop_range, len(integer.drop_range or ())) == (None, 2)
     assert (result.metric, result.data, result.samples) == ("Spearman x100", "pairs", 28)
     assert integer.cosine is not None
     kinds = [type(e) for e in events]

@@ -184,7 +184,7 @@ def validation(*, max_drop: float | None = 0.3, drop: float = -0.52) -> Validati
 
     def backend(name: str, lost: float) -> BackendScore:
         parts = {"SICK trial": 79.31 - lost - 0.1, "STS 2012 test": 79.87 - lost + 0.1}
-        return BackendScore(name, 79.59 - lost, lost, parts, 0.9913, 17.6, 41.0)
+        return BackendScore(name, 79.59 - lost, lost, parts, 0.9913, 17.6, 41.0, (lost - 0.61, lost + 0.44))
 
     original = BackendScore(
         "float", 79.59, 0.0, {"SICK trial": 79.31, "STS 2012 test": 79.87}, None, None, 88.0
