@@ -104,7 +104,7 @@ class SingleOperator:
         made = QuantizedGraph(
             name=str(op),
             inputs=tuple(self.inputs),
-            outputs=(GraphOutput("y", "y", scales, integers=integers),),
+            outputs=(GraphOutput("result", "y", scales, integers=integers),),
             nodes=(node,),
             tensors={spec.name: spec for spec in (*self.inputs, output)},
             constants=self.constants,

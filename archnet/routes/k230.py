@@ -7,12 +7,17 @@ sentences or pictures of DIR/calibration.npz.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from archnet.atomic import disk_errors, remove_tree
+from archnet.backends.base import user_inputs
 from archnet.backends.twin import numbered, twin_inputs
 from archnet.export.float_twin import export_float_twin
+from archnet.graph import QuantizedGraph
 from archnet.routes import CompileJob, network_of, reads_tokens
 from archnet.targets.chips import CompileSummary
 from archnet.targets.nncase import read_placement
@@ -28,15 +33,27 @@ CALIBRATION = 16
 """Sentences or pictures that nncase takes the ranges of activations from."""
 
 
+def calibration_samples(
+    graph: QuantizedGraph, inputs: Mapping[str, NDArray[Any]], length: int
+) -> dict[str, NDArray[Any]]:
+    """The first of a build's sentences, cut to so many tokens, or of its pictures.
+
+    Args:
+        inputs: of the whole model; a translation model's encoder takes only some.
+    """
+    wanted = user_inputs(graph)
+    return {
+        name: values[:CALIBRATION, :length] if values.ndim == 2 else values[:CALIBRATION]
+        for name, values in inputs.items()
+        if name in wanted
+    }
+
+
 def compile_chip(job: CompileJob) -> CompileSummary:
     """Write model.onnx and compile it into model.kmodel (see `archnet.routes`)."""
     graph = network_of(job)
     twin = export_float_twin(graph, job.folder / MODEL, job.sequence)
-    samples = {
-        name: values[:CALIBRATION, : twin.sequence] if values.ndim == 2 else values[:CALIBRATION]
-        for name, values in agreement_inputs(job.build).items()
-        if name in {spec.name for spec in graph.inputs}
-    }
+    samples = calibration_samples(graph, agreement_inputs(job.build), twin.sequence)
     calibration, dump = job.folder / "calibration.npz", job.folder / "dump"
     with disk_errors(job.folder):
         np.savez(calibration, **numbered(twin_inputs(graph, twin, samples)))

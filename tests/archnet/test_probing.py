@@ -36,6 +36,14 @@ def test_a_missing_toolchain_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert caught.value.fix == "archnet targets install ethos-u"
 
 
+def test_every_kind_of_question_reaches_onnx_runtime() -> None:
+    """An operator, one without integers, and one that only moves: as networks of one node, at 8 bits."""
+    report = probe("onnxruntime", ["Add", "Softmax", "Reshape", "FullyConnected"])
+    found = {(a.op, a.case): a for a in report.operators if a.bits in ("w8a8", "a8")}
+    assert len(found) == sum(len(OPERATORS[op]) for op in (Op.ADD, Op.SOFTMAX, Op.RESHAPE, Op.LINEAR))
+    assert {a.outcome for a in found.values() if a.op in ("Add", "FullyConnected", "Softmax")} == {"native"}
+
+
 @needs_vela
 def test_an_unknown_operator_is_refused() -> None:
     with pytest.raises(ArchNetError, match="no operator 'Softmux' can stand alone") as caught:
