@@ -17,6 +17,7 @@ from archnet import __version__
 from archnet.build import BuildDir
 from archnet.config import Bits, ConvertSettings
 from archnet.errors import ArchNetError, nearest
+from archnet.export.host_split import NothingLeft
 from archnet.operators import Op
 from archnet.routes import CompileJob, compile_by_route
 from archnet.single_operators import OPERATORS, SEQUENCE, WEIGHTED, single_operator
@@ -55,12 +56,25 @@ class OperatorProbe:
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """The answers for a chip, and whose they are."""
+    """The answers for a chip, and whose they are.
+
+    Attributes:
+        chip: its name.
+        tool: the compiler and its version, as it said itself.
+        archnet: version.
+        profile: that `archnet convert --target` takes for the chip.
+        operators: the answers, in the order of the questions.
+        contradictions: where the profile lists an operator at a width, and the chip did not run it.
+        unlisted: what the chip ran and the profile does not list, as "Add a4".
+    """
 
     chip: str
     tool: str
     archnet: str
+    profile: str
     operators: tuple[OperatorProbe, ...]
+    contradictions: tuple[str, ...]
+    unlisted: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -104,12 +118,39 @@ def probe(
         tool = toolchain.tool
     profile = load_profile(chip.profile)
     questions = _questions(profile, operators)
-    answers = []
+    answers: list[OperatorProbe] = []
     for question in questions:
-        answer = _ask(chip, profile, question, seconds)
+        answer, said = _ask(chip, profile, question, seconds)
         answers.append(answer)
+        tool = said or tool
         tell(answer, len(answers), len(questions))
-    return ProbeReport(chip.name, tool, __version__, tuple(answers))
+    wrong, unlisted = compare(profile, answers)
+    return ProbeReport(chip.name, tool, __version__, profile.name, tuple(answers), wrong, unlisted)
+
+
+def compare(profile: Profile, answers: Sequence[OperatorProbe]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What a profile lists that was not run, in words, and what was run in every case and is not listed."""
+    wrong: list[str] = []
+    run: dict[tuple[str, str], bool] = {}
+    for answer in answers:
+        done = answer.outcome in ("native", "host")
+        listed = _listed(profile, answer)
+        if listed and not done:
+            wrong.append(f"{answer.op} {answer.bits} ({answer.case}): {answer.outcome}, {answer.message}")
+        if not listed:
+            key = answer.op, answer.bits
+            run[key] = run.get(key, True) and done
+    return tuple(wrong), tuple(f"{op} {bits}" for (op, bits), every in run.items() if every)
+
+
+def _listed(profile: Profile, answer: OperatorProbe) -> bool:
+    """Whether a profile lists this; tables of embeddings have the width of weights there."""
+    support = profile.operators.get(Op(answer.op))
+    if support is None:
+        return False
+    return answer.bits in support.bits or (
+        Op(answer.op) is Op.EMBEDDING and any(width.startswith("w") for width in support.bits)
+    )
 
 
 def _questions(profile: Profile, operators: Sequence[str]) -> list[_Question]:
@@ -127,9 +168,12 @@ def _questions(profile: Profile, operators: Sequence[str]) -> list[_Question]:
     return asked
 
 
-def _ask(chip: Chip, profile: Profile, question: _Question, seconds: float) -> OperatorProbe:
-    def answer(outcome: Outcome, message: str = "") -> OperatorProbe:
-        return OperatorProbe(str(question.op), question.case, question.width, outcome, message)
+def _ask(chip: Chip, profile: Profile, question: _Question, seconds: float) -> tuple[OperatorProbe, str]:
+    """The answer, and the compiler as it names itself where it compiled something."""
+    said = ""
+
+    def answer(outcome: Outcome, message: str = "") -> tuple[OperatorProbe, str]:
+        return OperatorProbe(str(question.op), question.case, question.width, outcome, message), said
 
     with tempfile.TemporaryDirectory(prefix="archnet-probe-") as place:
         base = Path(place)
@@ -146,9 +190,12 @@ def _ask(chip: Chip, profile: Profile, question: _Question, seconds: float) -> O
         )
         try:
             summary = compile_by_route(job)
+        except NothingLeft as error:
+            return answer("host", error.problem)
         except ArchNetError as error:
             # The log lies in a folder that is gone when this is read.
             return answer("refused", error.problem.split(f" (its log: {base}")[0].split(" (all of them: ")[0])
+    said = summary.tool
     if summary.fallback_operators:
         return answer("fallback", ", ".join(summary.fallbacks))
     return answer("native" if summary.native_operators else "host")

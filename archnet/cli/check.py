@@ -11,7 +11,7 @@ import click
 from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.cli.app import Session, app, examples, print_json, quiet_libraries, session, shown, terminal
 from archnet.cli.look import json_option
-from archnet.errors import EXIT_DROP_EXCEEDED, ArchNetError
+from archnet.errors import EXIT_CHECK_FAILED, ArchNetError
 
 TASKS = ("sts", "classification", "images", "translation")
 
@@ -83,7 +83,7 @@ def validate(
 
         terminal().print(validation_table(result))
     if not result.passed:
-        context.exit(EXIT_DROP_EXCEEDED)
+        context.exit(EXIT_CHECK_FAILED)
 
 
 @app.command(short_help="Time a build.", epilog=examples("archnet bench build", "archnet bench build --json"))

@@ -10,7 +10,7 @@ from archnet.cli.app import app, examples, print_json, quiet_libraries, terminal
 from archnet.cli.artifacts import seq_len_option
 from archnet.cli.check import folder_argument
 from archnet.cli.look import json_option, targets
-from archnet.errors import ArchNetError
+from archnet.errors import EXIT_CHECK_FAILED, ArchNetError
 
 
 def complete_chips(context: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
@@ -76,6 +76,7 @@ def compile_command(folder: Path, target: str, seq_len: int | None, time_limit: 
     epilog=examples(
         "archnet targets probe ethos-u55-256",
         "archnet targets probe ethos-u85-256 --op Softmax --op Conv --out u85.json",
+        "archnet targets probe onnxruntime --check",
     ),
 )
 @click.argument("name", shell_complete=complete_chips)
@@ -91,12 +92,23 @@ def compile_command(folder: Path, target: str, seq_len: int | None, time_limit: 
     metavar="S",
     help="Of the compiler for one network, in seconds.",
 )
+@click.option("--check", is_flag=True, help="Exit with 1 where the chip did not run what its profile lists.")
 @json_option
-def probe(name: str, operators: tuple[str, ...], out: Path | None, time_limit: float, as_json: bool) -> None:
+@click.pass_context
+def probe(
+    context: click.Context,
+    name: str,
+    operators: tuple[str, ...],
+    out: Path | None,
+    time_limit: float,
+    check: bool,
+    as_json: bool,
+) -> None:
     """Compile networks of one operator for the chip NAME and say which it runs.
 
     Each operator is tried in a few sizes at each width of the chip's profile: it runs natively, is left to
     another processor, is done by the host, or is refused, with the compiler's own words and version.
+    The answers are compared with what the profile lists.
     """
     if not time_limit > 0:
         raise ArchNetError(f"--time-limit {time_limit:g} is no number of seconds", fix="give a positive one")
@@ -114,10 +126,11 @@ def probe(name: str, operators: tuple[str, ...], out: Path | None, time_limit: f
         write_json(out, report.to_json())
     if as_json:
         print_json(report.to_json())
-        return
-    from archnet.cli.tables import probe_table
+    else:
+        from archnet.cli.tables import probe_table
 
-    terminal().print(probe_table(report))
-    click.echo(f"{report.chip}: {report.tool}")
-    if out is not None:
-        click.echo(str(out))
+        terminal().print(probe_table(report))
+        if out is not None:
+            click.echo(str(out))
+    if check and report.contradictions:
+        context.exit(EXIT_CHECK_FAILED)

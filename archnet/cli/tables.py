@@ -113,8 +113,8 @@ def compiled_table(summary: CompileSummary) -> Table:
     return table
 
 
-def probe_table(report: ProbeReport) -> Table:
-    """What a chip's compiler did with each operator: one row an answer, cases that share it together."""
+def probe_table(report: ProbeReport) -> Group:
+    """What a chip's compiler did with each operator, cases that share an answer together, and the profile."""
     table = _table("operator", "bits", "", "tried", "message")
     groups: dict[tuple[str, str, str, str], list[str]] = {}
     for answer in report.operators:
@@ -122,7 +122,14 @@ def probe_table(report: ProbeReport) -> Table:
         groups.setdefault(key, []).append(answer.case)
     for (op, bits, outcome, message), cases in groups.items():
         table.add_row(op, bits, Text(outcome, _OUTCOMES[outcome]), ", ".join(cases), Text(message, "dim"))
-    return table
+    if report.contradictions:
+        said = [Text(f"the profile {report.profile} lists what was not run:", "bold red")]
+        said += [Text(f"  {line}") for line in report.contradictions]
+    else:
+        said = [Text(f"the profile {report.profile} lists nothing that was not run", "green")]
+    if report.unlisted:
+        said.append(Text(f"run in every case, and not listed: {', '.join(report.unlisted)}"))
+    return Group(table, Text(f"{report.chip}: {report.tool}", "bold"), *said)
 
 
 def _bytes(size: int | None) -> str:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archnet.errors import ArchNetError
 from archnet.graph import Node, QuantizedGraph
 from archnet.operators import Op
 
 MASK = "attention_mask"
+
+
+class NothingLeft(ArchNetError):
+    """A network all of whose outputs are constants or the host's has no file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from archnet.atomic import write_bytes
 from archnet.errors import ArchNetError
-from archnet.export.host_split import MASK, Split, file_outputs, split
+from archnet.export.host_split import MASK, NothingLeft, Split, file_outputs, split
 from archnet.export.tflite_model import Quantization, read_metadata
 from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT, lower_node
 from archnet.export.tflite_state import SHARE_LEVELS, Layout, StoredTensor, TfliteLowering
@@ -138,7 +138,7 @@ def build_tflite(graph: QuantizedGraph, sequence: int | None = None, *, expose: 
         lower_node(state, node)
     outputs = file_outputs(graph, parts)
     if not outputs or any(state.get(name) in state.file.constants for name in outputs):
-        raise ArchNetError(
+        raise NothingLeft(
             f"the network {graph.name} leaves nothing to TFLite: its outputs are constants or the host's",
             fix="run it with --backend reference",
         )

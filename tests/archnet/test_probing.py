@@ -8,7 +8,7 @@ import pytest
 
 from archnet.errors import ArchNetError
 from archnet.operators import Op
-from archnet.probing import OperatorProbe, probe
+from archnet.probing import OperatorProbe, compare, probe
 from archnet.single_operators import OPERATORS
 from archnet.targets.chips import CHIPS
 from archnet.targets.profile import load_profile
@@ -42,6 +42,22 @@ def test_every_kind_of_question_reaches_onnx_runtime() -> None:
     found = {(a.op, a.case): a for a in report.operators if a.bits in ("w8a8", "a8")}
     assert len(found) == sum(len(OPERATORS[op]) for op in (Op.ADD, Op.SOFTMAX, Op.RESHAPE, Op.LINEAR))
     assert {a.outcome for a in found.values() if a.op in ("Add", "FullyConnected", "Softmax")} == {"native"}
+    assert report.tool.startswith("onnxruntime 1.")
+    assert (report.profile, report.contradictions) == ("onnxruntime", ())
+
+
+def test_answers_are_compared_with_the_profile() -> None:
+    answers = [
+        OperatorProbe("Add", "rank 3", "a8", "native"),
+        OperatorProbe("Add", "rank 4", "a8", "fallback", "Add on the CPU"),
+        OperatorProbe("Widen", "tokens", "a8", "host"),
+        OperatorProbe("TableSoftmax", "rank 4", "a8", "native"),
+        OperatorProbe("Concat", "features", "a4", "native"),
+        OperatorProbe("Concat", "channels", "a4", "refused", "no"),
+    ]
+    wrong, unlisted = compare(load_profile("ethos-u55"), answers)
+    assert wrong == ("Add a8 (rank 4): fallback, Add on the CPU",)
+    assert unlisted == ("TableSoftmax a8",)
 
 
 @needs_vela
@@ -58,7 +74,7 @@ def test_what_a_profile_lists_is_native_and_what_it_lacks_is_not(chip: str) -> N
     absent = ["MeanMatMul", "TableSoftmax", "OneHot"]
     report = probe(chip, [*SAMPLE, *absent], tell=lambda answer, done, of: told.append(answer))
     assert list(report.operators) == told
-    assert (report.chip, report.tool) == (chip, "ethos-u-vela 5.2.0")
+    assert (report.chip, report.tool, report.contradictions) == (chip, "ethos-u-vela 5.2.0", ())
     for op, width in SAMPLE.items():
         found = [a for a in report.operators if a.op == op and a.bits == width]
         assert [a.case for a in found] == list(OPERATORS[Op(op)])
