@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from archnet.backends.base import feed
 from archnet.errors import ArchNetError
 from archnet.export.float_twin import MASK, FloatTwin
-from archnet.export.float_twin_state import LIMIT_INPUT, SEEN_INPUT, SHARE_INPUT, TOKENS_INPUT
+from archnet.export.float_twin_state import LIMIT_INPUT, SHARE_INPUT, TOKENS_INPUT
 from archnet.export.host_split import split
 from archnet.graph import QuantizedGraph
 from archnet.reference import bind_dims, run_nodes
@@ -56,13 +56,13 @@ def _given(
     graph: QuantizedGraph, twin: FloatTwin, name: str, values: Mapping[str, Array], rows: int
 ) -> Array:
     """One of the file's inputs at the user's length: (rows, 1, ...)."""
-    if name in (LIMIT_INPUT, SEEN_INPUT, SHARE_INPUT, TOKENS_INPUT):
+    if name in (LIMIT_INPUT, SHARE_INPUT, TOKENS_INPUT):
         seen: Array = (values[MASK] != 0).astype(np.float64)
         if name == LIMIT_INPUT:
             return np.asarray(np.where(seen != 0, 0.0, twin.limit)[:, None, None, :])
         if name == SHARE_INPUT:
             return np.asarray((1.0 / np.maximum(seen.sum(axis=1), 1.0))[:, None, None, None])
-        return np.asarray(seen[:, None, None, :] if name == SEEN_INPUT else seen[:, None, :, None])
+        return np.asarray(seen[:, None, :, None])
     spec = graph.tensors[name]
     real = values[name].astype(np.float64) * (spec.scale or 1.0)
     if spec.shape[0] == "batch":

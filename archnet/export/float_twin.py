@@ -5,7 +5,7 @@ activation is a real number, limited by a Clip to what its integers can hold, so
 integer network saturates here. Roundings are left out: they are the compiler's to choose.
 
 The host's part is that of `archnet.export.host_split`; how it feeds the file is in `archnet.backends.twin`.
-`LIMIT_INPUT`, `SEEN_INPUT`, `SHARE_INPUT` and `TOKENS_INPUT` are made of the attention mask, where a network
+`LIMIT_INPUT`, `SHARE_INPUT` and `TOKENS_INPUT` are made of the attention mask, where a network
 needs them.
 """
 
@@ -21,7 +21,6 @@ from archnet.errors import ArchNetError
 from archnet.export.float_twin_operators import lower_node
 from archnet.export.float_twin_state import (
     LIMIT_INPUT,
-    SEEN_INPUT,
     SHARE_INPUT,
     TOKENS_INPUT,
     TwinLowering,
@@ -114,10 +113,10 @@ def _add_inputs(state: TwinLowering, parts: Split) -> None:
         spans = [state.high(n.inputs[0]) - state.low(n.inputs[0]) for n in masked]
         state.limit = -float(max(spans) + NO_SHARE)
         _mask_input(state, LIMIT_INPUT, [1, 1, length])
-    if any(n.op is Op.MEAN_MATMUL and MASK in n.inputs for n in parts.body):
-        _mask_input(state, SEEN_INPUT, [1, 1, length])
+    reading = {n.op for n in parts.body if MASK in n.inputs}
+    if Op.MEAN_MATMUL in reading:
         _mask_input(state, SHARE_INPUT, [1, 1, 1])
-    if any(n.op is Op.ZERO_PAD and MASK in n.inputs for n in parts.body):
+    if reading & {Op.MEAN_MATMUL, Op.ZERO_PAD}:
         _mask_input(state, TOKENS_INPUT, [1, length, 1])
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from archnet.export.float_twin_state import (
     LIMIT_INPUT,
-    SEEN_INPUT,
     SHARE_INPUT,
     TOKENS_INPUT,
     TwinLowering,
@@ -164,17 +163,18 @@ def _times(state: TwinLowering, value: str, factor: float) -> str:
 
 
 def _mean_matmul(state: TwinLowering, node: Node) -> None:
-    """The masked scores times the values, over n tokens: multipliers[n - 1] is that of their sum over n."""
+    """Scores times the values of the n tokens that count: multipliers[n - 1] is that of their sum over n."""
     a, b, multipliers, *mask = node.inputs
-    onnx, left = state.onnx, state.values[a]
+    onnx, right = state.onnx, state.values[b]
     stored = state.graph.constants[multipliers].astype(np.float64)
     counts = np.arange(1, len(stored) + 1)
     # The median, because the multipliers of many tokens are rounded most, and those of few may be limited.
     factor = float(np.median(stored * counts)) / 2**MULTIPLIER_SHIFT
     factor *= state.scale(node.output) / state.scale(a) / state.scale(b)
     if mask:
-        left = onnx.node("Mul", [left, state.values[SEEN_INPUT]], f"{node.output}/seen")
-    y = onnx.node("MatMul", [left, state.values[b]], f"{node.output}/sum")
+        # The values, not the scores: nncase 2.11 left those of all-MiniLM-L6-v2's first layer on the CPU.
+        right = onnx.node("Mul", [right, state.values[TOKENS_INPUT]], f"{node.output}/seen")
+    y = onnx.node("MatMul", [state.values[a], right], f"{node.output}/sum")
     if mask:
         y = onnx.node("Mul", [y, state.values[SHARE_INPUT]], f"{node.output}/mean")
     else:

@@ -16,9 +16,6 @@ from archnet.operators import Op
 LIMIT_INPUT = "attention_limit"
 """float32 (1, 1, sequence), added to scores: 0 for tokens that count, else FloatTwin.limit."""
 
-SEEN_INPUT = "attention_seen"
-"""float32 (1, 1, sequence): 1 for tokens that count, 0 for padding."""
-
 SHARE_INPUT = "attention_share"
 """float32 (1, 1, 1): 1 over the number of tokens that count."""
 
