@@ -382,9 +382,10 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     capabilities = torch.cpu.get_capabilities()
     if not any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16")):
         return False  # emulated
-    kinds = (torch.bfloat16, torch.float32)
-    taken = [tuple(map(_product_seconds, kinds)) for _ in range(TIMED_PRODUCTS)]
-    narrow, full = map(min, zip(*taken, strict=True))
+    narrow = full = math.inf
+    for _ in range(TIMED_PRODUCTS):
+        narrow = min(narrow, _product_seconds(torch.bfloat16))
+        full = min(full, _product_seconds(torch.float32))
     return narrow < full
 
 

@@ -18,6 +18,7 @@ from archnet.calibration.affine import (
     fit_output_scale,
     fit_weight_scale,
 )
+from archnet.errors import ArchNetError
 from archnet.graph import AttributeValue, Dim, GraphOutput, HostTable, Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
 from archnet.reference import integer_matmul, run_node
@@ -95,6 +96,18 @@ def tiny_encoder(
         tanh = b.lookup("tanh", dense, np.tanh)
         b.output("pooler_output", tanh, b.scale(tanh), hidden)
     return b.finish(f"tiny-{embedding}")
+
+
+def _fixed_scale_fit(
+    wished: NDArray[np.float64], scale_x: float, scale_y: float
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """`fit_weight_scale`; where a channel has no match, which is rare, of weights a little larger."""
+    for _ in range(20):
+        try:
+            return fit_weight_scale(wished, scale_x, scale_y)
+        except ArchNetError:
+            wished = wished * 1.003
+    raise AssertionError("twenty sets of weight scales have no match")
 
 
 @dataclass
@@ -207,7 +220,7 @@ class _Builder:
         if scale is None:
             multiplier, weight_scale, scale = fit_linear_scales(wished, self.scale(x), wished_scale)
         else:
-            multiplier, weight_scale = fit_weight_scale(wished, self.scale(x), scale)
+            multiplier, weight_scale = _fixed_scale_fit(wished, self.scale(x), scale)
         key = f"{self.block}.{name}"
         inputs = (
             x,
