@@ -384,6 +384,25 @@ WEIGHTED = (Op.LINEAR, Op.CONV)
 """Operators whose weights have a width of their own."""
 
 
+def random_inputs(graph: QuantizedGraph, rows: int, tokens: int) -> dict[str, NDArray[Any]]:
+    """Integers over the whole range of each input; every token counts.
+
+    Args:
+        rows: sentences or pictures.
+        tokens: of a sentence.
+    """
+    rng, sizes = np.random.default_rng(3), {"batch": rows, "sequence": tokens}
+    made: dict[str, NDArray[Any]] = {}
+    for spec in graph.inputs:
+        shape = [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape]
+        if spec.name.endswith("_mask"):
+            made[spec.name] = np.ones(shape, np.int64)
+            continue
+        low, high = (0, VOCABULARY - 1) if spec.dtype == "int64" else spec.range
+        made[spec.name] = rng.integers(low, high + 1, shape).astype(spec.dtype)
+    return made
+
+
 def single_operator(op: Op, case: str, bits: Bits, share_levels: int = 255) -> QuantizedGraph:
     """The network of one node.
 

@@ -79,6 +79,7 @@ def build_float_twin(graph: QuantizedGraph, sequence: int | None = None) -> Floa
             fix="give another --seq-len",
         )
     state, parts = TwinLowering(graph, length), split(graph)
+    parts.require_body(graph)
     _add_inputs(state, parts)
     for node in parts.body:
         if node.output not in state.replaced:

@@ -23,6 +23,15 @@ class Split:
     body: tuple[Node, ...]
     after: tuple[Node, ...]
 
+    def require_body(self, graph: QuantizedGraph) -> None:
+        """Refuse a network that is the host's alone, or constants (NothingLeft)."""
+        moving = {spec.name for spec in graph.inputs} | {node.output for node in self.before}
+        if not any(moving & set(node.inputs) for node in self.body):
+            raise NothingLeft(
+                f"the network {graph.name} leaves nothing to a compiler: it is the host's, or constants",
+                fix="run it with --backend reference",
+            )
+
 
 def split(graph: QuantizedGraph) -> Split:
     """Embedding rows by a network's input are the host's, and so is what makes an output's int32."""

@@ -87,6 +87,7 @@ def build_qdq(
             fix="give another --seq-len",
         )
     state, parts = QdqLowering(graph, length, form or QdqForm()), split(graph)
+    parts.require_body(graph)
     given = _inputs(state, parts)
     for node in parts.body:
         lower_node(state, node)

@@ -6,9 +6,13 @@ said. It need not refuse operators that the compiler left to another processor: 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from archnet.build import BuildDir
 from archnet.errors import ArchNetError
@@ -29,6 +33,7 @@ class CompileJob:
         log: gets all that the compiler prints.
         seconds: time limit of the compiler.
         sequence: tokens of a sentence; the network's most when None.
+        samples: inputs that a compiler may calibrate with, by name; those of the build when None.
     """
 
     chip: Chip
@@ -37,6 +42,7 @@ class CompileJob:
     log: Path
     seconds: float
     sequence: int | None
+    samples: Mapping[str, NDArray[Any]] | None = None
 
     @property
     def network(self) -> Path:

@@ -43,7 +43,7 @@ def calibration_samples(
     """
     wanted = user_inputs(graph)
     return {
-        name: values[:CALIBRATION, :length] if values.ndim == 2 else values[:CALIBRATION]
+        name: values[:CALIBRATION, :length] if values.dtype == np.int64 else values[:CALIBRATION]
         for name, values in inputs.items()
         if name in wanted
     }
@@ -53,7 +53,8 @@ def compile_chip(job: CompileJob) -> CompileSummary:
     """Write model.onnx and compile it into model.kmodel (see `archnet.routes`)."""
     graph = network_of(job)
     twin = export_float_twin(graph, job.folder / MODEL, job.sequence)
-    samples = calibration_samples(graph, agreement_inputs(job.build), twin.sequence)
+    given = agreement_inputs(job.build) if job.samples is None else job.samples
+    samples = calibration_samples(graph, given, twin.sequence)
     calibration, dump = job.folder / "calibration.npz", job.folder / "dump"
     with disk_errors(job.folder):
         np.savez(calibration, **numbered(twin_inputs(graph, twin, samples)))

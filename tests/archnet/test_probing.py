@@ -51,6 +51,7 @@ def test_answers_are_compared_with_the_profile() -> None:
         OperatorProbe("Add", "rank 3", "a8", "native"),
         OperatorProbe("Add", "rank 4", "a8", "fallback", "Add on the CPU"),
         OperatorProbe("Widen", "tokens", "a8", "host"),
+        OperatorProbe("Slice", "a table of positions", "a8", "refused", "listed as seen in networks"),
         OperatorProbe("TableSoftmax", "rank 4", "a8", "native"),
         OperatorProbe("Concat", "features", "a4", "native"),
         OperatorProbe("Concat", "channels", "a4", "refused", "no"),

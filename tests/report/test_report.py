@@ -92,6 +92,7 @@ def test_headline(full: tuple[str, Page]) -> None:
         "80.11 against 79.59 for the float model (+0.52 points), 22.9\u202fMB instead of 90.4\u202fMB, "
         "2.6 to 3.0× as fast." in text
     )
+    assert "95% range of the change +0.08 to +1.13" in text
     assert "passed: no backend drops by more than the 0.30 points allowed" in text
     assert "13\xa0LayerNorm, 6\xa0GELU, 3\xa0Gather" in text
 
