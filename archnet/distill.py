@@ -373,9 +373,9 @@ def amount(batch: Mapping[str, Tensor]) -> int:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 faster than float32.
 
-    Processors are timed, because their instructions do not tell: with AVX512_BF16 an AMD EPYC of the fifth
-    generation is faster than in float32, and an Intel Xeon whose AMX is switched off takes up to twice as
-    long. The product is large and the answer clear, so that a run that goes on is computed as it began.
+    Processors are timed, because their instructions do not tell: an Intel Xeon whose AMX is switched off has
+    AVX512_BF16 and takes up to twice as long with it. A run that goes on asks again, so it is computed as it
+    began where the answer is clear; it is not recorded.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -71,6 +71,8 @@ class ProbeReport:
         profile: that `archnet convert --target` takes for the chip.
         operators: the answers, in the order of the questions.
         contradictions: where the profile lists an operator at a width, and the chip did not run it.
+        only_in_networks: the same where the profile's probe is "network": the operator was seen on the chip
+            beside others, and is not run alone.
         unlisted: what the chip ran and the profile does not list, as "Add a4".
     """
 
@@ -80,6 +82,7 @@ class ProbeReport:
     profile: str
     operators: tuple[OperatorProbe, ...]
     contradictions: tuple[str, ...]
+    only_in_networks: tuple[str, ...]
     unlisted: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -130,26 +133,28 @@ def probe(
         answers.append(answer)
         tool = said or tool
         tell(answer, len(answers), len(questions))
-    wrong, unlisted = compare(profile, answers)
-    return ProbeReport(chip.name, tool, __version__, profile.name, tuple(answers), wrong, unlisted)
+    return ProbeReport(chip.name, tool, __version__, profile.name, tuple(answers), *compare(profile, answers))
 
 
-def compare(profile: Profile, answers: Sequence[OperatorProbe]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a profile lists that was not run, in words, and what was run in every case and is not listed.
-
-    Entries of a profile whose probe is "network" say nothing of an operator alone.
-    """
+def compare(
+    profile: Profile, answers: Sequence[OperatorProbe]
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """`ProbeReport.contradictions`, `only_in_networks` and `unlisted` of a profile."""
     wrong: list[str] = []
+    beside: list[str] = []
     run: dict[tuple[str, str], bool] = {}
     for answer in answers:
         done = answer.outcome in ("native", "host")
         listed = _listed(profile, answer)
-        if listed and not done and profile.operators[Op(answer.op)].probe.name != NETWORK:
-            wrong.append(f"{answer.op} {answer.bits} ({answer.case}): {answer.outcome}, {answer.message}")
+        if listed and not done:
+            in_networks = profile.operators[Op(answer.op)].probe.name == NETWORK
+            (beside if in_networks else wrong).append(
+                f"{answer.op} {answer.bits} ({answer.case}): {answer.outcome}, {answer.message}"
+            )
         if not listed:
             key = answer.op, answer.bits
             run[key] = run.get(key, True) and done
-    return tuple(wrong), tuple(f"{op} {bits}" for (op, bits), every in run.items() if every)
+    return tuple(wrong), tuple(beside), tuple(f"{op} {bits}" for (op, bits), every in run.items() if every)
 
 
 def _listed(profile: Profile, answer: OperatorProbe) -> bool:

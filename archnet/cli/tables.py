@@ -123,10 +123,13 @@ def probe_table(report: ProbeReport) -> Group:
     for (op, bits, outcome, message), cases in groups.items():
         table.add_row(op, bits, Text(outcome, _OUTCOMES[outcome]), ", ".join(cases), Text(message, "dim"))
     if report.contradictions:
-        said = [Text(f"the profile {report.profile} lists what was not run:", "bold red")]
+        said = [Text(f"answers contradict the profile {report.profile}:", "bold red")]
         said += [Text(f"  {line}") for line in report.contradictions]
     else:
-        said = [Text(f"the profile {report.profile} lists nothing that was not run", "green")]
+        said = [Text(f"no answer contradicts the profile {report.profile}", "green")]
+    if report.only_in_networks:
+        said.append(Text("listed because it ran in whole networks, and not run alone:", "yellow"))
+        said += [Text(f"  {line}") for line in report.only_in_networks]
     if report.unlisted:
         said.append(Text(f"run in every case, and not listed: {', '.join(report.unlisted)}"))
     return Group(table, Text(f"{report.chip}: {report.tool}", "bold"), *said)

@@ -5,8 +5,7 @@ activation is a real number, limited by a Clip to what its integers can hold, so
 integer network saturates here. Roundings are left out: they are the compiler's to choose.
 
 The host's part is that of `archnet.export.host_split`; how it feeds the file is in `archnet.backends.twin`.
-`LIMIT_INPUT`, `SHARE_INPUT` and `TOKENS_INPUT` are made of the attention mask, where a network
-needs them.
+`LIMIT_INPUT`, `SHARE_INPUT` and `TOKENS_INPUT` are made of the attention mask, where a network needs them.
 """
 
 from __future__ import annotations

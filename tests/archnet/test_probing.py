@@ -56,8 +56,9 @@ def test_answers_are_compared_with_the_profile() -> None:
         OperatorProbe("Concat", "features", "a4", "native"),
         OperatorProbe("Concat", "channels", "a4", "refused", "no"),
     ]
-    wrong, unlisted = compare(load_profile("ethos-u55"), answers)
+    wrong, beside, unlisted = compare(load_profile("ethos-u55"), answers)
     assert wrong == ("Add a8 (rank 4): fallback, Add on the CPU",)
+    assert beside == ("Slice a8 (a table of positions): refused, listed as seen in networks",)
     assert unlisted == ("TableSoftmax a8",)
 
 

@@ -9,7 +9,7 @@ from archnet.config import Bits
 from archnet.operators import Op
 from archnet.reference import OPERATORS as EXECUTED
 from archnet.reference import execute
-from archnet.single_operators import OPERATORS, SEQUENCE, single_operator
+from archnet.single_operators import OPERATORS, SEQUENCE, random_inputs, single_operator
 
 CASES = [(op, case) for op, cases in OPERATORS.items() for case in cases]
 
@@ -24,11 +24,5 @@ def test_it_is_one_node_that_the_reference_runs_to_many_values(op: Op, case: str
     graph = single_operator(op, case, Bits.parse(bits), 256)
     (node,) = graph.nodes
     assert node.op is op
-    rng, sizes = np.random.default_rng(1), {"batch": 2, "sequence": SEQUENCE - 1}
-    feeds = {}
-    for spec in graph.inputs:
-        low, high = (0, 1) if spec.dtype == "int64" else spec.range
-        shape = [sizes[d] if isinstance(d, str) else d for d in spec.shape]
-        feeds[spec.name] = rng.integers(low, high + 1, shape).astype(spec.dtype)
-    found = execute(graph, feeds)["y"]
+    found = execute(graph, random_inputs(graph, 2, SEQUENCE - 1))["y"]
     assert len(np.unique(found)) > (1 if op is Op.ONE_HOT or bits == "w2a4" else 4)
