@@ -9,6 +9,7 @@ Op.OTHER with a reason.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -240,10 +241,16 @@ class Translator:
             raise Unknown("a parameter is expected here")
         if node.op == "get_attr":
             return attribute_of(self.graph, str(node.target))
-        first, second = self.recorded[0].get(node), self.recorded[1].get(node)
-        if first is None or second is None or not torch.equal(first, second):
+        if not self.is_constant(node):
             raise Unknown("its parameter is not constant")
-        return first
+        return self.recorded[0][node]
+
+    def is_constant(self, node: fx.Node) -> bool:
+        """Whether `tensor` has a value for it."""
+        if node.op == "get_attr":
+            return True
+        first, second = self.recorded[0].get(node), self.recorded[1].get(node)
+        return first is not None and second is not None and torch.equal(first, second)
 
     def value(self, node: object, *layouts: str) -> Value:
         """The token-dependent value of a node, in one of these layouts and without a pending gain."""
@@ -389,11 +396,18 @@ def select(t: Translator, node: fx.Node) -> Known:
     return Value(t.add_site(node, Op.SELECT, (x.site,), attributes={"index": index}), "row")
 
 
-def slice_all(t: Translator, node: fx.Node) -> Known:
+def slice_of(t: Translator, node: fx.Node) -> Known:
+    """A slice that takes everything, or of an image's tokens those from one on, for a mean over them."""
     source = node.all_input_nodes[0]
-    if t.shape(source) != t.shape(node):
+    before, after = t.shape(source), t.shape(node)
+    if before == after:
+        return t.settled(source)
+    axis, first = int(str(node.args[1])), before[1] - after[1]
+    last = (*node.args[2:], None, None)[1]
+    if t.inputs != (IMAGE_INPUT,) or axis != 1 or node.args[2] != first or last not in (None, sys.maxsize):
         raise Unknown("a slice of token features")
-    return t.settled(source)
+    x = t.value(source, "tokens", "later")
+    return replace(x, layout="later", first=x.first + first)
 
 
 HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
@@ -415,7 +429,7 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "_softmax": softmax,
     "scaled_dot_product_attention": attention,
     "select": select,
-    "slice": slice_all,
+    "slice": slice_of,
     **dict.fromkeys(("masked_fill", "where"), masked),
     "sum": summed,
     **IMAGE_HANDLERS,

@@ -33,10 +33,13 @@ def scaled(t: Translator, node: fx.Node) -> Known:
     if isinstance(found, Value) and isinstance(divisor, Value) and divisor.layout == "norm":
         return normalized(t, node, found)
     factor = scalar_of(by)
-    if factor is None and isinstance(by, fx.Node) and by not in t.known:
-        side = t.recorded[0].get(by)
-        if side is None or side.numel() == 1:
-            factor = float(t.tensor(by))
+    if factor is None and isinstance(by, fx.Node) and by not in t.known and t.is_constant(by):
+        constant = t.tensor(by)
+        if constant.numel() == 1:
+            factor = float(constant)
+        elif _one_a_feature(found, constant):
+            scale = constant.reshape(-1).float()
+            return _scaled_channels(t, node, source, 1 / scale if node_kind(node) == "div" else scale)
     if factor is None:
         return masked(t, node)
     if node_kind(node).startswith("div"):
@@ -48,6 +51,30 @@ def scaled(t: Translator, node: fx.Node) -> Known:
     if not isinstance(found, Value) or found.layout not in ("tokens", "row", "split", "heads", "heads_t"):
         raise Unknown(PRODUCT)
     return replace(found, gain=found.gain * factor)
+
+
+def _one_a_feature(found: Known, constant: Tensor) -> bool:
+    """Whether a constant has one number for each feature of what is known."""
+    features = isinstance(found, Value) and found.layout in ("tokens", "row")
+    return features and constant.numel() == constant.shape[-1]
+
+
+def _read_once(t: Translator, site: str) -> bool:
+    """Whether a site's value goes one way only, so far as its graph says."""
+    return all(len(n.users) == 1 for n, v in t.known.items() if isinstance(v, Value) and v.site == site)
+
+
+def _scaled_channels(t: Translator, node: fx.Node, source: object, scale: Tensor) -> Value:
+    """Features times a number each (LayerScale): in the weights of the layer that alone makes them."""
+    x = t.value(source, "tokens", "row")
+    producer = next(site for site in t.sites if site.name == x.site)
+    if producer.op is Op.LINEAR and _read_once(t, x.site):
+        weight, bias = (producer.parameters[role] for role in ("weight", "bias"))
+        t.tensors[weight] = t.tensors[weight] * scale[:, None]
+        t.tensors[bias] = t.tensors[bias] * scale
+        return x
+    parameters = {"weight": torch.diag(scale), "bias": torch.zeros(len(scale))}
+    return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
 
 
 def reshape(t: Translator, node: fx.Node) -> Known:

@@ -153,19 +153,28 @@ def global_pool(t: Translator, node: fx.Node) -> Known:
 
 
 def mean(t: Translator, node: fx.Node) -> Known:
-    """The mean over height and width; other means are another handler's, or unknown."""
+    """The mean over height and width, or over the tokens of an image; other means are unknown."""
     axes = node.args[1] if len(node.args) > 1 else None
-    rank = len(t.shape(node.all_input_nodes[0]))
+    source = node.all_input_nodes[0]
+    rank = len(t.shape(source))
+    if t.inputs == (IMAGE_INPUT,) and rank == 3 and axes in ([1], [-2]) and len(t.shape(node)) == 2:
+        x = t.value(source, "tokens", "later")
+        return Value(t.add_site(node, Op.TOKEN_MEAN, (x.site,), attributes={"first": x.first}), "row")
     if not isinstance(axes, Sequence) or rank != 4 or sorted(int(str(a)) % rank for a in axes) != [2, 3]:
         raise Unknown("a mean that is no mean over the valid tokens or over a whole map")
     return global_pool(t, node)
 
 
 def concatenated(t: Translator, node: fx.Node) -> Known:
-    """Constant tokens (a class token) in front of the others: rows of zeros, and a table that is added."""
+    """Constant tokens (a class token) in front of the others: rows of zeros, and a table that is added.
+
+    Or pooled rows side by side.
+    """
     parts = node.args[0]
     axis = node.args[1] if len(node.args) > 1 else 0
     assert isinstance(parts, Sequence)
+    if axis in (1, -1) and all(_is_row(t, part) for part in parts):
+        return _joined_rows(t, node, parts)
     *constants, last = parts
     if not constants or not isinstance(last, fx.Node) or last not in t.known:
         raise Unknown("a concatenation of other things than constant tokens and tokens")
@@ -177,6 +186,23 @@ def concatenated(t: Translator, node: fx.Node) -> Known:
     table[:rows] = torch.cat([_constant_rows(t, part, size[2]) for part in constants])
     longer = t.add_site(node, Op.PREPEND, (x.site,), attributes={"rows": rows})
     return Value(t.add_site(node, Op.ADD, (longer,), parameters={"table": table}))
+
+
+def _is_row(t: Translator, node: object) -> bool:
+    found = t.settled(node) if isinstance(node, fx.Node) and node in t.known else None
+    return isinstance(found, Value) and found.layout == "row"
+
+
+def _joined_rows(t: Translator, node: fx.Node, parts: Sequence[object]) -> Known:
+    """Each through a layer of its own, which takes in what has to be alike in a concatenation."""
+    made = []
+    for part in parts:
+        x = t.value(part, "row")
+        assert isinstance(part, fx.Node)
+        width = t.shape(part)[-1]
+        same = {"weight": torch.eye(width), "bias": torch.zeros(width)}
+        made.append(t.add_site(node, Op.LINEAR, (x.site,), parameters=same))
+    return Value(t.add_site(node, Op.CONCAT, tuple(made)), "row")
 
 
 def _constant_rows(t: Translator, node: object, features: int) -> Tensor:

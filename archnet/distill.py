@@ -264,9 +264,7 @@ def _is_row(network: Network, name: str) -> bool:
     """Whether a site's value has no sequence axis any more."""
     while True:
         site = network.site(name)
-        if site.op in (Op.MEAN_POOL, Op.SELECT):
-            return True
-        if site.op is Op.FLATTEN:
+        if site.op in (Op.MEAN_POOL, Op.TOKEN_MEAN, Op.SELECT, Op.FLATTEN):
             return True
         if site.op is Op.EMBEDDING or not site.inputs or site.inputs[0] in network.inputs:
             return False

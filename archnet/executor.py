@@ -209,6 +209,7 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.CONCAT: lambda m, s, *parts: torch.cat(parts, 1 if parts[0].dim() == 4 else -1),
     Op.SLICE: lambda m, s, x: m.parameter(s, "table")[: x.shape[1]].to(x.dtype).expand_as(x),
     Op.MEAN_POOL: lambda m, s, x, mask: mean_pool(x, mask),
+    Op.TOKEN_MEAN: lambda m, s, x: x[:, int(s.attributes["first"]) :].mean(1),
     Op.SELECT: lambda m, s, x: x[:, int(s.attributes["index"])],
     Op.REQUANTIZE: lambda m, s, x: x,
     Op.CONV: _convolution,

@@ -21,7 +21,15 @@ from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
 from archnet.freeze_attention import freeze_attention
 from archnet.freeze_embedding import freeze_embedding, position_rows
-from archnet.freeze_image import average_pool, convolution, flatten, max_pool, prepend, to_tokens
+from archnet.freeze_image import (
+    average_pool,
+    convolution,
+    flatten,
+    max_pool,
+    prepend,
+    to_tokens,
+    token_mean,
+)
 from archnet.freeze_linear import freeze_linear
 from archnet.freeze_mixing import freeze_concat, freeze_rows, freeze_token_mix
 from archnet.graph import (
@@ -254,4 +262,5 @@ FREEZERS: dict[Op, Callable[[GraphBuilder, Site], None]] = {
     Op.TO_TOKENS: to_tokens,
     Op.PREPEND: prepend,
     Op.FLATTEN: flatten,
+    Op.TOKEN_MEAN: token_mean,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from archnet.calibration.widths import fused_reader
@@ -67,6 +69,25 @@ def to_tokens(b: GraphBuilder, site: Site) -> None:
     name = b.add(Op.RESHAPE, site, "flat", (source.name,), spec, shape=flat)
     spec = TensorSpec(site.name, ("batch", positions, channels), source.dtype, source.bits, source.scale)
     b.values[site.name] = b.add(Op.TRANSPOSE, site, "", (name,), spec, perm=(0, 2, 1))
+
+
+def token_mean(b: GraphBuilder, site: Site) -> None:
+    """The mean over the tokens from one on: a layer over tokens whose weights are 0 and all alike."""
+    source = b.spec(site.inputs[0])
+    tokens, features = int(source.shape[1]), int(source.shape[2])
+    first = int(site.attributes["first"])
+    share = np.float32(1.0 / (tokens - first))
+    turned = replace(source, name=f"{site.name}/turned", shape=("batch", features, tokens))
+    name = b.add(Op.TRANSPOSE, site, "turned", (source.name,), turned, perm=(0, 2, 1))
+    weight = np.zeros((1, tokens), np.float32)
+    weight[:, first:] = share
+    column = emit_weighted(
+        b, replace(site, name=f"{site.name}/mean"), Op.LINEAR, name,
+        b.activation(site.name, "/mean", ("batch", features, 1)),
+        weight, np.zeros(1, np.float32), np.full(1, share, np.float32), POOL_BITS,
+    )  # fmt: skip
+    row = replace(b.tensors[column], name=site.name, shape=("batch", features))
+    b.values[site.name] = b.add(Op.RESHAPE, site, "", (column,), row, shape=row.shape)
 
 
 def prepend(b: GraphBuilder, site: Site) -> None:

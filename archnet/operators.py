@@ -40,6 +40,7 @@ class Op(StrEnum):
     SLICE = "Slice"
     SELECT = "Select"
     MEAN_POOL = "MeanPool"
+    TOKEN_MEAN = "TokenMean"
     NORMALIZE = "L2Normalize"
     REQUANTIZE = "Requantize"
     WIDEN = "Widen"

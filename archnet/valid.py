@@ -17,7 +17,7 @@ def row_masks(network: Network) -> dict[str, str | None]:
     """For each site and input: the mask input over its tokens, or None where every row counts."""
     masks: dict[str, str | None] = {name: MASKS.get(name) for name in network.inputs}
     for site in network.sites:
-        pooled = site.op in (Op.MEAN_POOL, Op.SELECT)
+        pooled = site.op in (Op.MEAN_POOL, Op.TOKEN_MEAN, Op.SELECT)
         masks[site.name] = None if pooled or not site.inputs else masks[site.inputs[0]]
     return masks
 

@@ -50,7 +50,7 @@ def groups(network: Network) -> list[list[str]]:
     blocked: set[str] = set()
     readers = network.consumers()
     for site in network.sites:
-        if site.op in (Op.ADD, Op.RELU, Op.MEAN_POOL, Op.SELECT):
+        if site.op in (Op.ADD, Op.RELU, Op.MEAN_POOL, Op.TOKEN_MEAN, Op.SELECT):
             tied = [name for name in site.inputs if name in parent]
         elif site.op is Op.ATTENTION:
             tied = [site.inputs[2]]
@@ -147,7 +147,7 @@ def _shift(
     """
     writers = {site.name for site in sites if site.op in (Op.LINEAR, Op.EMBEDDING)}
     for site in sites:
-        if site.op in (Op.MEAN_POOL, Op.SELECT):
+        if site.op in (Op.MEAN_POOL, Op.TOKEN_MEAN, Op.SELECT):
             shifts[site.name] = shifts[site.inputs[0]]
         elif site.op is Op.ADD and len(site.inputs) == 2:
             free = [name for name in site.inputs if name in writers and len(readers[name]) == 1]

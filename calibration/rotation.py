@@ -30,12 +30,10 @@ from archnet.operators import Op
 OUTWARD = "outward"
 """Attribute of a layer that turns a stream back into the channels of an output."""
 
-LINEAR_MAPS = frozenset(
-    (Op.LINEAR, Op.CONV, Op.EMBEDDING, Op.ADD, Op.TO_TOKENS, Op.PREPEND, Op.SELECT, Op.MEAN_POOL)
-)
-"""Operators that a rotation of the features passes through, or that take it into their weights."""
+POOLING = (Op.MEAN_POOL, Op.TOKEN_MEAN, Op.SELECT)
 
-POOLING = (Op.MEAN_POOL, Op.SELECT)
+LINEAR_MAPS = frozenset((Op.LINEAR, Op.CONV, Op.EMBEDDING, Op.ADD, Op.TO_TOKENS, Op.PREPEND, *POOLING))
+"""Operators that a rotation of the features passes through, or that take it into their weights."""
 
 
 def orthogonal(features: int, seed: int = 0) -> Tensor:

@@ -150,7 +150,7 @@ def unsigned_sites(network: Network) -> set[str]:
     """Sites whose results are never negative: ReLU, and what only chooses from one or averages it."""
     found: set[str] = set()
     for site in network.sites:
-        follows = site.op in (*PASSING, Op.AVG_POOL, Op.REQUANTIZE) and site.inputs[0] in found
+        follows = site.op in (*PASSING, Op.AVG_POOL, Op.TOKEN_MEAN, Op.REQUANTIZE) and site.inputs[0] in found
         if site.op is Op.RELU or follows:
             found.add(site.name)
     return found

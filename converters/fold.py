@@ -223,6 +223,7 @@ _HANDLERS = {
     Op.LINEAR: _linear,
     Op.ADD: _add,
     Op.MEAN_POOL: _linear_in_tokens,
+    Op.TOKEN_MEAN: _linear_in_tokens,
     Op.SELECT: _linear_in_tokens,
 }
 

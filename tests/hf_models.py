@@ -131,10 +131,13 @@ FAMILIES: dict[str, Family] = {
     ),
     "vit": Family("vit", "none", extra=_PICTURES),
     "deit": Family("deit", "none", extra=(*_PICTURES, ("architectures", ["DeiTForImageClassification"]))),
+    "beit": Family("beit", "none", extra=(*_PICTURES, ("use_relative_position_bias", True))),
+    "dinov2": Family("dinov2", "none", extra=(*_PICTURES, ("mlp_ratio", 2))),
+    "ijepa": Family("ijepa", "none", extra=_PICTURES),
 }
 """The families that `make_model_folder` knows."""
 
-IMAGE_FAMILIES = ("vit", "deit")
+IMAGE_FAMILIES = tuple(name for name, family in FAMILIES.items() if "image_size" in dict(family.extra))
 TEXT_FAMILIES = tuple(name for name in FAMILIES if name not in IMAGE_FAMILIES)
 
 
@@ -291,12 +294,12 @@ def make_resnet(seed: int = 0, **overrides: Any) -> nn.Module:
 
 
 def make_image_folder(folder: Path, family: str = "resnet", *, size: int = 16) -> Path:
-    """Write the folder of a tiny image classifier of CLASS_NAMES, "resnet" or "vit", and return it."""
+    """Write the folder of a tiny image classifier of CLASS_NAMES, "resnet" or one of IMAGE_FAMILIES."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     model: Any = (
-        make_resnet() if family == "resnet" else make_model("vit", layers=1, id2label=CLASS_NAMES, labels=3)
+        make_resnet() if family == "resnet" else make_model(family, layers=1, id2label=CLASS_NAMES, labels=3)
     )
     model.save_pretrained(folder)
     settings = {

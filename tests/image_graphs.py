@@ -29,7 +29,7 @@ from tests.hf_models import make_model
 SIZE = (3, 16, 16)
 CLASSES = 5
 
-Kind = Literal["vit", "cnn"]
+Kind = Literal["vit", "dinov2", "cnn"]
 
 
 class SmallCnn(nn.Module):
@@ -57,8 +57,8 @@ class SmallCnn(nn.Module):
 
 def image_model(kind: Kind) -> nn.Module:
     """The float model in eval mode, the same each time."""
-    if kind == "vit":
-        return make_model("vit", labels=CLASSES)
+    if kind != "cnn":
+        return make_model(kind, labels=CLASSES)
     state = torch.get_rng_state()
     try:
         torch.manual_seed(0)

@@ -146,7 +146,7 @@ def _max_pool(state: Lowering, node: Node) -> None:
     """MaxPool of the integers as reals, which is exact: IREE (3.13) compares uint8 as if it were signed."""
     make, key, spec = state.onnx, node.output, state.spec(node.output)
     real = make.node(
-        "Cast", [state.integer(node.inputs[0], "logical")], f"{key}/real", to=ELEMENT_TYPES["float32"]
+        "Cast", [state.integer(node.inputs[0], "logical")], f"{key}/cast", to=ELEMENT_TYPES["float32"]
     )
     kernel, strides, pads = (
         list(cast(tuple[int, ...], node.attributes[n])) for n in ("kernel", "strides", "pads")

@@ -228,7 +228,7 @@ def image_student(kind: Kind, bits: str) -> tuple[Network, Folded, QuantizedGrap
     return network, plain, graph
 
 
-@pytest.mark.parametrize("kind", ["cnn", "vit"])
+@pytest.mark.parametrize("kind", ["cnn", "vit", "dinov2"])
 def test_image_networks_hold_only_the_family(kind: Kind, tmp_path: Path) -> None:
     network, plain, graph = image_student(kind, "w8a8")
     strict = as_strict_maps(graph)

@@ -20,6 +20,9 @@ from tests.image_graphs import SIZE, image_model, images
 MAKERS: dict[str, Callable[[], nn.Module]] = {
     "vit": lambda: image_model("vit"),
     "deit": lambda: make_model("deit", labels=5),
+    "beit": lambda: make_model("beit", labels=5),  # LayerScale, biases of positions, the mean of its patches
+    "dinov2": lambda: image_model("dinov2"),  # LayerScale, class token and mean side by side
+    "ijepa": lambda: make_model("ijepa", labels=5),  # the mean of all tokens
     "cnn": lambda: image_model("cnn"),
     "resnet": make_resnet,
     "bottleneck": lambda: make_resnet(layer_type="bottleneck", hidden_sizes=[16, 32]),

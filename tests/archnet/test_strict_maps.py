@@ -52,7 +52,7 @@ def test_maps_that_are_no_whole_number_of_blocks_have_no_form() -> None:
     assert Axis.find(4, 4, 0, 32, 8) == Axis(4, 4, 0, 1)
 
 
-@pytest.mark.parametrize("kind", ["cnn", "vit"])
+@pytest.mark.parametrize("kind", ["cnn", "vit", "dinov2"])
 def test_the_network_has_the_same_integers(kind: Kind) -> None:
     graph = image_graph(kind, Bits(8, 8))
     strict = as_strict_maps(graph)

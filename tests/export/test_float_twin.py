@@ -93,7 +93,7 @@ def test_a_text_encoder_is_near_the_integers_at_any_length(name: str, short: boo
     assert twin.model.opset_import[0].version == 16
 
 
-@pytest.mark.parametrize(("kind", "attention"), [("cnn", "softmax"), ("vit", "relu")])
+@pytest.mark.parametrize(("kind", "attention"), [("cnn", "softmax"), ("vit", "relu"), ("dinov2", "relu")])
 def test_image_classifiers_are_near_the_integers(kind: Any, attention: str) -> None:
     graph = image_graph(kind, Bits(8, 8), attention)
     inputs = {"pixel_values": images(4)["pixel_values"].numpy()}

@@ -18,6 +18,7 @@ from archnet.export.onnx import StaticForm, build_static_onnx, stored_tensors
 from archnet.graph import QuantizedGraph
 from archnet.operators import Op
 from archnet.reference import bind_dims, execute
+from archnet.single_operators import OPERATORS, single_operator
 from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph
@@ -41,6 +42,7 @@ NETWORKS: dict[str, Make] = {
     "padding": lambda: with_padding(tiny()),
     "cnn": lambda: image_graph("cnn", Bits(8, 8)),
     "vit": lambda: image_graph("vit", Bits(8, 8)),
+    "dinov2": lambda: image_graph("dinov2", Bits(8, 8)),
 }
 
 
@@ -107,3 +109,14 @@ def test_a_static_file_has_numbers_for_sizes_and_the_outputs_of_the_reference(fo
 def test_other_lengths_are_refused(length: int) -> None:
     with pytest.raises(ArchNetError, match=rf"--seq-len {length} is not in 1 \.\. 16"):
         build_static_onnx(tiny(), "integer", length)
+
+
+ALONE = [(op, case) for op, cases in OPERATORS.items() for case in cases]
+
+
+@pytest.mark.parametrize("form", ["convolution", "units", "integer"])
+@pytest.mark.parametrize(("op", "case"), ALONE, ids=str)
+def test_an_operator_alone_is_a_valid_file(op: Op, case: str, form: StaticForm) -> None:
+    graph = single_operator(op, case, Bits(8, 8))
+    model = build_static_onnx(graph, form, SEQUENCE if "sequence" in str(graph.inputs) else None)
+    onnx.checker.check_model(model, full_check=True)

@@ -9,7 +9,7 @@ import pytest
 
 import archnet as library
 from tests.hf_models import make_image_folder, make_model_folder, write_pictures
-from tests.integration.conftest import Archnet
+from tests.integration.conftest import Archnet, check_all_equal
 from tests.integration.test_convert_refusals import check_refusal
 
 pytest.importorskip("PIL")
@@ -43,6 +43,21 @@ def test_a_resnet_is_converted_scored_and_run(tmp_path: Path, target: Path, arch
     assert network.classify([pictures / "dog" / "0.png"])[0].label in ("cat", "dog", "cow")
     with pytest.raises(library.ArchNetError, match="the network takes pixel_values"):
         network(input_ids=None)
+
+
+@pytest.mark.usefixtures("presets")
+@pytest.mark.parametrize(
+    ("family", "target"),
+    [("dinov2", "onnxruntime"), ("dinov2", "archnet5"), ("ijepa", "archnet")],
+)
+def test_vision_transformers_of_many_kinds_are_converted(
+    tmp_path: Path, archnet: Archnet, family: str, target: str
+) -> None:
+    model = make_image_folder(tmp_path / family, family)
+    pictures, build = write_pictures(tmp_path / "pictures"), tmp_path / "build"
+    made = archnet("convert", model, "--data", pictures, "--target", target, "--bits", "w4a8", "--out", build)
+    assert made.exit_code == 0, made.output
+    check_all_equal(archnet, build, "tvm")
 
 
 def test_text_and_pictures_are_not_mistaken(

@@ -37,11 +37,11 @@ def network(name: str) -> QuantizedGraph:
         return with_padding(tiny_encoder(np.random.default_rng(0)))
     if name == "text":
         return tiny_encoder(np.random.default_rng(0), layers=2, embedding="host", concat=True)
-    return image_graph("vit" if name == "vit" else "cnn", Bits(8, 8))
+    return image_graph(name, Bits(8, 8))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("accelerator", [c.name for c in ALL_CHIPS if c.route == "ethos_u"])
-@pytest.mark.parametrize("name", ["text", "padding", "cnn", "vit"])
+@pytest.mark.parametrize("name", ["text", "padding", "cnn", "vit", "dinov2"])
 def test_every_operator_is_placed_on_the_npu(tmp_path: Path, name: str, accelerator: str) -> None:
     folder = tmp_path / "build"
     with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
