@@ -7,15 +7,10 @@ fixed-point number that float32 runtimes reproduce exactly (archnet/calibration/
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 import numpy as np
 
-from archnet.calibration.affine import (
-    fit_operand_scale,
-    fit_output_scale,
-    quantize_affine,
-)
+from archnet.calibration.affine import fit_output_scale, operand_scale, quantize_affine
 from archnet.calibration.widths import IMAGES, PASSING, STORED_BITS, fused_reader
 from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
@@ -44,9 +39,6 @@ from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.quantized_layers import QuantizedLinear, QuantizedTableAdd
 from archnet.quantized_student import QuantizedStudent
-
-SMALLEST_OPERAND = 2.0**-15
-"""Of an operand's scale against the sum's: all of its integers together are less than a step of the sum."""
 
 
 def freeze(
@@ -128,18 +120,6 @@ def _owner(network: Network, name: str) -> str:
     while name not in network.inputs and network.site(name).op in PASSING:
         name = network.site(name).inputs[0]
     return name
-
-
-def operand_scale(wished: float, scale_y: float) -> float:
-    """`fit_operand_scale`, stepping away from the wished scale where no number near it matches.
-
-    An operand that is next to nothing beside the sum gets the least scale that has a multiplier.
-    """
-    wished = max(wished, SMALLEST_OPERAND * scale_y)
-    for step in sorted(range(-16, 17), key=abs):
-        with suppress(ArchNetError):
-            return fit_operand_scale(wished * (1.0 + step / 256), scale_y)[1]
-    return float(np.float32(wished))
 
 
 def _fused(b: GraphBuilder, site: Site) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from archnet.calibration.affine import (
-    MAX_MULTIPLIER,
-    fit_output_scale,
-)
+from archnet.calibration.affine import MAX_MULTIPLIER, fit_output_scale, operand_scale, quantize_affine
 from archnet.graph import (
     Dim,
     TensorSpec,
 )
-from archnet.graph_builder import GraphBuilder
+from archnet.graph_builder import GraphBuilder, numpy_of
 from archnet.network import Site
 from archnet.operators import Op
 from archnet.quantized_attention import QuantizedReluAttention
 from archnet.quantized_layers import QuantizedAttention
 from archnet.quantized_student import LARGEST_FACTOR
+from archnet.reference import first_positions
 
 SOFTMAX_TABLE_SHIFT = 20
 
@@ -49,14 +47,11 @@ def _softmax_context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], m
     """Scores, mask, softmax and the shares' sums of values."""
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedAttention)
-    query, key, value = parts
-    bits = module.scores.bits
-    scale_q, scale_k = (b.tensors[n].scale or 0.0 for n in (query, key))
-    wished = max(module.scores.scale, scale_q * scale_k / LARGEST_FACTOR)
-    multiplier, scale = fit_output_scale(wished, scale_q, scale_k)
-    square: tuple[Dim, ...] = (*b.tensors[query].shape[:3], b.tensors[key].shape[2])
-    spec = TensorSpec(f"{site.name}/scores", square, "int8", bits, scale)
-    scores = b.add(Op.MATMUL, site, "scores", (query, key), spec, transpose_b=True, multiplier=multiplier)
+    value, bits = parts[2], module.scores.bits
+    scores = _products(b, site, parts, module)
+    if module.bias is not None:
+        scores = _with_bias(b, site, scores, module)
+    square, scale = b.tensors[scores].shape, b.tensors[scores].scale or 0.0
     if mask is not None:
         spec = TensorSpec(f"{site.name}/masked", square, "int8", bits, scale)
         scores = b.add(Op.MASK, site, "masked", (scores, mask), spec)
@@ -74,6 +69,37 @@ def _softmax_context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], m
     assert observer is not None
     spec = TensorSpec(f"{site.name}/heads", heads_shape, "int8", observer.bits, scale)
     return b.add(Op.MATMUL, site, "heads", (shares, value), spec, transpose_b=False, multiplier=multiplier)
+
+
+def _products(b: GraphBuilder, site: Site, parts: tuple[str, str, str], module: QuantizedAttention) -> str:
+    """Queries times keys: the scores, or where a bias is added to them what it is added to."""
+    query, key, _ = parts
+    part, quantizer = ("scores", module.scores) if module.bias is None else ("products", module.products)
+    scale_q, scale_k = (b.tensors[n].scale or 0.0 for n in (query, key))
+    wished = max(quantizer.scale, scale_q * scale_k / LARGEST_FACTOR)
+    multiplier, scale = fit_output_scale(wished, scale_q, scale_k)
+    square: tuple[Dim, ...] = (*b.tensors[query].shape[:3], b.tensors[key].shape[2])
+    spec = TensorSpec(f"{site.name}/{part}", square, "int8", quantizer.bits, scale)
+    return b.add(Op.MATMUL, site, part, (query, key), spec, transpose_b=True, multiplier=multiplier)
+
+
+def _with_bias(b: GraphBuilder, site: Site, products: str, module: QuantizedAttention) -> str:
+    """The products plus a table of integers for each pair of positions."""
+    assert module.bias is not None
+    square, scale_p = b.tensors[products].shape, b.tensors[products].scale or 0.0
+    multiplier_a, scale = fit_output_scale(max(module.scores.scale, scale_p / LARGEST_FACTOR), scale_p)
+    positions = [b.max_sequence if isinstance(dim, str) else dim for dim in square[2:]]
+    scale_b = operand_scale(module.pairs.scale, scale)
+    table = first_positions(numpy_of(module.bias), positions)
+    integers = quantize_affine(table, scale_b, bits=module.pairs.bits).astype(np.int8)
+    constant = b.constant(f"{site.name}.bias", integers)
+    spec = TensorSpec(f"{site.name}/bias", square[1:], "int8", module.pairs.bits, scale_b)
+    pairs = b.add(Op.SLICE, site, "bias", (constant,), spec)
+    multiplier_b = int(np.rint(scale_b / scale * 2**16))
+    spec = TensorSpec(f"{site.name}/scores", square, "int8", module.scores.bits, scale)
+    return b.add(
+        Op.ADD, site, "scores", (products, pairs), spec, multiplier_a=multiplier_a, multiplier_b=multiplier_b
+    )
 
 
 def split_heads(b: GraphBuilder, site: Site, index: int, heads: int) -> str:

@@ -250,11 +250,14 @@ def _one_hot(c: NodeCheck) -> Shape:
 
 def _slice(c: NodeCheck) -> Shape:
     c.output_is("int8", "uint8")
-    table = c.constant(0, c.output.dtype, (None, None))
-    rows = int(table.shape[0])
-    positions: Dim = c.output.shape[-2]
-    require(rows >= c.extent(positions), f"has {rows} rows for {c.extent(positions)} positions")
+    pairs = c.graph.constants[c.node.inputs[0]].ndim == 3
+    table = c.constant(0, c.output.dtype, (None,) * (3 if pairs else 2))
     check_range(c.node.inputs[0], table, c.output.range)
+    positions: Dim = c.output.shape[-2]
+    for rows, wanted in zip(table.shape[-2:], c.output.shape[-2:] if pairs else [positions], strict=False):
+        require(rows >= c.extent(wanted), f"has {rows} rows for {c.extent(wanted)} positions")
+    if pairs:
+        return (int(table.shape[0]), *c.output.shape[-2:])
     batch: Shape = ("batch",) if len(c.output.shape) == 3 else ()
     return (*batch, positions, int(table.shape[1]))
 

@@ -17,7 +17,7 @@ from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
 from archnet.converters.layer_norm import NORMS
-from archnet.converters.softmax import position_bias
+from archnet.converters.softmax import biased, position_bias
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -246,20 +246,19 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
     masked = (Op.MASK,) if site.attributes["masked"] or causal else ()
     converter = converter_for(site.op, form)
     if converter is not None:
-        needs = (*converter.needs, *(masked if form == "table" else ()))
+        added = (Op.ADD,) if biased(site) else ()
+        needs = (*converter.needs, *((*added, *masked) if form == "table" else ()))
         reason = converter.rejects(site, network) or _missing(profile, needs)
         if reason is not None:
             return _refuse(site, f"{other}; {form} instead: {reason}" if other else reason)
         becomes = where + converter.becomes
         return Decision(site.name, str(site.op), "replace", becomes, other, site.block)
-    if (reason := position_bias(site)) is not None:
-        return _refuse(site, reason)
-    reason = _missing(profile, (Op.MATMUL, Op.SOFTMAX, *masked))
+    added = (Op.ADD,) if biased(site) else ()
+    scores = (Op.MATMUL, *added, *masked, Op.SOFTMAX)
+    reason = position_bias(site, network) or _missing(profile, scores)
     if reason is not None:
         return _refuse(site, reason)
-    becomes = (
-        "MatMul, Minimum, Softmax, MatMul in integers" if masked else "MatMul, Softmax, MatMul in integers"
-    )
+    becomes = ", ".join((*scores, "MatMul")) + " in integers"
     return Decision(site.name, str(site.op), "keep", where + becomes, block=site.block)
 
 

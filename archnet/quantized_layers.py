@@ -65,10 +65,12 @@ class QuantizedAttention(nn.Module):
     """Attention whose scores and probabilities are fake-quantized.
 
     Queries arrive scaled. Scores are integers in units of their scale; a padded key's score is the
-    least integer; probabilities are unsigned with scale 1 / levels.
+    least integer; probabilities are unsigned with scale 1 / levels. With a bias scores are a sum of two
+    integers, the products' and the bias's.
 
     Args:
         bits: of the scores, and of the probabilities.
+        bias: of pairs of positions, (heads, positions, positions), or None.
         share_levels: units that make 1 in probabilities of 8 bits (see `Profile.softmax_levels`); those of
             fewer bits have as many times fewer.
     """
@@ -89,16 +91,21 @@ class QuantizedAttention(nn.Module):
         self.scores = ActivationQuantizer(scores, signed=True, least=MASK_DISTANCE / 2 ** (scores - 1))
         self.levels = share_levels >> (STORED_BITS - self.share_bits)
         self.bias = None if bias is None else nn.Parameter(bias.clone())
+        if bias is not None:
+            self.products = ActivationQuantizer(STORED_BITS, signed=True)
+            self.pairs = ActivationQuantizer(STORED_BITS, signed=True)
+            self.pairs.calibrate(sample_of(bias))
         self.calibrating = False
         self.sample: list[Tensor] = []
+        self.product_sample: list[Tensor] = []
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, sequence, features) each, mask int64 (batch, sequence) -> (batch, sequence, features)."""
         scores = split_heads(query, self.heads) @ split_heads(key, self.heads).transpose(-1, -2)
         scores = scores.float() * self.scale
-        if self.bias is not None:
-            scores = scores + self.bias[:, : scores.shape[-1], : scores.shape[-1]]
         keep = seen_keys(scores, mask, causal=self.causal)
+        if self.bias is not None:
+            scores = self._with_bias(scores, self.bias, keep)
         if self.calibrating:
             self.sample.append(sample_of(scores if keep is None else scores[keep.expand_as(scores)]))
             if keep is not None:
@@ -113,6 +120,24 @@ class QuantizedAttention(nn.Module):
             rounded = integers.div_(self.levels)
             probabilities = probabilities + (rounded - probabilities).detach()
         return merge_heads(probabilities.to(value.dtype) @ split_heads(value, self.heads))
+
+    def _with_bias(self, products: Tensor, bias: Tensor, keep: Tensor | None) -> Tensor:
+        """(batch, heads, queries, keys) and what is added for each pair of positions."""
+        pairs = bias[:, : products.shape[-2], : products.shape[-1]]
+        if self.calibrating:
+            seen = products if keep is None else products[keep.expand_as(products)]
+            self.product_sample.append(sample_of(seen))
+            return products + pairs
+        quantized: Tensor = self.products(products) + self.pairs(pairs)
+        return quantized
+
+    def calibrate(self) -> None:
+        """Set the steps from what was sampled while `calibrating` was set, and forget it."""
+        self.calibrating = False
+        self.scores.calibrate(torch.cat(self.sample))
+        if self.bias is not None:
+            self.products.calibrate(torch.cat(self.product_sample))
+        self.sample, self.product_sample = [], []
 
 
 class QuantizedTableAdd(nn.Module):

@@ -8,7 +8,7 @@ are to the output's range, so that an unsigned output is a fused ReLU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,9 +89,18 @@ def one_hot(call: Call, ids: Array) -> Array:
 
 
 def slice_rows(call: Call, table: Array) -> Array:
-    """table[:S]: the rows (S, C) of the first `sequence` positions of a table (Smax, C), or B times that."""
+    """The first positions of a table (see `first_positions`), or B times that."""
     sizes = tuple(call.size(dim) for dim in call.output.shape)
-    return np.broadcast_to(table[: sizes[-2]], sizes)
+    return np.broadcast_to(first_positions(table, sizes), sizes)
+
+
+def first_positions(table: Array, sizes: Sequence[int]) -> Array:
+    """table[:S] of a table of positions (Smax, C); table[:, :Q, :K] of one of pairs, (heads, Smax, Smax).
+
+    Args:
+        sizes: of the result, (..., S, C) or (heads, Q, K).
+    """
+    return table[: sizes[-2]] if table.ndim == 2 else table[:, : sizes[-2], : sizes[-1]]
 
 
 def linear(call: Call, x: Array, weight: Array, bias: Array, multiplier: Array, weight_scale: Array) -> Array:

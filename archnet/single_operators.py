@@ -82,10 +82,10 @@ class SingleOperator:
         self.constants[name] = value
         return name
 
-    def table(self, rows: int, width: int) -> str:
-        """Rows of random integers."""
+    def table(self, *shape: int) -> str:
+        """Random integers, rows of them."""
         low, high = TensorSpec("", (), "int8", self.bits.activations).range
-        return self.constant("table", self.random.integers(low, high + 1, (rows, width), dtype=np.int8))
+        return self.constant("table", self.random.integers(low, high + 1, shape, dtype=np.int8))
 
     def weights(self, shape: tuple[int, ...]) -> NDArray[np.int8]:
         """Of the asked width; of 2 bits the odd numbers from -3 to 3."""
@@ -312,6 +312,12 @@ def _slice(s: SingleOperator) -> QuantizedGraph:
     return s.graph(Op.SLICE, (s.table(SEQUENCE, 32),), s.result(("sequence", 32)))
 
 
+def _slice_pairs(s: SingleOperator) -> QuantizedGraph:
+    s.mask()
+    table = s.table(HEADS, SEQUENCE, SEQUENCE)
+    return s.graph(Op.SLICE, (table,), s.result((HEADS, "sequence", "sequence")))
+
+
 def _host(op: Op) -> Builder:
     """Features as int32: for each token, or their mean."""
 
@@ -374,7 +380,7 @@ OPERATORS: Mapping[Op, Mapping[str, Builder]] = {
     Op.PREPEND: {"a row": _moved(Op.PREPEND, ("batch", 15, 32), ("batch", 16, 32), rows=1)},
     Op.EMBEDDING: {"50 words": _gather},
     Op.ONE_HOT: {"50 words": _one_hot},
-    Op.SLICE: {"a table of positions": _slice},
+    Op.SLICE: {"a table of positions": _slice, "of pairs of positions": _slice_pairs},
     Op.MEAN_POOL: {"tokens": _host(Op.MEAN_POOL)},
     Op.WIDEN: {"tokens": _host(Op.WIDEN)},
 }  # fmt: skip

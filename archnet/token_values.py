@@ -16,7 +16,8 @@ class Value:
     "split" (batch, sequence, heads, width);
     "heads" (batch, heads, sequence, width); "heads_t" (batch, heads, width, sequence);
     "row" (batch, features). On the way to a pooled output: "masked", tokens with 0 in place of padding;
-    "later", the tokens from `first` on; "sum", their sum over the sequence; "norm", the L2 norm of a row; "normalized", a row divided by it.
+    "sum", their sum over the sequence; "norm", the L2 norm of a row; "normalized", a row divided by it;
+    "later", the tokens from `first` on.
     tokens: the mask of the sequence that it runs over, the source's or the target's.
     first: of the tokens that a slice has left, for the layout "later".
     """

@@ -10,6 +10,7 @@ by the number that the integer network means.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,9 @@ MULTIPLIER_SHIFT = 16
 
 MAX_MULTIPLIER = 2**17
 """The largest multiplier: a factor of 2."""
+
+SMALLEST_OPERAND = 2.0**-15
+"""Of an operand's scale against a sum's: all of its integers together are less than a step of the sum."""
 
 # How far from the ideal scale, in float32 steps, a match is looked for. Two roundings of half a step
 # each move the factor by at most two steps of the scale, so there is no match farther away.
@@ -213,6 +217,18 @@ def fit_operand_scale(scale_a: float, scale_y: float) -> tuple[int, float]:
     """(multiplier, operand scale) of an Add near the wished operand scale, exactly m / 2**16."""
     multiplier, scale = fit_weight_scale(scale_a, 1.0, scale_y)
     return int(multiplier), float(scale)
+
+
+def operand_scale(wished: float, scale_y: float) -> float:
+    """`fit_operand_scale`, stepping away from the wished scale where no number near it matches.
+
+    An operand that is next to nothing beside the sum gets the least scale that has a multiplier.
+    """
+    wished = max(wished, SMALLEST_OPERAND * scale_y)
+    for step in sorted(range(-16, 17), key=abs):
+        with suppress(ArchNetError):
+            return fit_operand_scale(wished * (1.0 + step / 256), scale_y)[1]
+    return float(np.float32(wished))
 
 
 def _weight_scales(multiplier: NDArray[Any], scale_x: float, scale_y: float) -> Floats:

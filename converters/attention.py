@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from archnet.converters.base import AttentionStatistics, Expansion, Replacement, Statistics
 from archnet.converters.homotopy import Homotopy
-from archnet.converters.softmax import position_bias, softmax_attention
+from archnet.converters.softmax import softmax_attention, unbiased_only
 from archnet.network import Network, Site, decoder_sites
 from archnet.operators import Op
 
@@ -135,7 +135,7 @@ class MixingConverter:
         for role, name in (("query", site.inputs[0]), ("value", site.inputs[2])):
             if name in network.inputs or network.site(name).op is not Op.LINEAR or len(readers[name]) != 1:
                 return f"its {role} does not come from a fully connected layer of its own"
-        return position_bias(site)
+        return unbiased_only(site, self.form)
 
     def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
         """The blend at the attention's own site; it becomes several sites at the end of training."""

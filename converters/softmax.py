@@ -138,8 +138,10 @@ class SoftmaxConverter:
         )
 
     def rejects(self, site: Site, network: Network) -> str | None:
-        """Scores must not have a learned bias."""
-        return position_bias(site)
+        """Only the table form takes scores with a learned bias, which has the same scores as softmax."""
+        if self.form == "table":
+            return position_bias(site, network)
+        return unbiased_only(site, self.form)
 
     def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
         """The same site in another form; relu has a blend, the table form computes what softmax does."""
@@ -151,8 +153,18 @@ class SoftmaxConverter:
         return Replacement((new,), {site.name: module})
 
 
-def position_bias(site: Site) -> str | None:
-    """Why the scores of an attention site have no integer form, or None."""
-    if "bias" in site.parameters:
-        return "its scores have a learned position bias, which has no integer form yet"
+def biased(site: Site) -> bool:
+    """Whether the scores of an attention site have a learned bias for each pair of positions."""
+    return "bias" in site.parameters
+
+
+def unbiased_only(site: Site, form: str) -> str | None:
+    """Why a form of attention that knows no such bias cannot stand for a site, or None."""
+    return f"its scores have a learned position bias, which {form} does not take" if biased(site) else None
+
+
+def position_bias(site: Site, network: Network) -> str | None:
+    """Why the bias of an attention site's scores has no integer form, or None."""
+    if biased(site) and "decoder_input_ids" in network.inputs:
+        return "its scores have a learned position bias, which has no integer form in an encoder-decoder yet"
     return None

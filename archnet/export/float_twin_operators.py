@@ -20,6 +20,7 @@ from archnet.export.float_twin_state import (
 )
 from archnet.graph import MULTIPLIER_SHIFT, Node
 from archnet.operators import Op
+from archnet.reference import first_positions
 
 EXACT = 1e-3
 """A factor that is this near 1 is that of rounded multipliers, and left out."""
@@ -211,8 +212,9 @@ def _requantize(state: TwinLowering, node: Node) -> None:
 
 def _slice(state: TwinLowering, node: Node) -> None:
     sizes = state.shape(node.output)
-    rows = state.graph.constants[node.inputs[0]][: sizes[-2]].astype(np.float64) * state.scale(node.output)
-    values = np.broadcast_to(rows, sizes) if len(sizes) > 2 else rows[None]
+    rows = first_positions(state.graph.constants[node.inputs[0]], sizes).astype(np.float64)
+    rows = rows * state.scale(node.output)
+    values = np.broadcast_to(rows, sizes) if len(sizes) > rows.ndim else rows[None]
     state.pass_on(node.output, state.real(node.output, values))
 
 

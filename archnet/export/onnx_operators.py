@@ -16,7 +16,7 @@ from archnet.export.onnx_handover import hand_on, wide_linear
 from archnet.export.onnx_image import lower_conv, lower_max_pool, lower_prepend, real_weights
 from archnet.export.onnx_model import ELEMENT_TYPES
 from archnet.export.onnx_state import Layout, Lowering, StoredTensor
-from archnet.graph import WIDEN_SHIFT, GraphOutput, Node, TensorSpec
+from archnet.graph import WIDEN_SHIFT, Dim, GraphOutput, Node, TensorSpec
 from archnet.operators import Op
 
 Lower = Callable[[Lowering, Node], None]
@@ -84,18 +84,35 @@ def _slice(state: Lowering, node: Node) -> None:
     table = _stored_table(state, node, node.inputs[0])
     zero = state.onnx.integers(0)
     spec = state.spec(node.output)
-    positions = spec.shape[-2]
-    if isinstance(positions, int):
-        end = state.onnx.integers(positions)
-    else:
-        end = state.onnx.size(positions, state.graph.inputs[0])
-    rows = state.onnx.node("Slice", [table, zero, end, zero], node.output)
+    if state.graph.constants[node.inputs[0]].ndim == 3:
+        _slice_pairs(state, node, table)
+        return
+    rows = state.onnx.node("Slice", [table, zero, _extent(state, spec.shape[-2]), zero], node.output)
     if len(spec.shape) == 3:
         batch = state.onnx.size("batch", state.graph.inputs[0])
         ones = state.onnx.integers(1, 1)
         shape = state.onnx.node("Concat", [batch, ones], f"{node.output}/shape", axis=0)
         rows = state.onnx.node("Expand", [rows, shape], f"{node.output}/rows")
     state.define(node.output, rows, "logical")
+
+
+def _slice_pairs(state: Lowering, node: Node, table: str) -> None:
+    """Of a table of pairs of positions, (heads, queries, keys)."""
+    make = state.onnx
+    extents = [_extent(state, dim) for dim in state.spec(node.output).shape[-2:]]
+    ends = make.node("Concat", extents, f"{node.output}/ends", axis=0)
+    state.define(
+        node.output,
+        make.node("Slice", [table, make.integers(0, 0), ends, make.integers(1, 2)], node.output),
+        "logical",
+    )
+
+
+def _extent(state: Lowering, dim: Dim) -> str:
+    """A size as a tensor of one number."""
+    if isinstance(dim, int):
+        return state.onnx.integers(dim)
+    return state.onnx.size(dim, state.graph.inputs[0])
 
 
 def _linear(state: Lowering, node: Node) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from archnet.export.qdq_state import QdqLowering, QdqTensor, no_form, sizes_of
 from archnet.graph import Node
 from archnet.operators import Op
+from archnet.reference import first_positions
 
 LIMIT_INPUT = "attention_limit"
 """Inputs of the file, (1, 1, 1, sequence), one a scale of scores, named with its number behind a colon: the
@@ -239,7 +240,7 @@ def _requantize(state: QdqLowering, node: Node) -> None:
 def _slice(state: QdqLowering, node: Node) -> None:
     """Rows of a constant table at a fixed length: a constant."""
     sizes = state.shape(node.output)
-    rows = state.graph.constants[node.inputs[0]][: sizes[-2]].astype(np.int64)
+    rows = first_positions(state.graph.constants[node.inputs[0]], sizes).astype(np.int64)
     values = (rows + state.zero_point(node.output)).astype(state.form.activations)
     state.define(node.output, state.onnx.constant(node.output, values.reshape(sizes)), sizes)
 

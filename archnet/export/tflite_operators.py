@@ -18,6 +18,7 @@ from archnet.export.tflite_model import INT32, Quantization
 from archnet.export.tflite_state import SHARE_LEVELS, Layout, TfliteLowering, no_form
 from archnet.graph import Node
 from archnet.operators import Op
+from archnet.reference import first_positions
 
 LIMIT_INPUT = "attention_limit"
 """Input of the file, int8 (1, 1, 1, sequence): 127 for tokens that count, -128 for padding."""
@@ -137,9 +138,9 @@ def _requantize(state: TfliteLowering, node: Node) -> None:
 
 def _slice(state: TfliteLowering, node: Node) -> None:
     sizes = state.shape(node.output)
-    rows = state.graph.constants[node.inputs[0]][: sizes[-2]]
+    rows = first_positions(state.graph.constants[node.inputs[0]], sizes)
     # As many axes as what it is added to: Vela wants the ranks alike.
-    values = np.broadcast_to(rows, sizes) if len(sizes) > 2 else rows[None]
+    values = np.broadcast_to(rows, sizes) if len(sizes) > rows.ndim else rows[None]
     index = state.file.constant(node.output, values.astype(np.int8), state.quantization(node.output))
     state.pass_on(node.output, index)
 

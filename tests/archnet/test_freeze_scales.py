@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from archnet.calibration.affine import accumulator_factor, fit_weight_scale
+from archnet.calibration.affine import accumulator_factor, fit_weight_scale, operand_scale
 from archnet.config import Bits
 from archnet.errors import ArchNetError
-from archnet.freeze import operand_scale
 from archnet.freeze_linear import emit_weighted
 from archnet.graph import TensorSpec
 from archnet.graph_builder import GraphBuilder

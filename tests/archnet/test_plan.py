@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from archnet.config import Bits
+from archnet.converters.softmax import SoftmaxConverter
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -68,6 +69,27 @@ def test_what_becomes_of_each_site(profile: Profile) -> None:
 
 
 @pytest.mark.parametrize(
+    ("attention", "action", "what"),
+    [
+        ("softmax", "keep", "MatMul, Add, Minimum, Softmax, MatMul in integers"),
+        (
+            "table",
+            "replace",
+            SoftmaxConverter("table").becomes,
+        ),
+        ("relu", "refuse", "its scores have a learned position bias, which relu does not take"),
+        ("mixing", "refuse", "its scores have a learned position bias, which mixing does not take"),
+    ],
+)
+def test_a_position_bias_is_added_to_scores(attention: str, action: str, what: str, profile: Profile) -> None:
+    own = [Site(name, Op.LINEAR, ("words",), LINEAR) for name in "qkv"]
+    net = network(*own, Site("a", Op.ATTENTION, ("q", "k", "v"), {"bias": "bias"}, ATTENTION))
+    made = make_plan(net, profile, model="tiny", embedding="one-hot", attention=attention)
+    (found,) = (d for d in made.decisions if d.site == "a")
+    assert (found.action, found.reason if action == "refuse" else found.becomes) == (action, what)
+
+
+@pytest.mark.parametrize(
     ("sites", "site", "op", "reason"),
     [
         pytest.param(
@@ -76,13 +98,6 @@ def test_what_becomes_of_each_site(profile: Profile) -> None:
             "aten.cumsum",
             "why",
             id="unknown",
-        ),
-        pytest.param(
-            (Site("a", Op.ATTENTION, ("words",) * 3, {"bias": "bias"}, ATTENTION),),
-            "a",
-            "Attention",
-            "its scores have a learned position bias, which has no integer form yet",
-            id="position-bias",
         ),
         pytest.param(
             (Site("r", Op.RELU, ("words",)),),

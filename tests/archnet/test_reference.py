@@ -269,6 +269,7 @@ def test_the_test_networks_use_every_operator() -> None:
         image_graph("cnn", Bits(8, 8)),
         image_graph("vit", Bits(8, 8)),
         image_graph("dinov2", Bits(8, 8)),
+        image_graph("beit", Bits(8, 8)),
     )
     assert {node.op for graph in graphs for node in graph.nodes} == set(OPERATORS)
 

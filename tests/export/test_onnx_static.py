@@ -43,6 +43,7 @@ NETWORKS: dict[str, Make] = {
     "cnn": lambda: image_graph("cnn", Bits(8, 8)),
     "vit": lambda: image_graph("vit", Bits(8, 8)),
     "dinov2": lambda: image_graph("dinov2", Bits(8, 8)),
+    "beit": lambda: image_graph("beit", Bits(8, 8)),
 }
 
 

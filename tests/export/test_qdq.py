@@ -74,7 +74,7 @@ def network(name: str) -> tuple[QuantizedGraph, dict[str, NDArray[Any]]]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["text", "text_w4", "cnn", "vit_w4a4", "dinov2"])
+@pytest.mark.parametrize("name", ["text", "text_w4", "cnn", "vit_w4a4", "dinov2", "beit"])
 def test_the_integers_are_those_of_the_reference(name: str, form: str) -> None:
     graph, inputs = network(name)
     backend = Unfused(graph, build_qdq(graph, 16 if name.startswith("text") else None, form=FORMS[form]))

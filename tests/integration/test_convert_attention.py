@@ -12,7 +12,7 @@ from archnet.build import BuildDir
 from archnet.operators import Op
 from archnet.storage import load_graph
 from archnet.targets import load_profile
-from tests.hf_models import make_translation_folder
+from tests.hf_models import make_model_folder, make_translation_folder
 from tests.integration.conftest import Archnet, check_all_equal
 from tests.integration.tiny import short_presets
 
@@ -122,3 +122,20 @@ def test_inspect_tells_that_a_chip_leaves_the_decoder_to_the_host(archnet: Archn
     assert shown.exit_code == 0, shown.output
     text = " ".join(shown.output.split())
     assert "decoder 1 on the host the chip's compiler takes the encoder; the decoder runs on the host" in text
+
+
+@pytest.mark.parametrize("form", ["softmax", "table"])
+def test_a_bias_of_pairs_of_positions_is_added_in_integers(
+    form: str, archnet: Archnet, sentences: Path, tmp_path: Path
+) -> None:
+    mpnet, out = make_model_folder(tmp_path / "mpnet", "mpnet", layers=1, pooling="mean"), tmp_path / "build"
+    with short_presets(12, 4):
+        done = archnet(
+            *("convert", mpnet, "--data", sentences, "--target", "archnet", "--bits", "w4a8"),
+            *("--attention", form, "--out", out, "--seq-len", 24),
+        )
+    assert done.exit_code == 0, done.output
+    graph = load_graph(BuildDir.open_finished(out).graph_dir)
+    (bias,) = (n for n in graph.nodes if n.op is Op.SLICE and n.output.endswith("/bias"))
+    assert graph.constants[bias.inputs[0]].shape == (4, 24, 24)
+    check_all_equal(archnet, out, "tvm,onnxruntime" if form == "table" else "tvm")
