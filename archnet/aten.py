@@ -18,12 +18,13 @@ from torch import Tensor, fx, nn
 
 from archnet.aten_attention import attention, matmul, permute, reshape, scaled, softmax
 from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
+from archnet.aten_moved import SCALING, moved, named
 from archnet.aten_pooling import masked, row_norm, summed
 from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant
-from archnet.token_values import Curve, Known, Scores, Unknown, Value, node_kind, scalar_of
+from archnet.token_values import Curve, Known, Moved, MovedParts, Scores, Unknown, Value, node_kind, scalar_of
 from archnet.valid import MASKS
 
 PASS_THROUGH = frozenset(
@@ -50,6 +51,10 @@ class Translator:
     normalized: set[str] = field(default_factory=set)
     tables: dict[str, Tensor] = field(default_factory=dict)
     """Of word embeddings that nothing has been done to yet, by site."""
+    picked: dict[tuple[str, tuple[int, ...], tuple[float, ...]], str] = field(default_factory=dict)
+    """Layers that give features of a site in another order, by site, features and factors."""
+    turned: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Sums of products with tables of positions -> those products (rotary position embedding)."""
 
     def __post_init__(self) -> None:
         nodes = [n for n in self.graph.graph.nodes if n.op == "call_function"]
@@ -98,7 +103,7 @@ class Translator:
             return
         if kind.startswith("sym_") or not any(a in self.known for a in node.all_input_nodes):
             return
-        if kind in PASS_THROUGH:
+        if kind in PASS_THROUGH and not isinstance(self.known[node.all_input_nodes[0]], MovedParts):
             self.known[node] = self.known[node.all_input_nodes[0]]
             return
         handler = HANDLERS.get(kind.rstrip("_"))
@@ -108,6 +113,9 @@ class Translator:
                 raise Unknown("no converter knows this operator")
             self.known[node] = curve or (handler or self._unhandled)(self, node)
         except (Unknown, *MISREAD) as error:
+            if (on := self._moved(node)) is not None:
+                self.known[node] = on
+                return
             if handler is not None and (behind := self._refused_source(node)) is not None:
                 self.known[node] = behind  # named once already, where the unknown begins
                 return
@@ -115,6 +123,12 @@ class Translator:
                 str(error) if isinstance(error, Unknown) else "its arguments have a form that is not known"
             )
             self.known[node] = self._other(node, kind, reason)
+
+    def _moved(self, node: fx.Node) -> Moved | MovedParts | None:
+        try:
+            return moved(self, node)
+        except (Unknown, *MISREAD):
+            return None
 
     @staticmethod
     def _unhandled(t: Translator, node: fx.Node) -> Known:
@@ -130,12 +144,24 @@ class Translator:
     def _other(self, node: fx.Node, kind: str, reason: str) -> Value:
         names: list[str] = []
         for source in node.all_input_nodes:
-            found = self.settled(source) if source in self.known else None
+            found = self._placed_or_base(source) if source in self.known else None
             if isinstance(found, Value):
                 names.append(found.site)
             elif isinstance(found, Scores):
                 names.append(found.query.site)
         return self._refuse(node, kind, reason, names)
+
+    def _placed_or_base(self, node: fx.Node) -> Known:
+        """What is known of a node; of features in an order of no layout, what they come from."""
+        try:
+            return self.settled(node)
+        except Unknown:
+            found = self.known[node]
+            if isinstance(found, MovedParts):
+                found = found.parts[0]
+            if not isinstance(found, Moved):
+                raise
+            return found.base
 
     def _refuse(self, node: fx.Node, kind: str, reason: str, inputs: Sequence[str]) -> Value:
         attributes: dict[str, SiteAttribute] = {"aten": f"aten.{kind}", "reason": reason}
@@ -152,7 +178,10 @@ class Translator:
             if isinstance(found, Curve):
                 bases.add(found.base)
                 operands[source] = found.samples
-            elif isinstance(found, Value) and found.layout in ("tokens", "row", "map", "pooled"):
+            elif isinstance(found, Moved) and len(self.shape(source)) == 3 and not self._only_scales(node):
+                bases.add(replace(self.value(source, "tokens"), gain=1.0))
+                operands[source] = GRID
+            elif isinstance(found, Value) and found.layout in ("tokens", "row", "map", "pooled", "moment"):
                 bases.add(replace(found, gain=1.0))
                 operands[source] = GRID * found.gain
             elif found is None and source in self.recorded[0] and self.recorded[0][source].numel() == 1:
@@ -163,16 +192,32 @@ class Translator:
             return None
         return Curve(bases.pop(), evaluate(node, operands), node)
 
+    def _only_scales(self, node: fx.Node) -> bool:
+        """Whether a node is part of how features are moved, and no function of them."""
+        known = [self.known[source] for source in node.all_input_nodes if source in self.known]
+        return node_kind(node).rstrip("_") in SCALING and all(isinstance(k, Moved) for k in known)
+
     def settled(self, node: object) -> Known:
         """What is known of a node; a chain of elementwise operators becomes a site of the graph."""
         found = self.known.get(node) if isinstance(node, fx.Node) else None
         if found is None:
             raise Unknown("a constant stands where token features are expected")
+        if isinstance(found, (Moved, MovedParts)):
+            return self._placed(node, found)
         if not isinstance(found, Curve):
             return found
         if found.node not in self.named:
             self.named[found.node] = self._name(found)
         return self.named[found.node]
+
+    def _placed(self, node: object, found: Moved | MovedParts) -> Value:
+        """The sites that compute moved features, made once."""
+        if isinstance(found, MovedParts):
+            raise Unknown("a list of tensors stands where one is expected")
+        assert isinstance(node, fx.Node)
+        if node not in self.named:
+            self.named[node] = named(self, node, found)
+        return self.named[node]
 
     def _name(self, curve: Curve) -> Value:
         """The site that computes a curve."""
@@ -257,6 +302,8 @@ class Translator:
         found = self.settled(node) if isinstance(node, fx.Node) and node in self.known else None
         if not isinstance(found, Value):
             raise Unknown("attention scores or a constant stand where token features are expected")
+        if found.layout == "masked" and "tokens" in layouts and "masked" not in layouts:
+            found = replace(found, layout="tokens")  # what stands in place of padding reaches nobody
         if layouts and found.layout not in layouts:
             raise Unknown(f"it works on the layout '{found.layout}', which is known only inside attention")
         if found.gain != 1.0 and "heads" not in layouts:

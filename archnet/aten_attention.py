@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from archnet.aten_pooling import PRODUCT, averaged, masked, normalized
+from archnet.aten_moved import scaled_queries
+from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, root_mean_square
 from archnet.network import SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import side_constant, visibility_of, without_padding
-from archnet.token_values import Known, Scores, Unknown, Value, node_kind, scalar_of
+from archnet.token_values import Curve, Known, Scores, Unknown, Value, node_kind, scalar_of
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
@@ -26,9 +27,16 @@ def scaled(t: Translator, node: fx.Node) -> Known:
     source, by = node.args[0], node.args[1]
     if source not in t.known and not node_kind(node).startswith("div"):
         source, by = by, source
+    if _is_moment(t, source):
+        source, by = by, source
+    if _is_moment(t, by):
+        divided = node_kind(node).startswith("div")
+        return root_mean_square(t, node, source, t.known[by], divided=divided)  # type: ignore[index]
     found = t.settled(source)
     if isinstance(found, Value) and found.layout == "sum":
         return averaged(t, node, found)
+    if isinstance(found, Value) and not node_kind(node).startswith("div") and by in t.known:
+        return _product(t, node, found, t.settled(by))
     divisor = t.known.get(by) if isinstance(by, fx.Node) else None
     if isinstance(found, Value) and isinstance(divisor, Value) and divisor.layout == "norm":
         return normalized(t, node, found)
@@ -53,6 +61,23 @@ def scaled(t: Translator, node: fx.Node) -> Known:
     return replace(found, gain=found.gain * factor)
 
 
+def _is_moment(t: Translator, node: object) -> bool:
+    found = t.known.get(node) if isinstance(node, fx.Node) else None
+    return isinstance(found, Curve) and found.base.layout == "moment"
+
+
+def _product(t: Translator, node: fx.Node, left: Value, right: Known) -> Value:
+    """Two tensors of tokens multiplied element by element, as gated layers do."""
+    alike = isinstance(right, Value) and (left.layout, left.tokens) == (right.layout, right.tokens)
+    if not alike or left.layout not in ("tokens", "row") or left.gain != 1.0:
+        raise Unknown(PRODUCT)
+    assert isinstance(right, Value)
+    sizes = {t.shape(source) for source in node.all_input_nodes}
+    if len(sizes) > 1 or right.gain != 1.0:
+        raise Unknown("a product of tensors that are broadcast or scaled")
+    return replace(left, site=t.add_site(node, Op.MUL, (left.site, right.site)))
+
+
 def _one_a_feature(found: Known, constant: Tensor) -> bool:
     """Whether a constant has one number for each feature of what is known."""
     features = isinstance(found, Value) and found.layout in ("tokens", "row")
@@ -68,9 +93,9 @@ def _scaled_channels(t: Translator, node: fx.Node, source: object, scale: Tensor
     """Features times a number each (LayerScale): in the weights of the layer that alone makes them."""
     x = t.value(source, "tokens", "row")
     producer = next(site for site in t.sites if site.name == x.site)
-    if producer.op is Op.LINEAR and _read_once(t, x.site):
+    if producer.op in (Op.LINEAR, Op.RMS_NORM) and _read_once(t, x.site):
         weight, bias = (producer.parameters[role] for role in ("weight", "bias"))
-        t.tensors[weight] = t.tensors[weight] * scale[:, None]
+        t.tensors[weight] = t.tensors[weight] * (scale[:, None] if producer.op is Op.LINEAR else scale)
         t.tensors[bias] = t.tensors[bias] * scale
         return x
     parameters = {"weight": torch.diag(scale), "bias": torch.zeros(len(scale))}
@@ -170,7 +195,8 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
         if addend_bias is not None:
             bias = addend_bias if bias is None else bias + addend_bias
     parameters = {} if bias is None else {"bias": bias}
-    attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scores.scale, "masked": masked}
+    scale = scaled_queries(t, query.site, scores.scale)
+    attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scale, "masked": masked}
     if causal:
         attributes["causal"] = True
     inputs = (query.site, key.site, value.site, *((key.tokens,) if masked else ()))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
+from archnet.aten_pooling import mean_square
 from archnet.network import SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import side_constant
@@ -157,6 +158,8 @@ def mean(t: Translator, node: fx.Node) -> Known:
     axes = node.args[1] if len(node.args) > 1 else None
     source = node.all_input_nodes[0]
     rank = len(t.shape(source))
+    if axes in ([-1], [rank - 1]) and t.shape(node) == (*t.shape(source)[:-1], 1):
+        return mean_square(t, source)
     if t.inputs == (IMAGE_INPUT,) and rank == 3 and axes in ([1], [-2]) and len(t.shape(node)) == 2:
         x = t.value(source, "tokens", "later")
         return Value(t.add_site(node, Op.TOKEN_MEAN, (x.site,), attributes={"first": x.first}), "row")

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from archnet.curves import GRID
 from archnet.executor import mean_pool
 from archnet.operators import Op
-from archnet.token_values import Known, Unknown, Value
+from archnet.token_values import Curve, Known, Unknown, Value
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
@@ -21,6 +22,32 @@ PRODUCT = "a product of token features with something that is not a number"
 
 def _same(got: Tensor, wanted: Tensor) -> bool:
     return got.shape == wanted.shape and torch.allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def mean_square(t: Translator, node: fx.Node) -> Value:
+    """The mean of squared features over each token, on the way to an RMSNorm."""
+    found = t.known[node]
+    square = isinstance(found, Curve) and torch.allclose(found.samples, GRID.square())
+    if not isinstance(found, Curve) or not square or found.base.layout not in ("tokens", "row"):
+        raise Unknown("a mean over features that is no part of an RMSNorm")
+    return replace(found.base, layout="moment")
+
+
+def root_mean_square(t: Translator, node: fx.Node, source: object, by: Known, *, divided: bool) -> Value:
+    """Features times (m + eps)**-0.5, or divided by its inverse, m the mean of their squares."""
+    assert isinstance(by, Curve)
+    x = t.value(source, "tokens", "row")
+    factor = 1 / by.samples if divided else by.samples
+    positive = GRID > 0.5
+    eps = float(factor[positive][0] ** -2 - GRID[positive][0])
+    wanted = (GRID[positive] + eps) ** -0.5
+    if x.site != by.base.site or not torch.allclose(factor[positive], wanted, rtol=1e-6):
+        raise Unknown("features divided by something else than their root mean square")
+    width = t.shape(node)[-1]
+    parameters = {"weight": torch.ones(width), "bias": torch.zeros(width)}
+    eps = max(round(eps, 12), 0.0)
+    site = t.add_site(node, Op.RMS_NORM, (x.site,), parameters=parameters, attributes={"eps": eps})
+    return replace(x, site=site)
 
 
 def masked(t: Translator, node: fx.Node) -> Known:

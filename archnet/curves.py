@@ -23,8 +23,8 @@ TOLERANCE = 1e-5
 
 ELEMENTWISE = frozenset(
     "abs add celu clamp clamp_max clamp_min div elu erf exp gelu hardsigmoid hardswish hardtanh leaky_relu "
-    "log_sigmoid maximum minimum mish mul neg pow reciprocal relu relu6 rsub sigmoid silu softplus square "
-    "sub tanh".split()
+    "log_sigmoid maximum minimum mish mul neg pow reciprocal relu relu6 rsqrt rsub sigmoid silu softplus "
+    "sqrt square sub tanh".split()
 )
 """ATen operators that act on every element by itself."""
 

@@ -153,6 +153,10 @@ def _add(m: NetworkModule, s: Site, x: Tensor, y: Tensor | None = None) -> Tenso
     return x + (y if y is not None else m.parameter(s, "table")[: x.shape[1]])
 
 
+def _mul(m: NetworkModule, s: Site, x: Tensor, y: Tensor | None = None) -> Tensor:
+    return x * (y if y is not None else m.parameter(s, "table")[: x.shape[1]])
+
+
 def _norm(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
     weight = m.parameter(s, "weight")
     return F.layer_norm(x, weight.shape, weight, m.parameter(s, "bias"), float(s.attributes["eps"]))
@@ -192,6 +196,7 @@ def _other(m: NetworkModule, s: Site, *inputs: Tensor) -> Tensor:
 OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.EMBEDDING: _embedding,
     Op.ADD: _add,
+    Op.MUL: _mul,
     Op.LAYER_NORM: _norm,
     Op.RMS_NORM: _rms_norm,
     Op.BATCH_NORM: lambda m, s, x: x * m.parameter(s, "weight") + m.parameter(s, "bias"),

@@ -7,10 +7,11 @@ fixed-point number that float32 runtimes reproduce exactly (archnet/calibration/
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from archnet.calibration.affine import fit_output_scale, operand_scale, quantize_affine
+from archnet.calibration.affine import fit_output_scale, fit_weight_scale, operand_scale, quantize_affine
 from archnet.calibration.widths import IMAGES, PASSING, STORED_BITS, fused_reader
 from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
@@ -37,8 +38,8 @@ from archnet.graph import (
 from archnet.graph_builder import TOKENS, GraphBuilder, numpy_of
 from archnet.network import Network, Site
 from archnet.operators import Op
-from archnet.quantized_layers import QuantizedLinear, QuantizedTableAdd
-from archnet.quantized_student import QuantizedStudent
+from archnet.quantized_layers import QuantizedLinear, QuantizedTableAdd, QuantizedTableMul
+from archnet.quantized_student import LARGEST_FACTOR, QuantizedStudent
 
 
 def freeze(
@@ -161,14 +162,53 @@ def _add(b: GraphBuilder, site: Site) -> None:
     )  # fmt: skip
 
 
+def _mul(b: GraphBuilder, site: Site) -> None:
+    """The product of two activations, or of one and a constant table."""
+    if len(site.inputs) == 1:
+        _mul_table(b, site)
+        return
+    left, right = (b.spec(name) for name in site.inputs)
+    assert left.scale is not None
+    assert right.scale is not None
+    out = b.activation(site.name, "", left.shape)
+    wished = max(b.scales[site.name], left.scale * right.scale / LARGEST_FACTOR)
+    multiplier, scale = fit_output_scale(wished, left.scale, right.scale)
+    names = (left.name, right.name)
+    b.values[site.name] = b.add(Op.MUL, site, "", names, replace(out, scale=scale), multiplier=multiplier)
+
+
+def _mul_table(b: GraphBuilder, site: Site) -> None:
+    """Times a row of a table for each position; the table's scale is what makes the factor exact."""
+    source, module = b.spec(site.inputs[0]), b.student.override(site.name)
+    assert isinstance(module, QuantizedTableMul)
+    out = b.activation(site.name, "", source.shape)
+    assert source.scale is not None
+    assert out.scale is not None
+    most = LARGEST_FACTOR * out.scale / source.scale
+    wished = np.float32(min(module.quantizer.scale, most))
+    multiplier, scale = fit_weight_scale(wished, source.scale, out.scale)
+    rows = _rows_of(b, site, module, float(scale), source.shape[1])
+    b.values[site.name] = b.add(Op.MUL, site, "", (source.name, rows), out, multiplier=int(multiplier))
+
+
 def _table_rows(b: GraphBuilder, site: Site, scale_y: float, positions: Dim) -> str:
     """A constant table (positions) as integers in a scale that suits the Add."""
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedTableAdd)
+    return _rows_of(b, site, module, operand_scale(module.quantizer.scale, scale_y), positions)
+
+
+def _rows_of(
+    b: GraphBuilder,
+    site: Site,
+    module: QuantizedTableAdd | QuantizedTableMul,
+    scale: float,
+    positions: Dim,
+) -> str:
+    """The rows of a constant table in integers of a scale."""
     # A network that reads one token at a time looks its row up among all of them.
     rows = b.max_sequence if isinstance(positions, str) or b.position is not None else positions
     table = numpy_of(module.table)[:rows]
-    scale = operand_scale(module.quantizer.scale, scale_y)
     integers = quantize_affine(table, scale, bits=module.quantizer.bits).astype(np.int8)
     if b.position is not None:
         return position_rows(b, site, integers, module.quantizer.bits, scale)
@@ -228,6 +268,7 @@ FREEZERS: dict[Op, Callable[[GraphBuilder, Site], None]] = {
     Op.LINEAR: freeze_linear,
     Op.RELU: _fused,
     Op.ADD: _add,
+    Op.MUL: _mul,
     Op.ATTENTION: freeze_attention,
     Op.TOKEN_MIX: freeze_token_mix,
     Op.CONCAT: freeze_concat,

@@ -295,12 +295,20 @@ def _add(c: NodeCheck) -> Shape:
     return _broadcast(a.shape, b.shape)
 
 
+def _mul(c: NodeCheck) -> Shape:
+    a, b = c.tensor(0, "int8", "uint8"), c.tensor(1, "int8", "uint8")
+    c.output_is("int8", "uint8")
+    multiplier = c.integer("multiplier", 1, MAX_MULTIPLIER)
+    _check_factor(accumulator_factor(_scale(a), _scale(b), _scale(c.output)), np.asarray(multiplier))
+    return _broadcast(a.shape, b.shape)
+
+
 def _broadcast(a: Shape, b: Shape) -> Shape:
     rank = max(len(a), len(b))
     pairs = zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True)
     shape: list[Dim] = []
     for i, j in pairs:
-        require(i == j or 1 in (i, j), f"adds {a} to {b}")
+        require(i == j or 1 in (i, j), f"joins {a} and {b}")
         shape.append(j if i == 1 else i)
     return tuple(shape)
 
@@ -420,6 +428,7 @@ OPERATORS: dict[Op, tuple[int, Callable[[NodeCheck], Shape]]] = {
     Op.ZERO_PAD: (-1, _zero_pad),
     Op.CROP: (1, _crop),
     Op.ADD: (2, _add),
+    Op.MUL: (2, _mul),
     Op.REQUANTIZE: (1, _requantize),
     Op.LOOKUP: (2, _lookup),
     Op.RESHAPE: (1, _reshape),

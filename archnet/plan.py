@@ -38,6 +38,7 @@ EMBEDDING_FORMS: Mapping[str, tuple[Action, str]] = {
 KEPT: Mapping[Op, tuple[tuple[Op, ...], str]] = {
     Op.LINEAR: ((Op.LINEAR,), "integer fully connected layer"),
     Op.ADD: ((Op.ADD,), "integer Add"),
+    Op.MUL: ((Op.MUL,), "integer product, element by element"),
     Op.RELU: ((Op.RELU,), "fused into the layer before it"),
     Op.MEAN_POOL: ((Op.MEAN_POOL,), "integer mean over valid tokens"),
     Op.TOKEN_MEAN: ((Op.TRANSPOSE, Op.LINEAR, Op.RESHAPE), "fully connected over tokens with equal weights"),

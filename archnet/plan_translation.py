@@ -8,7 +8,7 @@ from archnet.valid import row_masks
 
 STEPWISE = frozenset(
     {
-        *(Op.EMBEDDING, Op.LINEAR, Op.ADD, Op.ATTENTION, Op.LAYER_NORM, Op.RMS_NORM, Op.BATCH_NORM),
+        *(Op.EMBEDDING, Op.LINEAR, Op.ADD, Op.MUL, Op.ATTENTION, Op.LAYER_NORM, Op.RMS_NORM, Op.BATCH_NORM),
         *(Op.RELU, Op.GELU, Op.SILU, Op.TANH, Op.CLIP, Op.REQUANTIZE),
     }
 )

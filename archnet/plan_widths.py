@@ -34,6 +34,8 @@ def missing_widths(folded: Network, bits: Bits, profile: Profile) -> list[tuple[
             products = (Op.MATMUL, Op.MEAN_MATMUL) if site.attributes.get("form") == "relu" else (Op.MATMUL,)
             operands = {bits.activations, widths.shares[site.name]}
             needs = [(op, Bits(STORED_BITS, width)) for op in products for width in sorted(operands)]
+        elif site.op is Op.MUL:
+            needs = [(Op.MUL, Bits(STORED_BITS, bits.activations))]
         elif site.op is Op.REQUANTIZE:
             needs = [(Op.REQUANTIZE, Bits(STORED_BITS, bits.activations))]
         else:

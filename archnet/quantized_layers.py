@@ -155,6 +155,22 @@ class QuantizedTableAdd(nn.Module):
         return x + rows
 
 
+class QuantizedTableMul(nn.Module):
+    """Multiplies by a constant table of positions that is fake-quantized with one scale, and not trained."""
+
+    def __init__(self, table: Tensor, bits: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table.clone(), requires_grad=False)
+        self.quantizer = ActivationQuantizer(bits, signed=True)
+        self.quantizer.calibrate(sample_of(table))
+        self.quantizer.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, sequence, features) -> the same."""
+        rows: Tensor = self.quantizer(self.table[: x.shape[1]])
+        return x * rows
+
+
 class QuantizedCodes(nn.Module):
     """Code embedding: the sum of one row from each of a few books, named by the token's codes.
 

@@ -33,6 +33,7 @@ from archnet.quantized_layers import (
     QuantizedConv,
     QuantizedLinear,
     QuantizedTableAdd,
+    QuantizedTableMul,
 )
 from archnet.quantized_mixing import QuantizedTokenMix
 from archnet.shared_scales import share_quantizers, sharing
@@ -168,11 +169,22 @@ class QuantizedStudent(NetworkModule):
                 assert result is not None
                 step = self._scale_of(site.inputs[0]) * float(module.quantizer.scale.max())
                 result.step.clamp_min_(min(step / LARGEST_FACTOR, result.most))
+            elif site.op is Op.MUL:
+                result = self.observer(site.name)
+                assert result is not None
+                step = self._scale_of(site.inputs[0])
+                step *= self._scale_of(site.inputs[1]) if len(site.inputs) > 1 else self._table_scale(site)
+                result.step.clamp_min_(step / LARGEST_FACTOR)
             elif site.op is Op.ADD and len(site.inputs) == 2:
                 result = self.observer(site.name) or self.observer(readers[site.name][0].name)
                 assert result is not None
                 step = max(self._scale_of(name) for name in site.inputs)
                 result.step.clamp_min_(step / LARGEST_FACTOR)
+
+    def _table_scale(self, site: Site) -> float:
+        module = self.override(site.name)
+        assert isinstance(module, QuantizedTableMul)
+        return module.quantizer.scale
 
     def _scale_of(self, name: str) -> float:
         """The scale of a site's result, which some operators take from what they read."""
@@ -296,6 +308,8 @@ def _override(network: Network, site: Site, widths: Widths) -> nn.Module | None:
         )
     if site.op is Op.ADD and len(site.inputs) == 1:
         return QuantizedTableAdd(network.parameter(site, "table"), STORED_BITS)
+    if site.op is Op.MUL and len(site.inputs) == 1:
+        return QuantizedTableMul(network.parameter(site, "table"), STORED_BITS)
     if site.op is Op.EMBEDDING and "codes" in site.parameters:
         codes, books = network.parameter(site, "codes"), network.parameter(site, "books")
         return QuantizedCodes(codes.long(), books, widths.weights[site.name])

@@ -185,6 +185,11 @@ def add(call: Call, a: Array, b: Array) -> Array:
     return call.clamp(round_shift(wide_a + wide_b))
 
 
+def mul(call: Call, a: Array, b: Array) -> Array:
+    """clamp(requantize(a * b, multiplier)), element by element, a and b broadcast."""
+    return call.clamp(requantize(a.astype(np.int64) * b.astype(np.int64), call.integer("multiplier")))
+
+
 def requantized(call: Call, x: Array) -> Array:
     """clamp(requantize(x, multiplier)): x on another scale, in another number of bits; x int8 or uint8."""
     return call.clamp(requantize(x.astype(np.int64), call.integer("multiplier")))
@@ -246,6 +251,7 @@ OPERATORS: dict[Op, Callable[..., Array]] = {
     Op.ZERO_PAD: zero_pad,
     Op.CROP: crop,
     Op.ADD: add,
+    Op.MUL: mul,
     Op.REQUANTIZE: requantized,
     Op.LOOKUP: lookup,
     Op.RESHAPE: reshape,

@@ -255,6 +255,15 @@ def _add(a_shape: Shape, b_shape: Shape) -> Builder:
     return build
 
 
+def _mul(a_shape: Shape, b_shape: Shape) -> Builder:
+    def build(s: SingleOperator) -> QuantizedGraph:
+        a, b = s.tensor("a", a_shape), s.tensor("b", b_shape)
+        multiplier, scale = s.product_scale(1, unsigned=False)
+        return s.graph(Op.MUL, (a.name, b.name), s.result(a_shape, scale=scale), multiplier=multiplier)
+
+    return build
+
+
 def _requantize(s: SingleOperator) -> QuantizedGraph:
     """From 8 bits to what products have, or, where these have 8, to another scale of 8."""
     x = s.tensor("x", _TOKENS, bits=8)
@@ -360,6 +369,7 @@ OPERATORS: Mapping[Op, Mapping[str, Builder]] = {
         "rank 4": _add(_MAP, _MAP),
         "broadcast": _add(_TOKENS, ("sequence", 32)),
     },
+    Op.MUL: {"rank 3": _mul(_TOKENS, _TOKENS), "rank 4": _mul(_HEADS, _HEADS)},
     Op.REQUANTIZE: {"rank 3": _requantize},
     Op.LOOKUP: {"rank 3": _lookup},
     Op.RESHAPE: {

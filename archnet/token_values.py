@@ -17,7 +17,7 @@ class Value:
     "heads" (batch, heads, sequence, width); "heads_t" (batch, heads, width, sequence);
     "row" (batch, features). On the way to a pooled output: "masked", tokens with 0 in place of padding;
     "sum", their sum over the sequence; "norm", the L2 norm of a row; "normalized", a row divided by it;
-    "later", the tokens from `first` on.
+    "later", the tokens from `first` on. "moment" (batch, sequence, 1) is the mean of squared features.
     tokens: the mask of the sequence that it runs over, the source's or the target's.
     first: of the tokens that a slice has left, for the layout "later".
     """
@@ -56,7 +56,30 @@ class Curve:
     node: fx.Node
 
 
-Known = Value | Scores | Curve
+@dataclass(frozen=True, slots=True, eq=False)
+class Moved:
+    """Features of a site in another order, times numbers (archnet/aten_moved.py).
+
+    Attributes:
+        base: what they are features of, in the layout "tokens".
+        sizes: batch, sequence and features of the base on the first probe.
+        terms: (index, gain) shaped like the tensor on that probe: which element of the base stands at each
+            place, int64, and what it is multiplied with, float32; the tensor is their sum.
+    """
+
+    base: Value
+    sizes: tuple[int, int, int]
+    terms: tuple[tuple[Tensor, Tensor], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MovedParts:
+    """What an operator with several results makes of moved features."""
+
+    parts: tuple[Moved, ...]
+
+
+Known = Value | Scores | Curve | Moved | MovedParts
 
 
 class Unknown(Exception):

@@ -57,6 +57,9 @@ def groups(network: Network) -> list[list[str]]:
             blocked.update(site.inputs[:2])
         elif site.op in (Op.TO_TOKENS, Op.PREPEND):
             tied = list(site.inputs)
+        elif site.op is Op.MUL and len(site.inputs) == 2:  # what is gated may be scaled as its gates stay
+            tied = [site.inputs[1]]
+            blocked.add(site.inputs[0])
         elif site.op in (Op.LINEAR, Op.EMBEDDING):
             tied = []
             if site.attributes.get("logits", False):  # accumulators, whose channels have scales of their own
@@ -108,7 +111,7 @@ def equalize(
         if not measured:  # behind the pooling
             continue
         scale = _common_scale(measured, exponent)
-        shiftable = all(site.op is not Op.RELU and site.op is not Op.ATTENTION for site in sites)
+        shiftable = all(site.op not in (Op.RELU, Op.ATTENTION, Op.MUL) for site in sites)
         if shiftable:
             scale = scale * _output_signs(folded, group, outputs)
         scales |= dict.fromkeys(group, scale)

@@ -162,7 +162,7 @@ def _product_operands(site: Site) -> tuple[int, ...]:
         return ()
     if site.op in WEIGHTED:
         return (0,)
-    return (0, 1, 2) if site.op is Op.ATTENTION else ()
+    return tuple(range(len(site.inputs)))[:3] if site.op in (Op.ATTENTION, Op.MUL) else ()
 
 
 def _results(network: Network, bits: Bits, layers: Mapping[str, Bits]) -> dict[str, int]:

@@ -199,9 +199,17 @@ def _softmax(state: TwinLowering, node: Node) -> None:
 
 
 def _add(state: TwinLowering, node: Node) -> None:
+    _elementwise(state, node, "Add", "sum")
+
+
+def _mul(state: TwinLowering, node: Node) -> None:
+    _elementwise(state, node, "Mul", "product")
+
+
+def _elementwise(state: TwinLowering, node: Node, kind: str, part: str) -> None:
     for name in node.inputs:
         state.keep_short(name, node.output)
-    y = state.onnx.node("Add", [state.values[name] for name in node.inputs], f"{node.output}/sum")
+    y = state.onnx.node(kind, [state.values[name] for name in node.inputs], f"{node.output}/{part}")
     state.define(node.output, y)
 
 
@@ -300,6 +308,7 @@ LOWERINGS: dict[Op, Callable[[TwinLowering, Node], None]] = {
     Op.SOFTMAX: _softmax,
     Op.TABLE_SOFTMAX: _softmax,
     Op.ADD: _add,
+    Op.MUL: _mul,
     Op.REQUANTIZE: _requantize,
     Op.SLICE: _slice,
     Op.RESHAPE: _reshape,

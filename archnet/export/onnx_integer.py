@@ -112,6 +112,15 @@ def _add(state: Lowering, node: Node) -> None:
     _requantized(state, node, total, np.asarray(1 / 2**MULTIPLIER_SHIFT))
 
 
+def _mul(state: Lowering, node: Node) -> None:
+    make, key = state.onnx, node.output
+    wide = [
+        make.node("Cast", [state.integer(name, "logical")], f"{key}/{end}", to=ELEMENT_TYPES["int32"])
+        for name, end in zip(node.inputs, ("a", "b"), strict=True)
+    ]
+    _requantized(state, node, make.node("Mul", wide, f"{key}/product"), _factor(node))
+
+
 def _requantize(state: Lowering, node: Node) -> None:
     value = _wide(state, node, node.inputs[0], "multiplier")
     _requantized(state, node, value, np.asarray(1 / 2**MULTIPLIER_SHIFT))
@@ -161,6 +170,7 @@ INTEGER_LOWERINGS: Mapping[Op, Lower] = {
     Op.CONV: _conv,
     Op.MATMUL: _matmul,
     Op.ADD: _add,
+    Op.MUL: _mul,
     Op.REQUANTIZE: _requantize,
     Op.MASK: _mask,
     Op.MAX_POOL: _max_pool,

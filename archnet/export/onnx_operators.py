@@ -209,6 +209,14 @@ def _add(state: Lowering, node: Node) -> None:
     state.quantize(node.output, y, layout)
 
 
+def _mul(state: Lowering, node: Node) -> None:
+    operands = [state.real(name, "logical") for name in node.inputs]
+    y = state.onnx.node("Mul", operands, f"{node.output}/exact")
+    if state.spec(node.output).dtype == "uint8":
+        y = state.onnx.node("Relu", [y], f"{node.output}/relu")
+    state.quantize(node.output, y, "logical")
+
+
 def _requantize(state: Lowering, node: Node) -> None:
     """Quantize, with the output's scale, of what is dequantized and limited to the output's range.
 
@@ -372,6 +380,7 @@ LOWERINGS: dict[Op, Lower] = {
     Op.ZERO_PAD: lower_zero_pad,
     Op.CROP: lower_crop,
     Op.ADD: _add,
+    Op.MUL: _mul,
     Op.REQUANTIZE: _requantize,
     Op.LOOKUP: _lookup,
     Op.RESHAPE: _reshape,

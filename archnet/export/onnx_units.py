@@ -40,6 +40,7 @@ def unit_lowerings(graph: QuantizedGraph) -> Mapping[Op, Lower]:
         **LOWERINGS,
         Op.MATMUL: _matmul,
         Op.ADD: _add,
+        Op.MUL: _mul,
         Op.REQUANTIZE: _requantize,
         Op.SOFTMAX: partial(_softmax, graph),
     }
@@ -82,6 +83,12 @@ def _add(state: Lowering, node: Node) -> None:
     if state.spec(key).dtype == "uint8":
         y = state.onnx.node("Relu", [y], f"{key}/relu")
     state.quantize(key, y, layout)
+
+
+def _mul(state: Lowering, node: Node) -> None:
+    key = node.output
+    product = state.onnx.node("Mul", [state.real(name, "logical") for name in node.inputs], f"{key}/exact")
+    state.quantize(key, _times(state, product, _factor(node), f"{key}/scaled"), "logical")
 
 
 def _requantize(state: Lowering, node: Node) -> None:

@@ -209,6 +209,14 @@ def _softmax(state: QdqLowering, node: Node) -> None:
 
 
 def _add(state: QdqLowering, node: Node) -> None:
+    _elementwise(state, node, "Add")
+
+
+def _mul(state: QdqLowering, node: Node) -> None:
+    _elementwise(state, node, "Mul")
+
+
+def _elementwise(state: QdqLowering, node: Node, kind: str) -> None:
     a, b = node.inputs
     shape = state.shape(node.output)
     counts = {int(np.prod(state.shape(name))) for name in (a, b, node.output)}
@@ -218,7 +226,7 @@ def _add(state: QdqLowering, node: Node) -> None:
         operands = [state.real(a, shape), state.real(b, shape)]
     else:
         operands = [state.real(a), state.real(b)]
-    y = state.onnx.node("Add", operands, f"{node.output}/exact")
+    y = state.onnx.node(kind, operands, f"{node.output}/exact")
     _finish(state, node, y, shape)
 
 
@@ -319,6 +327,7 @@ LOWERINGS: dict[Op, Callable[[QdqLowering, Node], None]] = {
     Op.MASK: _mask,
     Op.SOFTMAX: _softmax,
     Op.ADD: _add,
+    Op.MUL: _mul,
     Op.REQUANTIZE: _requantize,
     Op.SLICE: _slice,
     Op.RESHAPE: _reshape,

@@ -121,10 +121,18 @@ def _softmax(state: TfliteLowering, node: Node) -> None:
 
 
 def _add(state: TfliteLowering, node: Node) -> None:
+    _elementwise(state, node, "ADD")
+
+
+def _mul(state: TfliteLowering, node: Node) -> None:
+    _elementwise(state, node, "MUL")
+
+
+def _elementwise(state: TfliteLowering, node: Node, kind: str) -> None:
     maps = len(state.spec(node.output).shape) == 4 and any(state.has(n, "last") for n in node.inputs)
     layout: Layout = "last" if maps else "logical"
     out = state.new(node.output, layout)
-    state.file.node("ADD", [state.get(name, layout) for name in node.inputs], out)
+    state.file.node(kind, [state.get(name, layout) for name in node.inputs], out)
     state.define(node.output, out, layout)
 
 
@@ -238,6 +246,7 @@ LOWERINGS: dict[Op, Callable[[TfliteLowering, Node], None]] = {
     Op.MASK: _mask,
     Op.SOFTMAX: _softmax,
     Op.ADD: _add,
+    Op.MUL: _mul,
     Op.REQUANTIZE: _requantize,
     Op.SLICE: _slice,
     Op.RESHAPE: _reshape,

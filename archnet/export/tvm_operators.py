@@ -234,6 +234,18 @@ def _add(call: OperatorCall) -> None:
     _each(call, lambda at: clamp(round_shift(term(0, at) + term(1, at)), *call.output.range))
 
 
+def _mul(call: OperatorCall) -> None:
+    multiplier, bounds = call.integer("multiplier"), call.output.range
+    limit = i32(saturation_limit(multiplier, bounds))
+
+    def term(i: int, at: list[Expr]) -> Expr:
+        shape = call.operands[i].shape
+        own = [i64(0) if n == 1 else k for n, k in zip(shape, at[len(at) - len(shape) :], strict=True)]
+        return convert(load(call.inputs[i], *own), "int32")
+
+    _each(call, lambda at: requantize(term(0, at) * term(1, at), i32(multiplier), limit, bounds))
+
+
 def _requantize(call: OperatorCall) -> None:
     multiplier = call.integer("multiplier")
     limit, bounds = i32(saturation_limit(multiplier, call.output.range)), call.output.range
@@ -371,6 +383,7 @@ OPERATORS: Mapping[Op, Callable[[OperatorCall], None]] = {
     Op.ZERO_PAD: _zero_pad,
     Op.CROP: _slice,
     Op.ADD: _add,
+    Op.MUL: _mul,
     Op.REQUANTIZE: _requantize,
     Op.LOOKUP: _lookup,
     Op.TRANSPOSE: _transpose,

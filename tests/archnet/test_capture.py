@@ -17,7 +17,10 @@ from archnet.operators import Op
 from tests.hf_models import make_model
 from tests.small_encoder import LENGTH, SmallEncoder, padded_batch, roughened
 
-CONVERTIBLE = ("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert")
+CONVERTIBLE = (
+    *("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet"),
+    *("modernbert", "nomic_bert", "roformer", "esm", "eurobert"),
+)
 
 
 def ops(found: Capture) -> list[Op]:

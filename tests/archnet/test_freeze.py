@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from archnet.backends.base import dequantize_output, feed
+from archnet.blocks import find_blocks, with_blocks
 from archnet.calibration.attention_balance import balance_attention
 from archnet.calibration.equalization import equalize
 from archnet.calibration.rotation import outputs_apart, rotate
+from archnet.capture import capture
 from archnet.code_embedding import with_code_embedding
 from archnet.config import Bits
 from archnet.converters.fold import Folded, fold
@@ -30,6 +32,7 @@ from archnet.operators import Op
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.reference import execute, run_node
 from archnet.rewrite import materialize, rewrite, token_statistics
+from tests.hf_models import make_model
 from tests.small_encoder import LENGTH, captured_encoder, padded_batch
 
 MODELS: dict[str, Callable[[], Network]] = {
@@ -39,7 +42,17 @@ MODELS: dict[str, Callable[[], Network]] = {
     "corrected": lambda: captured_encoder(pre_norm=True),
     "post-norm corrected": lambda: captured_encoder(pooling="mean"),
     "rms": lambda: captured_encoder(norm=nn.RMSNorm, pooling="cls"),
+    "rotary and gated": lambda: captured_family("nomic_bert"),
+    "grouped heads": lambda: captured_family("eurobert"),
+    "bias of positions": lambda: captured_family("mpnet"),
 }
+
+
+def captured_family(family: str) -> Network:
+    """The captured network of a tiny transformers model, with blocks."""
+    module = make_model(family, layers=1, pad_token_id=0)
+    network = capture(module, max_sequence=LENGTH, pooling="mean", padding_id=0).network
+    return with_blocks(network, find_blocks(network))
 
 
 @cache

@@ -139,3 +139,29 @@ def test_a_bias_of_pairs_of_positions_is_added_in_integers(
     (bias,) = (n for n in graph.nodes if n.op is Op.SLICE and n.output.endswith("/bias"))
     assert graph.constants[bias.inputs[0]].shape == (4, 24, 24)
     check_all_equal(archnet, out, "tvm,onnxruntime" if form == "table" else "tvm")
+
+
+@pytest.mark.parametrize(("family", "bits"), [("nomic_bert", "w4a4"), ("modernbert", "w8a8")])
+def test_rotary_positions_and_gated_layers_are_products_in_integers(
+    family: str, bits: str, archnet: Archnet, sentences: Path, tmp_path: Path
+) -> None:
+    model, out = make_model_folder(tmp_path / family, family, layers=1, pooling="mean"), tmp_path / "build"
+    with short_presets(12, 4):
+        done = archnet(
+            *("convert", model, "--data", sentences, "--target", "tvm", "--bits", bits),
+            *("--out", out, "--seq-len", 24),
+        )
+    assert done.exit_code == 0, done.output
+    graph = load_graph(BuildDir.open_finished(out).graph_dir)
+    assert [node.op for node in graph.nodes].count(Op.MUL) == 5
+    check_all_equal(archnet, out, "tvm")
+
+
+def test_a_chip_without_products_of_elements_refuses_gated_layers(
+    archnet: Archnet, sentences: Path, tmp_path: Path
+) -> None:
+    model = make_model_folder(tmp_path / "nomic", "nomic_bert", layers=1, pooling="mean")
+    done = archnet("convert", model, "--data", sentences, "--target", "archnet", "--out", tmp_path / "build")
+    assert done.exit_code == 2
+    assert "(Mul): multiplies two activations element by element" in " ".join(done.output.split())
+    assert not (tmp_path / "build").exists()

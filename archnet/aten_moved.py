@@ -1,0 +1,235 @@
+"""Features that a graph splits, reorders and turns before it uses them, followed element by element.
+
+Packed queries, keys and values, the halves of a gated layer, repeated key heads and rotary position
+embeddings are all the same thing: at every place of a tensor stands a sum of elements of one earlier
+tensor, each times a number. Views, splits, joins and sign changes run as they are on the elements' numbers,
+so no library's way of writing them is special. Where the features are used, what came of them is written as
+operators that every network has: rows of the fully connected layer that made them, and for numbers that
+depend on the position a product with a constant table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+
+from archnet.operators import Op
+from archnet.token_values import Moved, MovedParts, Unknown, Value, node_kind
+
+if TYPE_CHECKING:
+    from archnet.aten import Translator
+
+RESHAPES = frozenset(
+    "view reshape _unsafe_view unflatten flatten squeeze unsqueeze view_as reshape_as".split()
+)
+"""Views whose result has a known shape."""
+
+MOVES = frozenset(
+    "transpose permute slice select cat stack chunk split split_with_sizes unbind narrow repeat_interleave "
+    "index_select flip roll".split()
+)
+"""Operators that move elements and change none."""
+
+SCALING = frozenset(("neg", "mul", "div"))
+"""Operators that only change what elements are multiplied with, given a constant."""
+
+OTHER_TOKENS = "features of other tokens than its own"
+
+Term = tuple[Tensor, Tensor]
+
+
+def moved(t: Translator, node: fx.Node) -> Moved | MovedParts | None:
+    """What a node makes of features that are moved; None where it does something else with them."""
+    kind = node_kind(node).rstrip("_")
+    sources = [source for source in node.all_input_nodes if source in t.known]
+    if kind in RESHAPES:
+        sources = sources[:1]  # another one only lends its shape
+    if kind == "getitem":
+        parts = t.known[sources[0]]
+        return parts.parts[int(str(node.args[1]))] if isinstance(parts, MovedParts) else None
+    found = {source: as_moved(t, source) for source in sources}
+    known = {source: m for source, m in found.items() if m is not None}
+    if not known or len(known) < len(found) or len({m.base for m in known.values()}) > 1:
+        return None
+    if kind == "add" and len(known) == 2 and not node.kwargs:
+        return _sum(t, node, [*known.values()])
+    if len(known) == 1 and kind in SCALING:
+        return _scaled(t, node, kind, *known.items())
+    if kind in RESHAPES or kind == "expand":
+        (m,) = known.values()
+        shape = t.shape(node)
+        terms = [
+            tuple(x.expand(shape) if kind == "expand" else x.reshape(shape) for x in term) for term in m.terms
+        ]
+        return _checked(m, terms)
+    return _run(node, known) if kind in MOVES else None
+
+
+def as_moved(t: Translator, node: fx.Node) -> Moved | None:
+    """What is known of a node as moved features, if it is features."""
+    found = t.known[node]
+    if isinstance(found, Moved):
+        return found
+    if not isinstance(found, Value) or found.layout not in ("tokens", "split", "heads", "heads_t"):
+        return None
+    shape = t.shape(node)
+    order = {"heads": (0, 2, 1, 3), "heads_t": (0, 3, 1, 2)}.get(found.layout, tuple(range(len(shape))))
+    sizes = [shape[i] for i in order]
+    index = torch.arange(torch.Size(sizes).numel()).reshape(sizes)
+    back = [order.index(i) for i in range(len(order))]
+    features = torch.Size(sizes[2:]).numel()
+    gain = torch.full(shape, found.gain)
+    base = Value(found.site, tokens=found.tokens)
+    return Moved(base, (sizes[0], sizes[1], features), ((index.permute(back), gain),))
+
+
+def _sum(t: Translator, node: fx.Node, parts: Sequence[Moved]) -> Moved | None:
+    if any(term[0].shape != t.shape(node) for m in parts for term in m.terms):
+        return None
+    return Moved(parts[0].base, parts[0].sizes, tuple(term for m in parts for term in m.terms))
+
+
+def _scaled(t: Translator, node: fx.Node, kind: str, item: tuple[fx.Node, Moved]) -> Moved | None:
+    """Times -1, or times or divided by a constant that may depend on the position."""
+    source, m = item
+    factor: Any = -1.0
+    if kind != "neg":
+        others = [argument for argument in node.args if argument is not source]
+        if len(others) != 1 or (kind == "div" and node.args[0] is not source):
+            return None
+        factor = others[0]
+        if isinstance(factor, fx.Node):
+            if not t.is_constant(factor):
+                return None
+            factor = t.tensor(factor).float()
+        factor = 1 / factor if kind == "div" else factor
+    shape = t.shape(node)
+    return Moved(m.base, m.sizes, tuple((i.expand(shape), (g * factor).expand(shape)) for i, g in m.terms))
+
+
+def _run(node: fx.Node, known: dict[fx.Node, Moved]) -> Moved | MovedParts | None:
+    """A move of every term; a tensor with fewer terms than another has further ones times 0."""
+    if any(source not in known for source in node.all_input_nodes):
+        return None
+    count = max(len(m.terms) for m in known.values())
+    first = next(iter(known.values()))
+    results = [[_moved_term(node, known, k, part) for part in (0, 1)] for k in range(count)]
+    if isinstance(results[0][0], Tensor):
+        return _checked(first, [tuple(pair) for pair in results])
+    parts = []
+    for place in range(len(results[0][0])):
+        part = _checked(first, [(index[place], gain[place]) for index, gain in results])
+        if part is None:
+            return None
+        parts.append(part)
+    return MovedParts(tuple(parts))
+
+
+def _moved_term(node: fx.Node, known: dict[fx.Node, Moved], k: int, part: int) -> Any:
+    def taken(source: fx.Node) -> Tensor:
+        terms = known[source].terms
+        if k < len(terms):
+            return terms[k][part]
+        return terms[0][part] if part == 0 else torch.zeros_like(terms[0][part])
+
+    assert callable(node.target)
+    return node.target(*fx.node.map_arg(node.args, taken), **fx.node.map_arg(dict(node.kwargs), taken))
+
+
+def _checked(m: Moved, terms: Sequence[Any]) -> Moved | None:
+    """The same features moved on, if every element is still one of its own token's."""
+    made = Moved(m.base, m.sizes, tuple((index, gain) for index, gain in terms))
+    return made if _axes(made) is not None else None
+
+
+def _axes(m: Moved) -> tuple[int, int] | None:
+    """The axes along which the rows of the batch and the tokens stand; None when there are no such ones."""
+    batch, sequence, features = m.sizes
+    shape = m.terms[0][0].shape
+    for rows, places in permutations(range(len(shape)), 2):
+        if (shape[rows], shape[places]) != (batch, sequence):
+            continue
+        row = _along(rows, batch, len(shape)) * sequence + _along(places, sequence, len(shape))
+        if all(bool((index // features == row).all()) for index, _ in m.terms):
+            return rows, places
+    return None
+
+
+def _along(axis: int, size: int, rank: int) -> Tensor:
+    """0, 1, ... along an axis, of size 1 along the others."""
+    return torch.arange(size).reshape([size if i == axis else 1 for i in range(rank)])
+
+
+LAYOUTS: dict[tuple[int, tuple[int, int] | None], tuple[str, tuple[int, ...]]] = {
+    (3, (0, 1)): ("tokens", (0, 1, 2)),
+    (4, (0, 1)): ("split", (0, 1, 2, 3)),
+    (4, (0, 2)): ("heads", (0, 2, 1, 3)),
+    (4, (0, 3)): ("heads_t", (0, 3, 1, 2)),
+}
+"""(rank, axes of the batch and of the tokens) -> layout, and the order that makes (batch, tokens, ...)."""
+
+
+def named(t: Translator, node: fx.Node, m: Moved) -> Value:
+    """The sites that compute moved features.
+
+    Raises:
+        Unknown: they are in no layout that an operator takes.
+    """
+    rank = m.terms[0][0].dim()
+    layout, order = LAYOUTS.get((rank, _axes(m)), ("", ()))
+    if not layout:
+        raise Unknown("features in an order that no operator takes")
+    sites: list[str] = []
+    tables: list[str] = []
+    heads = 1
+    for index, gain in m.terms:
+        index, gain = index.permute(order), gain.permute(order)
+        heads = index.shape[2] if rank == 4 else 1
+        rows, table = index.flatten(2)[0, 0] % m.sizes[2], gain.flatten(2)
+        if not bool((index.flatten(2) % m.sizes[2] == rows).all()) or not bool((table == table[:1]).all()):
+            raise Unknown(OTHER_TOKENS)
+        if not bool(table.any()):
+            continue
+        alike = bool((table[0] == table[0, :1]).all())
+        site = _rows(t, node, m, rows, table[0, 0] if alike else torch.ones(len(rows)))
+        if not alike:
+            parameters = {"table": table[0].float().contiguous()}
+            site = t.add_site(node, Op.MUL, (site,), parameters=parameters)
+            tables.append(site)
+        sites.append(site)
+    total = sites[0]
+    for site in sites[1:]:
+        total = t.add_site(node, Op.ADD, (total, site))
+    if tables and len(tables) == len(sites):
+        t.turned[total] = tuple(tables)
+    return Value(total, layout, heads, tokens=m.base.tokens)
+
+
+def _rows(t: Translator, node: fx.Node, m: Moved, rows: Tensor, gain: Tensor) -> str:
+    """A layer whose results are these features times numbers; the base itself where that is all."""
+    features = m.sizes[2]
+    if torch.equal(rows, torch.arange(features)) and bool((gain == 1).all()):
+        return m.base.site
+    key = (m.base.site, tuple(rows.tolist()), tuple(gain.tolist()))
+    if key not in t.picked:
+        producer = next(site for site in t.sites if site.name == m.base.site)
+        if producer.op is Op.LINEAR:
+            weight, bias = (t.tensors[producer.parameters[role]] for role in ("weight", "bias"))
+            source = producer.inputs[0]
+        else:
+            weight, bias, source = torch.eye(features), torch.zeros(features), producer.name
+        parameters = {"weight": weight[rows] * gain[:, None], "bias": bias[rows] * gain}
+        t.picked[key] = t.add_site(node, Op.LINEAR, (source,), parameters=parameters)
+    return t.picked[key]
+
+
+def scaled_queries(t: Translator, query: str, scale: float) -> float:
+    """The scale that attention is left with, where the tables of turned queries take it in."""
+    for table in t.turned.get(query, ()):
+        key = next(site for site in t.sites if site.name == table).parameters["table"]
+        t.tensors[key] = t.tensors[key] * scale
+    return 1.0 if query in t.turned else scale
