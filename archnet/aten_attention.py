@@ -15,7 +15,7 @@ from archnet.aten_moved import scaled_queries
 from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, root_mean_square
 from archnet.network import SiteAttribute
 from archnet.operators import Op
-from archnet.side_values import side_constant, visibility_of, without_padding
+from archnet.side_values import side_constant, visibility_of, window_of, without_padding
 from archnet.token_values import Curve, Known, Scores, Unknown, Value, node_kind, scalar_of
 
 if TYPE_CHECKING:
@@ -218,6 +218,8 @@ def _addend(
     seen = visibility_of(padded, queries, keys) if padded.dim() == 4 else None
     if seen is not None:
         return seen, None
+    if query_tokens == key_tokens and (window := window_of(full, padded, keys)) is not None:
+        return "padding", window
     if full.dtype == torch.bool:
         raise Unknown("its attention mask is neither the padding of the keys nor causal (a window?)")
     if bool((full <= -1e3).any()):

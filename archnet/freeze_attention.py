@@ -89,11 +89,13 @@ def _with_bias(b: GraphBuilder, site: Site, products: str, module: QuantizedAtte
     square, scale_p = b.tensors[products].shape, b.tensors[products].scale or 0.0
     multiplier_a, scale = fit_output_scale(max(module.scores.scale, scale_p / LARGEST_FACTOR), scale_p)
     positions = [b.max_sequence if isinstance(dim, str) else dim for dim in square[2:]]
-    scale_b = operand_scale(module.pairs.scale, scale)
+    # What a window hides is far below all scores: a factor below 2 cuts it off where the sum saturates.
+    scale_b = operand_scale(min(module.pairs.scale, LARGEST_FACTOR * scale), scale)
     table = first_positions(numpy_of(module.bias), positions)
     integers = quantize_affine(table, scale_b, bits=module.pairs.bits).astype(np.int8)
     constant = b.constant(f"{site.name}.bias", integers)
-    spec = TensorSpec(f"{site.name}/bias", square[1:], "int8", module.pairs.bits, scale_b)
+    shape: tuple[Dim, ...] = (len(table), *square[2:])  # a window is one for all heads
+    spec = TensorSpec(f"{site.name}/bias", shape, "int8", module.pairs.bits, scale_b)
     pairs = b.add(Op.SLICE, site, "bias", (constant,), spec)
     multiplier_b = int(np.rint(scale_b / scale * 2**16))
     spec = TensorSpec(f"{site.name}/scores", square, "int8", module.scores.bits, scale)

@@ -53,6 +53,8 @@ KEPT: Mapping[Op, tuple[tuple[Op, ...], str]] = {
 }
 
 
+SUMMED_PRODUCT = "it is added or joined as it is; a product's scale follows from its operands"
+
 POOLED_INSIDE = "its mean over tokens is read by another operator; only an output can be pooled"
 
 
@@ -200,6 +202,8 @@ def _decide(
     reason = _missing(profile, needs)
     if site.op is Op.RELU:
         reason = reason or follows_linear(site, network)
+    if site.op is Op.MUL and any(r.op in (Op.ADD, Op.CONCAT) for r in network.consumers()[site.name]):
+        reason = reason or (SUMMED_PRODUCT if len(site.inputs) == 2 else None)
     if site.op is Op.MEAN_POOL and network.consumers()[site.name]:
         reason = reason or POOLED_INSIDE
     if reason is not None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from archnet.calibration.lsq import ActivationQuantizer, WeightQuantizer
 from archnet.calibration.observers import sample_of
 from archnet.calibration.widths import STORED_BITS
-from archnet.converters.softmax import seen_keys
+from archnet.converters.softmax import HIDDEN, seen_keys
 from archnet.executor import MASKED, merge_heads, split_heads
 
 MASK_DISTANCE = 10.0
@@ -107,7 +107,7 @@ class QuantizedAttention(nn.Module):
         if self.bias is not None:
             scores = self._with_bias(scores, self.bias, keep)
         if self.calibrating:
-            self.sample.append(sample_of(scores if keep is None else scores[keep.expand_as(scores)]))
+            self.sample.append(sample_of(scores[self._counts(scores, keep)]))
             if keep is not None:
                 scores = scores.masked_fill(~keep, MASKED)
             probabilities = torch.softmax(scores, -1)
@@ -125,11 +125,18 @@ class QuantizedAttention(nn.Module):
         """(batch, heads, queries, keys) and what is added for each pair of positions."""
         pairs = bias[:, : products.shape[-2], : products.shape[-1]]
         if self.calibrating:
-            seen = products if keep is None else products[keep.expand_as(products)]
-            self.product_sample.append(sample_of(seen))
+            self.product_sample.append(sample_of(products[self._counts(products, keep)]))
             return products + pairs
         quantized: Tensor = self.products(products) + self.pairs(pairs)
         return quantized
+
+    def _counts(self, scores: Tensor, keep: Tensor | None) -> Tensor:
+        """Which scores count in a calibration: of keys that are no padding and that no window hides."""
+        counts = torch.ones_like(scores, dtype=torch.bool) if keep is None else keep.expand_as(scores)
+        if self.bias is None:
+            return counts
+        seen = self.bias[:, : scores.shape[-2], : scores.shape[-1]] > HIDDEN / 2
+        return counts & seen
 
     def calibrate(self) -> None:
         """Set the steps from what was sampled while `calibrating` was set, and forget it."""

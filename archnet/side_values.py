@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
+from archnet.converters.softmax import HIDDEN
 from archnet.errors import ArchNetError
 
 NEGLIGIBLE = -1e3
@@ -160,6 +161,30 @@ def visibility_of(mask: Tensor, queries: Tensor, keys: Tensor) -> Literal["paddi
         return "padding"
     causal = torch.ones(size, dtype=torch.bool).tril().expand_as(keep)
     return "causal" if size[0] == size[1] and torch.equal(keep & valid, causal & valid) else None
+
+
+def window_of(full: Tensor, padded: Tensor, keys: Tensor) -> Tensor | None:
+    """Which pairs of positions a mask lets see each other besides hiding padding, as a bias; None if other.
+
+    Args:
+        full: the mask where nothing is padding, (1 or heads, queries, keys) at least in its last axes.
+        padded: the same of a shorter batch, (batch, 1 or heads, queries, keys).
+        keys: mask of its tokens, (batch, keys).
+
+    Returns:
+        float32 (1 or heads, queries, keys): 0 where a query sees a key, else HIDDEN.
+    """
+    seen = full if full.dtype == torch.bool else full > NEGLIGIBLE
+    if full.dtype != torch.bool and not torch.all((full == 0) | (full <= NEGLIGIBLE)):
+        return None
+    seen = seen.reshape(-1, *seen.shape[-2:])
+    length = keys.shape[1]
+    valid = keys.bool()[:, None, :, None]
+    expected = seen[:, :length, :length] & keys.bool()[:, None, None, :]
+    kept = padded if padded.dtype == torch.bool else padded > NEGLIGIBLE
+    if kept.dim() != 4 or bool(((kept & valid) != (expected & valid)).any()):
+        return None
+    return torch.where(seen, 0.0, HIDDEN)
 
 
 def without_padding(mask: Tensor, keys: Tensor) -> Tensor:

@@ -28,6 +28,9 @@ from archnet.converters.homotopy import Homotopy
 from archnet.network import Network, Site
 from archnet.operators import Op
 
+HIDDEN = -60.0
+"""Bias of a key that a window hides: nothing of it is left behind a softmax."""
+
 SMALLEST_SUM = 1e-2
 """Added to the sum of a query's positive scores, so that a query with none is not divided by 0."""
 
@@ -154,17 +157,18 @@ class SoftmaxConverter:
 
 
 def biased(site: Site) -> bool:
-    """Whether the scores of an attention site have a learned bias for each pair of positions."""
+    """Whether the scores of an attention site have a bias for each pair of positions, learned or a window."""
     return "bias" in site.parameters
 
 
 def unbiased_only(site: Site, form: str) -> str | None:
     """Why a form of attention that knows no such bias cannot stand for a site, or None."""
-    return f"its scores have a learned position bias, which {form} does not take" if biased(site) else None
+    reason = f"its scores have a bias of positions or a window, which {form} does not take"
+    return reason if biased(site) else None
 
 
 def position_bias(site: Site, network: Network) -> str | None:
     """Why the bias of an attention site's scores has no integer form, or None."""
     if biased(site) and "decoder_input_ids" in network.inputs:
-        return "its scores have a learned position bias, which has no integer form in an encoder-decoder yet"
+        return "its scores have a bias of positions, which no encoder-decoder has in integers yet"
     return None

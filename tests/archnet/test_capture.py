@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archnet.capture import Capture, capture
+from archnet.converters.softmax import HIDDEN
 from archnet.curves import GRID, activation_of
 from archnet.errors import ArchNetError
 from archnet.executor import NetworkModule
@@ -51,6 +52,18 @@ def test_captured_network_equals_the_original_on_padding(family: str) -> None:
         if a.dim() == 3:
             a, b = a[mask.bool()], b[mask.bool()]
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
+
+
+def test_a_window_of_keys_is_a_bias_beside_the_padding() -> None:
+    model = make_model("modernbert", layers=2, local_attention=6)
+    found = capture(model, max_sequence=16, padding_id=0)
+    everywhere, near = (site for site in found.network.sites if site.op is Op.ATTENTION)
+    assert "bias" not in everywhere.parameters
+    place = torch.arange(16)
+    seen = (place[:, None] - place).abs() <= 3
+    bias = found.network.parameter(near, "bias")
+    assert near.attributes["masked"]
+    torch.testing.assert_close(bias[0], torch.where(seen, 0.0, HIDDEN))
 
 
 class Elementwise(nn.Module):

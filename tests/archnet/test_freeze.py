@@ -45,12 +45,13 @@ MODELS: dict[str, Callable[[], Network]] = {
     "rotary and gated": lambda: captured_family("nomic_bert"),
     "grouped heads": lambda: captured_family("eurobert"),
     "bias of positions": lambda: captured_family("mpnet"),
+    "window": lambda: captured_family("modernbert", layers=2, local_attention=6),
 }
 
 
-def captured_family(family: str) -> Network:
+def captured_family(family: str, layers: int = 1, **settings: object) -> Network:
     """The captured network of a tiny transformers model, with blocks."""
-    module = make_model(family, layers=1, pad_token_id=0)
+    module = make_model(family, layers=layers, pad_token_id=0, **settings)
     network = capture(module, max_sequence=LENGTH, pooling="mean", padding_id=0).network
     return with_blocks(network, find_blocks(network))
 

@@ -77,8 +77,16 @@ def test_what_becomes_of_each_site(profile: Profile) -> None:
             "replace",
             SoftmaxConverter("table").becomes,
         ),
-        ("relu", "refuse", "its scores have a learned position bias, which relu does not take"),
-        ("mixing", "refuse", "its scores have a learned position bias, which mixing does not take"),
+        (
+            "relu",
+            "refuse",
+            "its scores have a bias of positions or a window, which relu does not take",
+        ),
+        (
+            "mixing",
+            "refuse",
+            "its scores have a bias of positions or a window, which mixing does not take",
+        ),
     ],
 )
 def test_a_position_bias_is_added_to_scores(attention: str, action: str, what: str, profile: Profile) -> None:
