@@ -299,6 +299,13 @@ class Translator:
 
     def value(self, node: object, *layouts: str) -> Value:
         """The token-dependent value of a node, in one of these layouts and without a pending gain."""
+        found = self.scaled_value(node, *layouts)
+        if found.gain != 1.0 and "heads" not in layouts:
+            raise Unknown("a scaled tensor is known only as the query or key of attention")
+        return found
+
+    def scaled_value(self, node: object, *layouts: str) -> Value:
+        """The same with its pending gain, for an operator that can take it in."""
         found = self.settled(node) if isinstance(node, fx.Node) and node in self.known else None
         if not isinstance(found, Value):
             raise Unknown("attention scores or a constant stand where token features are expected")
@@ -306,8 +313,6 @@ class Translator:
             found = replace(found, layout="tokens")  # what stands in place of padding reaches nobody
         if layouts and found.layout not in layouts:
             raise Unknown(f"it works on the layout '{found.layout}', which is known only inside attention")
-        if found.gain != 1.0 and "heads" not in layouts:
-            raise Unknown("a scaled tensor is known only as the query or key of attention")
         return found
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
@@ -358,11 +363,11 @@ def _flat(value: object) -> list[fx.Node]:
 
 
 def linear(t: Translator, node: fx.Node) -> Known:
-    x = t.value(node.args[0], "tokens", "row")
-    parameters = {"weight": t.tensor(node.args[1])}
+    x = t.scaled_value(node.args[0], "tokens", "row")
+    parameters = {"weight": t.tensor(node.args[1]) * x.gain}
     bias = node.args[2] if len(node.args) > 2 else None
     parameters["bias"] = t.tensor(bias) if bias is not None else torch.zeros(parameters["weight"].shape[0])
-    return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
+    return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters), gain=1.0)
 
 
 def addmm(t: Translator, node: fx.Node) -> Known:

@@ -15,7 +15,7 @@ from archnet.aten_moved import scaled_queries
 from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, root_mean_square
 from archnet.network import SiteAttribute
 from archnet.operators import Op
-from archnet.side_values import side_constant, visibility_of, window_of, without_padding
+from archnet.side_values import bias_before, hides_padding, side_constant, visibility_of, window_of
 from archnet.token_values import Curve, Known, Scores, Unknown, Value, node_kind, scalar_of
 
 if TYPE_CHECKING:
@@ -220,13 +220,14 @@ def _addend(
         return seen, None
     if query_tokens == key_tokens and (window := window_of(full, padded, keys)) is not None:
         return "padding", window
+    if query_tokens == key_tokens and (below := bias_before(full, padded, keys)) is not None:
+        return "causal", below
     if full.dtype == torch.bool:
         raise Unknown("its attention mask is neither the padding of the keys nor causal (a window?)")
     if bool((full <= -1e3).any()):
         raise Unknown("its attention mask hides keys that are neither padding nor to come (a window?)")
     bias = full.reshape(-1, *full.shape[-2:]).float()
-    rest = without_padding(padded, keys) if padded.dim() == 4 else padded
-    masked = padded.dim() == 4 and not torch.equal(rest, padded)
+    masked = padded.dim() == 4 and hides_padding(padded, keys)
     return "padding" if masked else None, bias if bool(bias.any()) else None
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+from numpy.typing import NDArray
 
 from archnet.calibration.affine import MAX_MULTIPLIER, fit_output_scale, operand_scale, quantize_affine
+from archnet.freeze_embedding import position_rows
 from archnet.graph import (
     Dim,
     TensorSpec,
@@ -88,20 +92,43 @@ def _with_bias(b: GraphBuilder, site: Site, products: str, module: QuantizedAtte
     assert module.bias is not None
     square, scale_p = b.tensors[products].shape, b.tensors[products].scale or 0.0
     multiplier_a, scale = fit_output_scale(max(module.scores.scale, scale_p / LARGEST_FACTOR), scale_p)
-    positions = [b.max_sequence if isinstance(dim, str) else dim for dim in square[2:]]
     # What a window hides is far below all scores: a factor below 2 cuts it off where the sum saturates.
     scale_b = operand_scale(min(module.pairs.scale, LARGEST_FACTOR * scale), scale)
-    table = first_positions(numpy_of(module.bias), positions)
-    integers = quantize_affine(table, scale_b, bits=module.pairs.bits).astype(np.int8)
-    constant = b.constant(f"{site.name}.bias", integers)
-    shape: tuple[Dim, ...] = (len(table), *square[2:])  # a window is one for all heads
-    spec = TensorSpec(f"{site.name}/bias", shape, "int8", module.pairs.bits, scale_b)
-    pairs = b.add(Op.SLICE, site, "bias", (constant,), spec)
+    table = quantize_affine(numpy_of(module.bias), scale_b, bits=module.pairs.bits).astype(np.int8)
+    rows = _pairs if b.position is None else _pairs_of_a_token
+    pairs = rows(b, site, table, square, module.pairs.bits, scale_b)
     multiplier_b = int(np.rint(scale_b / scale * 2**16))
     spec = TensorSpec(f"{site.name}/scores", square, "int8", module.scores.bits, scale)
     return b.add(
         Op.ADD, site, "scores", (products, pairs), spec, multiplier_a=multiplier_a, multiplier_b=multiplier_b
     )
+
+
+def _pairs(
+    b: GraphBuilder, site: Site, table: NDArray[np.int8], square: tuple[Dim, ...], bits: int, scale: float
+) -> str:
+    """A table of pairs of positions, (heads or 1, positions, positions), as far as a sequence goes."""
+    positions = [b.max_sequence if isinstance(dim, str) else dim for dim in square[2:]]
+    constant = b.constant(f"{site.name}.bias", first_positions(table, positions))
+    # A window is one for all heads.
+    spec = TensorSpec(f"{site.name}/bias", (len(table), *square[2:]), "int8", bits, scale)
+    return b.add(Op.SLICE, site, "bias", (constant,), spec)
+
+
+def _pairs_of_a_token(
+    b: GraphBuilder, site: Site, table: NDArray[np.int8], square: tuple[Dim, ...], bits: int, scale: float
+) -> str:
+    """The row of one token's position against the places of its cache, the last of which is its own."""
+    heads, rows = len(table), b.max_sequence
+    table = table[:, :rows, :rows]
+    own = np.diagonal(table, axis1=1, axis2=2)[:, :, None]
+    by_row = np.concatenate([table[:, :, : rows - 1], own], axis=2).transpose(1, 0, 2).reshape(rows, -1)
+    looked_up = position_rows(b, replace(site, name=f"{site.name}/bias"), by_row, bits, scale)
+    split: tuple[Dim, ...] = ("batch", 1, heads, rows)
+    spec = TensorSpec(f"{site.name}/bias_split", split, "int8", bits, scale)
+    name = b.add(Op.RESHAPE, site, "bias_split", (looked_up,), spec, shape=split)
+    spec = TensorSpec(f"{site.name}/bias", ("batch", heads, 1, rows), "int8", bits, scale)
+    return b.add(Op.TRANSPOSE, site, "bias", (name,), spec, perm=(0, 2, 1, 3))
 
 
 def split_heads(b: GraphBuilder, site: Site, index: int, heads: int) -> str:

@@ -52,9 +52,9 @@ class IncrementalDecoder:
         values: dict[str, Tensor] = {**self.memory, "decoder_input_ids": tokens[:, None]}
         for site in self.decoder:
             arguments = [values[name] for name in site.inputs]
-            if site.op is Op.ADD and len(arguments) == 1:
-                table = self.module.parameter(site, "table")
-                values[site.name] = arguments[0] + table[self.position]
+            if site.op in (Op.ADD, Op.MUL) and len(arguments) == 1:
+                row = self.module.parameter(site, "table")[self.position]
+                values[site.name] = arguments[0] + row if site.op is Op.ADD else arguments[0] * row
             elif site.attributes.get("causal", False):
                 values[site.name] = self._attend(site, *arguments[:3])
             else:
@@ -72,6 +72,8 @@ class IncrementalDecoder:
         heads, length = int(site.attributes["heads"]), self.position + 1
         scores = split_heads(query, heads) @ split_heads(keys[:, :length], heads).transpose(-1, -2)
         scores = scores * float(site.attributes["scale"])
+        if "bias" in site.parameters:
+            scores = scores + self.module.parameter(site, "bias")[:, None, self.position, :length]
         relu = site.attributes.get("form") == "relu"
         weights = relu_weights(scores, None) if relu else torch.softmax(scores, -1)
         return merge_heads(weights @ split_heads(values[:, :length], heads))

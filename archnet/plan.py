@@ -17,7 +17,7 @@ from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
 from archnet.converters.layer_norm import NORMS
-from archnet.converters.softmax import biased, position_bias
+from archnet.converters.softmax import biased
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -260,7 +260,7 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
         return Decision(site.name, str(site.op), "replace", becomes, other, site.block)
     added = (Op.ADD,) if biased(site) else ()
     scores = (Op.MATMUL, *added, *masked, Op.SOFTMAX)
-    reason = position_bias(site, network) or _missing(profile, scores)
+    reason = _missing(profile, scores)
     if reason is not None:
         return _refuse(site, reason)
     becomes = ", ".join((*scores, "MatMul")) + " in integers"

@@ -187,10 +187,34 @@ def window_of(full: Tensor, padded: Tensor, keys: Tensor) -> Tensor | None:
     return torch.where(seen, 0.0, HIDDEN)
 
 
-def without_padding(mask: Tensor, keys: Tensor) -> Tensor:
-    """An additive mask with the entries of padded keys set to 0 (what is left is a bias)."""
+def bias_before(full: Tensor, padded: Tensor, keys: Tensor) -> Tensor | None:
+    """The bias of pairs of positions in a causal mask, 0 for later keys; None if it is something else.
+
+    Args:
+        full, padded, keys: as of `window_of`.
+
+    Returns:
+        float32 (1 or heads, queries, keys).
+    """
+    if full.dtype == torch.bool or padded.dim() != 4:
+        return None
+    bias = full.reshape(-1, *full.shape[-2:]).float()
+    earlier = torch.ones(bias.shape[-2:], dtype=torch.bool).tril()
+    if not torch.equal(bias > NEGLIGIBLE, earlier.expand_as(bias)):
+        return None
+    length = keys.shape[1]
+    counts = earlier[:length, :length] & keys.bool()[:, None, :, None]
+    if bool((torch.where(counts, padded - bias[:, :length, :length], 0.0).abs() > 1e-5).any()):
+        return None
+    later = ~earlier[:length, :length] & keys.bool()[:, None, :, None]
+    hidden = torch.where(later, padded, NEGLIGIBLE) <= NEGLIGIBLE
+    return torch.where(earlier, bias, 0.0) if bool(hidden.all()) else None
+
+
+def hides_padding(mask: Tensor, keys: Tensor) -> bool:
+    """Whether an additive mask, (batch or 1, 1 or heads, queries, keys), hides every padded key."""
     padded = ~keys.bool()[:, None, None, :]
-    return torch.where(padded.expand_as(mask), torch.zeros((), dtype=mask.dtype), mask)
+    return bool((torch.where(padded, mask, NEGLIGIBLE) <= NEGLIGIBLE).all())
 
 
 def side_constant(first: Tensor, second: Tensor, *, batched_rank: int) -> Tensor | None:

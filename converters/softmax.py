@@ -142,9 +142,7 @@ class SoftmaxConverter:
 
     def rejects(self, site: Site, network: Network) -> str | None:
         """Only the table form takes scores with a learned bias, which has the same scores as softmax."""
-        if self.form == "table":
-            return position_bias(site, network)
-        return unbiased_only(site, self.form)
+        return None if self.form == "table" else unbiased_only(site, self.form)
 
     def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
         """The same site in another form; relu has a blend, the table form computes what softmax does."""
@@ -165,10 +163,3 @@ def unbiased_only(site: Site, form: str) -> str | None:
     """Why a form of attention that knows no such bias cannot stand for a site, or None."""
     reason = f"its scores have a bias of positions or a window, which {form} does not take"
     return reason if biased(site) else None
-
-
-def position_bias(site: Site, network: Network) -> str | None:
-    """Why the bias of an attention site's scores has no integer form, or None."""
-    if biased(site) and "decoder_input_ids" in network.inputs:
-        return "its scores have a bias of positions, which no encoder-decoder has in integers yet"
-    return None

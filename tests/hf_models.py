@@ -358,8 +358,9 @@ def make_translation_model(
 
     Args:
         family: "marian" (post-LayerNorm, sinusoidal positions), "bart" (learned ones, LayerNorm behind the
-            embedding), "mbart" or "pegasus" (pre-LayerNorm).
-        end_bias: added to the logit of </s>, so that random translations end.
+            embedding), "mbart" or "pegasus" (pre-LayerNorm), "t5" (RMSNorm, biases of positions,
+            gated layers).
+        end_bias: added to the logit of </s>, so that random translations end; T5 has no such bias.
     """
     from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
@@ -378,17 +379,25 @@ def make_translation_model(
         "decoder_start_token_id": PAD,
         "forced_eos_token_id": None,
     }
+    if family == "t5":
+        kept = {name: settings[name] for name in ("vocab_size", "d_model", "pad_token_id", "eos_token_id")}
+        sizes = {"d_kv": hidden // HEADS, "d_ff": 2 * hidden, "num_layers": layers, "num_heads": HEADS}
+        settings = kept | sizes | {"feed_forward_proj": "gated-gelu", "decoder_start_token_id": PAD}
     config = AutoConfig.for_model(family, **(settings | overrides))
     torch_state = torch.get_rng_state()
     try:
         torch.manual_seed(seed)
-        model: Any = AutoModelForSeq2SeqLM.from_config(config, attn_implementation="sdpa")
+        way = "eager" if family == "t5" else "sdpa"
+        model: Any = AutoModelForSeq2SeqLM.from_config(config, attn_implementation=way)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "embed_positions" not in name:
                     centre = 1.0 if parameter.dim() == 1 and name.endswith("weight") else 0.0
                     parameter.copy_(centre + 0.2 * torch.randn_like(parameter))
-            model.final_logits_bias[0, END] = end_bias
+                if name.endswith(".q.weight"):  # T5 scales no scores: its queries are trained to be small
+                    parameter.mul_((hidden // HEADS) ** -0.5)
+            if hasattr(model, "final_logits_bias"):
+                model.final_logits_bias[0, END] = end_bias
     finally:
         torch.set_rng_state(torch_state)
     model.generation_config.bad_words_ids = [[PAD]]

@@ -16,7 +16,7 @@ from archnet.side_values import visibility_of
 from archnet.sources.translation import TranslationModel
 from tests.hf_models import PAD, make_translation_model
 
-FAMILIES = ("marian", "bart", "mbart")
+FAMILIES = ("marian", "bart", "mbart", "t5")
 """Post-LayerNorm with sinusoidal positions, learned ones with a norm behind, and pre-LayerNorm."""
 
 

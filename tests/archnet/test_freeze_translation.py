@@ -15,7 +15,7 @@ from torch import Tensor
 
 from archnet.agreement import IntegerComparison
 from archnet.backends import open_backend
-from archnet.backends.base import Backend
+from archnet.backends.base import Backend, feed
 from archnet.backends.reference import ReferenceBackend
 from archnet.blocks import find_blocks
 from archnet.errors import ArchNetError
@@ -25,7 +25,9 @@ from archnet.graph_check import validate_graph
 from archnet.integer_decoder import IntegerDecoder
 from archnet.operators import Op
 from archnet.parts import DECODER, ENCODER, load_parts, part_names, save_parts
+from archnet.quantized_layers import QuantizedAttention
 from archnet.records import block_agreement
+from archnet.reference import execute
 from archnet.search import generate
 from archnet.storage import save_graph
 from tests.small_translation import (
@@ -54,7 +56,8 @@ def stepped(of: IntegerDecoder, batch: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize(
     ("family", "bits", "embedding"),
     [("marian", "w8a8", "gather"), ("marian", "w8a8", "one-hot"), ("bart", "w8a8", "host"),
-     ("mbart", "w8a8", "gather"), ("marian", "w4a4", "gather"), ("marian", "w2a6", "one-hot")],
+     ("mbart", "w8a8", "gather"), ("marian", "w4a4", "gather"), ("marian", "w2a6", "one-hot"),
+     ("t5", "w4a8", "gather"), ("t5", "w4a8", "one-hot")],
 )  # fmt: skip
 def test_steps_give_what_the_student_gives_for_the_whole_target(
     family: str, bits: str, embedding: str
@@ -84,6 +87,27 @@ def test_logits_are_accumulators_and_keys_are_handed_on_as_integers() -> None:
     caches = {s.name: s.shape for s in step.inputs if s.name.startswith("cache_")}
     assert caches["cache_key_0"] == ("batch", 4, LENGTH - 1, 8)
     assert caches["cache_mask"] == ("batch", LENGTH)
+
+
+@pytest.mark.parametrize("embedding", ["gather", "one-hot"])
+def test_a_step_adds_the_bias_of_its_place_to_every_place_of_its_cache(embedding: str) -> None:
+    student, graphs = frozen_translation("t5", "w8a8", embedding)
+    (site,) = (s for s in student.network.sites if s.attributes.get("causal"))
+    module, step = student.override(site.name), graphs[DECODER]
+    assert isinstance(module, QuantizedAttention)
+    scale = step.tensors[f"{site.name}/bias"].scale
+    assert scale is not None
+    table = np.rint(module.bias.detach().numpy() / scale).clip(-128, 127)
+    of = decoder("t5", "w8a8", embedding)
+    batch = pair_batch(7)
+    of.start(batch["input_ids"], batch["attention_mask"], beams=1, max_length=LENGTH)
+    for place in range(3):
+        tokens = batch["decoder_input_ids"][:, place]
+        (found,) = execute(step, feed(step, of.inputs(tokens)), [f"{site.name}/bias"]).values()
+        assert found.shape[1:] == (4, 1, LENGTH)
+        np.testing.assert_array_equal(found[0, :, 0, :place], table[:, place, :place])
+        np.testing.assert_array_equal(found[0, :, 0, -1], table[:, place, place])
+        of.step(tokens)
 
 
 def test_few_bits_reach_the_cache_and_what_the_encoder_hands_on() -> None:

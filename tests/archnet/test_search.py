@@ -54,7 +54,7 @@ SEARCHES: list[Any] = [
 
 
 @pytest.mark.parametrize(("arguments", "configured"), SEARCHES)
-@pytest.mark.parametrize("family", ["marian", "bart", "pad-0"])
+@pytest.mark.parametrize("family", ["marian", "bart", "t5", "pad-0"])
 def test_search_gives_what_transformers_gives(
     family: str, arguments: dict[str, Any], configured: dict[str, Any]
 ) -> None:

@@ -81,9 +81,6 @@ def test_a_position_bias_is_for_softmax_and_its_table() -> None:
     reason = "its scores have a bias of positions or a window, which relu does not take"
     assert SoftmaxConverter("relu").rejects(site, network) == reason
     assert SoftmaxConverter("table").rejects(site, network) is None
-    translating = Network(("x", "decoder_input_ids"), (site,), {}, {"output": "a"})
-    reason = "its scores have a bias of positions, which no encoder-decoder has in integers yet"
-    assert SoftmaxConverter("table").rejects(site, translating) == reason
     plain = Site("a", Op.ATTENTION, ("x", "x", "x"), {}, attributes)
     assert SoftmaxConverter("relu").rejects(plain, network) is None
     for form in ("table", "relu"):

@@ -15,7 +15,7 @@ from archnet.bench import bench
 from archnet.report import write_report
 from archnet.translations import load_translations
 from tests.hf_models import END, PAD, make_translation_folder
-from tests.integration.conftest import Archnet
+from tests.integration.conftest import Archnet, check_all_equal
 from tests.integration.tiny import SEQUENCE, short_presets, text
 
 
@@ -264,3 +264,15 @@ def test_a_chips_encoder_works_with_the_decoder_on_the_host(
     emulated = {place["op"]: place["reason"] for place in said["emulated"]}
     assert emulated["decoder"] == "it stays on the host and runs in onnxruntime"
     assert "FullyConnected" not in emulated  # the decoder has the logits
+
+
+def test_a_decoder_with_biases_of_positions_and_gated_layers(archnet: Archnet, tmp_path: Path) -> None:
+    from archnet.api import convert
+
+    model = make_translation_folder(tmp_path / "t5", "t5", layers=1)
+    with short_presets(12, 4):
+        build = convert(
+            model, text(), target="onnxruntime", bits="w4a8", out=tmp_path / "b", seq_len=SEQUENCE
+        )
+    check_all_equal(archnet, build, "tvm")
+    assert len(load(build, backend="onnxruntime").translate(text()[:2])) == 2
