@@ -27,6 +27,9 @@ from archnet.side_values import Probe, record, side_constant
 from archnet.token_values import Curve, Known, Moved, MovedParts, Scores, Unknown, Value, node_kind, scalar_of
 from archnet.valid import MASKS
 
+PLAIN = ("tokens", "row", "map", "pooled", "stacked", "moment")
+"""Layouts that functions of single elements keep."""
+
 PASS_THROUGH = frozenset(
     "alias clone contiguous detach dropout feature_dropout getitem to _to_copy type_as".split()
 )
@@ -181,7 +184,7 @@ class Translator:
             elif isinstance(found, Moved) and len(self.shape(source)) == 3 and not self._only_scales(node):
                 bases.add(replace(self.value(source, "tokens"), gain=1.0))
                 operands[source] = GRID
-            elif isinstance(found, Value) and found.layout in ("tokens", "row", "map", "pooled", "moment"):
+            elif isinstance(found, Value) and found.layout in PLAIN:
                 bases.add(replace(found, gain=1.0))
                 operands[source] = GRID * found.gain
             elif found is None and source in self.recorded[0] and self.recorded[0][source].numel() == 1:
@@ -320,14 +323,27 @@ class Translator:
         return tuple(self.recorded[0][node].shape)
 
     def _embedding(self, node: fx.Node) -> None:
-        index = node.args[1]
-        while isinstance(index, fx.Node) and node_kind(index) in PASS_THROUGH:
-            index = index.args[0]
-        if isinstance(index, fx.Node) and index.op == "placeholder" and index.name in MASKS:
-            ids, table = str(index.name), self.tensor(node.args[0])
-            site = self.add_site(node, Op.EMBEDDING, (ids,), parameters={"table": table})
+        name = self._ids(node.args[1])
+        if name is not None:
+            table = self.tensor(node.args[0])
+            site = self.add_site(node, Op.EMBEDDING, (name,), parameters={"table": table})
             self.tables[site] = table
-            self.known[node] = Value(site, tokens=MASKS[ids])
+            self.known[node] = Value(site, tokens=MASKS[name])
+
+    def _ids(self, node: object) -> str | None:
+        """The input of token ids that a node is, however it is passed on."""
+        if not isinstance(node, fx.Node):
+            return None
+        if node.op == "placeholder":
+            return str(node.name) if node.name in MASKS else None
+        for name in MASKS:
+            pairs = [
+                (recorded.get(node), probe.values.get(name))
+                for recorded, probe in zip(self.recorded, self.probes, strict=True)
+            ]
+            if all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs):
+                return name
+        return None
 
     def side_table(self, node: fx.Node, size: tuple[int, ...]) -> Tensor:
         """A side value that is added to token features of (sequence, features): constant, of that size."""
@@ -363,7 +379,7 @@ def _flat(value: object) -> list[fx.Node]:
 
 
 def linear(t: Translator, node: fx.Node) -> Known:
-    x = t.scaled_value(node.args[0], "tokens", "row")
+    x = t.scaled_value(node.args[0], "tokens", "row", "stacked")
     parameters = {"weight": t.tensor(node.args[1]) * x.gain}
     bias = node.args[2] if len(node.args) > 2 else None
     parameters["bias"] = t.tensor(bias) if bias is not None else torch.zeros(parameters["weight"].shape[0])
@@ -371,13 +387,13 @@ def linear(t: Translator, node: fx.Node) -> Known:
 
 
 def addmm(t: Translator, node: fx.Node) -> Known:
-    x = t.value(node.args[1], "tokens", "row")
+    x = t.value(node.args[1], "tokens", "row", "stacked")
     parameters = {"weight": t.tensor(node.args[2]).T.contiguous(), "bias": t.tensor(node.args[0])}
     return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
 
 
 def layer_norm(t: Translator, node: fx.Node) -> Known:
-    x = t.value(node.args[0], "tokens", "row")
+    x = t.value(node.args[0], "tokens", "row", "stacked")
     shape = node.args[1]
     if not isinstance(shape, Sequence) or len(shape) != 1:
         raise Unknown("LayerNorm over more than the last axis")
@@ -426,9 +442,9 @@ def add(t: Translator, node: fx.Node) -> Known:
         if not isinstance(right, fx.Node) or right in t.known or found.probabilities:
             raise Unknown("attention scores plus a token-dependent tensor")
         return replace(found, addends=(*found.addends, right))
-    x = t.value(left, "tokens", "row", "map")
+    x = t.value(left, "tokens", "row", "map", "stacked")
     if isinstance(right, fx.Node) and right in t.known:
-        other = t.value(right, "tokens", "row", "map")
+        other = t.value(right, "tokens", "row", "map", "stacked")
         if t.shape(left) != t.shape(right) or x.tokens != other.tokens:
             raise Unknown("an Add that broadcasts")
         return replace(x, site=t.add_site(node, Op.ADD, (x.site, other.site)))

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from archnet.aten_moved import scaled_queries
 from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, root_mean_square
+from archnet.converters.softmax import HIDDEN
 from archnet.network import SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import bias_before, hides_padding, side_constant, visibility_of, window_of
@@ -113,6 +114,11 @@ def reshape(t: Translator, node: fx.Node) -> Known:
         raise Unknown("a reshape of attention scores")
     if found.layout == "tokens" and len(after) == 4 and before[:2] == after[:2]:
         return replace(found, layout="split", heads=after[2])
+    if found.layout == "tokens" and after == (before[0] * before[1], before[2]):
+        return replace(found, layout="stacked")
+    tokens = t.probes[0].values.get(found.tokens)
+    if found.layout == "stacked" and tokens is not None and after[:-1] == tokens.shape:
+        return replace(found, layout="tokens")
     if found.layout == "split" and len(after) == 3 and before[:2] == after[:2]:
         return replace(found, layout="tokens")
     raise Unknown(f"a reshape from {found.layout} {before} to {after}")
@@ -194,6 +200,10 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
         causal |= seen == "causal"
         if addend_bias is not None:
             bias = addend_bias if bias is None else bias + addend_bias
+    if causal and "decoder_input_ids" not in t.inputs:  # a decoder alone reads whole texts here
+        later = torch.ones(2 * (t.probes[0].input_ids.shape[1],), dtype=torch.bool).triu(1)
+        bias = torch.where(later, HIDDEN, 0.0 if bias is None else bias)
+        bias, causal = bias.reshape(-1, *later.shape), False
     parameters = {} if bias is None else {"bias": bias}
     scale = scaled_queries(t, query.site, scores.scale)
     attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scale, "masked": masked}

@@ -243,8 +243,6 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
     if asked not in profile.attention_forms:
         return _refuse(site, f"{profile.name} has no attention form '{asked}'")
     causal = bool(site.attributes.get("causal", False))
-    if causal and "decoder_input_ids" not in network.inputs:
-        return _refuse(site, "it is causal, which is known in the decoder of an encoder-decoder only")
     form = forms_of(network, asked)[site.name]
     place = attention_place(site, network)
     where, other = f"{place}: " if place else "", "" if form == asked else NOT_MIXED[place]

@@ -132,6 +132,15 @@ FAMILIES: dict[str, Family] = {
     "nomic_bert": Family("nomic_bert", extra=_PLAIN_TOKENS),
     "roformer": Family("roformer", attention="eager", extra=_PLAIN_TOKENS),
     "esm": Family("esm", extra=(*_PLAIN_TOKENS, ("position_embedding_type", "rotary"), ("mask_token_id", 4))),
+    "gpt2": Family(
+        "gpt2",
+        size_names=("n_embd", "n_layer", "n_head", "n_inner"),
+        extra=(("pad_token_id", 0), ("n_positions", MAX_POSITIONS), ("bos_token_id", 2), ("eos_token_id", 3)),
+    ),
+    "llama": Family(
+        "llama",
+        extra=(*_PLAIN_TOKENS, ("num_key_value_heads", 2), ("bos_token_id", 2), ("eos_token_id", 3)),
+    ),
     "eurobert": Family("eurobert", extra=(*_PLAIN_TOKENS, ("num_key_value_heads", 2))),
     "vit": Family("vit", "none", extra=_PICTURES),
     "deit": Family("deit", "none", extra=(*_PICTURES, ("architectures", ["DeiTForImageClassification"]))),

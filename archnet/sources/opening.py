@@ -18,6 +18,7 @@ from archnet.generation import GenerationSettings
 from archnet.sources.factory import call_factory
 from archnet.sources.folder import module_config, module_max_length, open_folder
 from archnet.sources.hub import download, looks_like_hub_name
+from archnet.sources.pretrained import without_cache
 from archnet.sources.quiet import quiet_transformers
 from archnet.sources.source import (
     DEFAULT_MAX_LENGTH,
@@ -230,6 +231,7 @@ def _plain_float(module: nn.Module, name: str) -> nn.Module:
     if any(tensor.is_meta for tensor in module.state_dict().values()):
         raise ArchNetError(f"{name} has tensors without data (meta device)", fix="load its weights first")
     module = module.to(device="cpu", dtype=torch.float32).eval()
+    without_cache(module)
     switch = getattr(module, "set_attn_implementation", None)
     if (
         callable(switch)

@@ -54,7 +54,15 @@ def load_pretrained(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, tu
         notes.append(
             f"{len(unused)} tensors are not part of the encoder and are left out: {', '.join(heads[:5])}"
         )
+    without_cache(module)
     return module.to(torch.float32).eval(), tuple(notes)
+
+
+def without_cache(module: nn.Module) -> None:
+    """Let a decoder alone return no cache: it reads whole texts here."""
+    config: Any = getattr(module, "config", None)
+    if getattr(config, "use_cache", False) and not getattr(config, "is_encoder_decoder", False):
+        config.use_cache = False
 
 
 def _from_pretrained(folder: Path, config: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:

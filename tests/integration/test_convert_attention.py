@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -141,7 +142,9 @@ def test_a_bias_of_pairs_of_positions_is_added_in_integers(
     check_all_equal(archnet, out, "tvm,onnxruntime" if form == "table" else "tvm")
 
 
-@pytest.mark.parametrize(("family", "bits"), [("nomic_bert", "w4a4"), ("modernbert", "w8a8")])
+@pytest.mark.parametrize(
+    ("family", "bits"), [("nomic_bert", "w4a4"), ("modernbert", "w8a8"), ("llama", "w4a8")]
+)
 def test_rotary_positions_and_gated_layers_are_products_in_integers(
     family: str, bits: str, archnet: Archnet, sentences: Path, tmp_path: Path
 ) -> None:
@@ -155,6 +158,25 @@ def test_rotary_positions_and_gated_layers_are_products_in_integers(
     graph = load_graph(BuildDir.open_finished(out).graph_dir)
     assert [node.op for node in graph.nodes].count(Op.MUL) == 5
     check_all_equal(archnet, out, "tvm")
+
+
+def test_a_decoder_alone_reads_whole_texts(archnet: Archnet, sentences: Path, tmp_path: Path) -> None:
+    model, out = make_model_folder(tmp_path / "gpt2", "gpt2", layers=1), tmp_path / "build"
+    with short_presets(12, 4):
+        done = archnet(
+            *("convert", model, "--data", sentences, "--target", "tvm", "--bits", "w4a8"),
+            *("--out", out, "--seq-len", 24),
+        )
+    assert done.exit_code == 0, done.output
+    check_all_equal(archnet, out, "tvm")
+    network, ids = load(out, backend="tvm"), np.arange(5, 17)[None]
+    mask = np.ones_like(ids)
+    whole = network(input_ids=ids, attention_mask=mask).last_hidden_state
+    changed = ids.copy()
+    changed[:, 8:] += 1
+    other = network(input_ids=changed, attention_mask=mask).last_hidden_state
+    np.testing.assert_array_equal(whole[:, :8], other[:, :8])
+    assert (whole[:, 8:] != other[:, 8:]).any()
 
 
 def test_a_chip_without_products_of_elements_refuses_gated_layers(

@@ -271,8 +271,7 @@ def test_a_decoder_with_biases_of_positions_and_gated_layers(archnet: Archnet, t
 
     model = make_translation_folder(tmp_path / "t5", "t5", layers=1)
     with short_presets(12, 4):
-        build = convert(
-            model, text(), target="onnxruntime", bits="w4a8", out=tmp_path / "b", seq_len=SEQUENCE
-        )
+        target, out = "onnxruntime", tmp_path / "b"
+        build = convert(model, text(), target=target, bits="w4a8", out=out, seq_len=SEQUENCE)
     check_all_equal(archnet, build, "tvm")
     assert len(load(build, backend="onnxruntime").translate(text()[:2])) == 2
