@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from tvm import tirx
 
 from archnet.calibration.packing import Packing
 from archnet.export.tvm_isa import GENERIC, Isa, pack_weights, product_tile
-from archnet.export.tvm_packing import pack_runs, unpack_run
+from archnet.export.tvm_packing import pack_runs, unpack_run, unpack_steps
 from archnet.export.tvm_tir import (
     Buffer,
     Expr,
@@ -76,12 +76,25 @@ class LinearForm:
         """The form of a layer."""
         columns, depth = weight.shape
         fitting = isa if depth % isa.depth == 0 else GENERIC
-        return cls(fitting, x.shape[:-1], depth, columns, x.dtype, output.dtype, output.range, packing)
+        form = cls(fitting, x.shape[:-1], depth, columns, x.dtype, output.dtype, output.range, packing)
+        if form.packed_along_depth and depth % (8 // form.packed_width):
+            return replace(form, packing=None)  # no whole number of bytes
+        return form
 
     @property
     def run(self) -> int:
         """Weights of one step in one register."""
         return self.isa.lanes * self.isa.depth
+
+    @property
+    def packed_width(self) -> int:
+        """Bits of a weight as it is stored."""
+        return 8 if self.packing is None else self.packing.width
+
+    @property
+    def packed_along_depth(self) -> bool:
+        """Whether a step's weights in one register are less than a byte, and bytes hold several steps'."""
+        return self.run * self.packed_width < 8
 
     @property
     def tile_shape(self) -> tuple[int, int, int]:
@@ -107,10 +120,12 @@ class LinearForm:
     def parameters(self) -> list[tuple[tuple[Dim, ...], str]]:
         """Shape and dtype of x, packed weights, columns and y."""
         steps, vectors, run = self.tile_shape
-        size, dtype = (run, "int8") if self.packing is None else (run * self.packing.width // 8, "uint8")
+        packed = (steps, vectors, run * self.packed_width // 8)
+        if self.packed_along_depth:
+            packed = (vectors, run, steps * self.packed_width // 8)
         return [
             ((*self.lead, self.depth), self.input_dtype),
-            ((self.blocks, steps, vectors, size), dtype),
+            ((self.blocks, *packed), "int8" if self.packing is None else "uint8"),
             ((3, self.blocks * self.width), "int32"),
             ((*self.lead, self.columns), self.output_dtype),
         ]
@@ -130,6 +145,8 @@ def pack_linear(
     columns[_MULTIPLIER, : form.columns] = multiplier
     columns[_LIMIT, : form.columns] = limits
     weights = pack_weights(isa, weight, isa.tile(form.columns)[0])
+    if form.packed_along_depth:
+        weights = weights.transpose(0, 2, 3, 1)
     return (weights if form.packing is None else pack_runs(weights, form.packing)), columns
 
 
@@ -194,6 +211,10 @@ class _Linear:
         if self.form.packing is None:
             return
         steps, vectors, run = self.form.tile_shape
+        if self.form.packed_along_depth:
+            for v in range(vectors):
+                unpack_steps(self.weights, [block, v], steps, self.form.packing, self.unpacked, v)
+            return
         with serial(steps) as step:
             for v in range(vectors):
                 place = [step, v]

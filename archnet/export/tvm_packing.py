@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from archnet.calibration.packing import Packing
-from archnet.export.tvm_tir import Buffer, Expr, convert, i32, load, ramp, store
+from archnet.export.tvm_tir import Buffer, Expr, convert, i32, load, ramp, serial, store
 
 
 def pack_runs(values: NDArray[Any], packing: Packing) -> NDArray[np.uint8]:
@@ -54,6 +54,20 @@ def unpack_run(
         value = code * constant(packing.step, "uint8") if packing.step != 1 else code
         value = value + constant(_first(packing) % 256, "uint8")
         store(target, convert(value, "int8", count), *place, ramp(piece * count, count))
+
+
+def unpack_steps(
+    source: Buffer, at: list[Expr | int], steps: int, packing: Packing, target: Buffer, place: int
+) -> None:
+    """Write the int8 integers of the run source[*at, 0] to target[0 ... steps - 1, place, 0], one by one."""
+    pieces = 8 // packing.width
+    count = steps // pieces
+    with serial(count) as byte:
+        packed = convert(load(source, *at, 0, byte), "int32")
+        for piece in range(pieces):
+            code = T.bitwise_and(T.shift_right(packed, i32(piece * packing.width)), i32(2**packing.width - 1))
+            value = code * i32(packing.step) + i32(_first(packing))
+            store(target, convert(value, "int8"), byte + piece * count, place, 0)
 
 
 def packed_element(source: Buffer, row: Expr, column: Expr, columns: int, packing: Packing) -> Expr:

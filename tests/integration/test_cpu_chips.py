@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +160,23 @@ def test_tvm_writes_a_library_of_the_processor(tmp_path: Path, target: str, mach
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["text", "cnn"])
+C_NETWORKS: dict[str, Callable[[], QuantizedGraph]] = {
+    "text": lambda: text(),
+    "text w4a4": lambda: tiny_encoder(np.random.default_rng(0), weight_bits=4, activation_bits=4),
+    "text w2a4": lambda: tiny_encoder(np.random.default_rng(0), weight_bits=2, activation_bits=4),
+    "cnn": lambda: image_graph("cnn", Bits(8, 8)),
+    "cnn w2a4": lambda: image_graph("cnn", Bits(2, 4)),
+    "dinov2 w4a8": lambda: image_graph("dinov2", Bits(4, 8)),
+}
+
+
+@pytest.mark.parametrize("kind", C_NETWORKS)
 def test_c_source_computes_the_integers_on_every_processor(tmp_path: Path, kind: str) -> None:
     pytest.importorskip("tvm", reason="needs archnet[tvm]")
     pytest.importorskip("ziglang", reason="needs archnet[tvm]")
-    graph = text() if kind == "text" else image_graph("cnn", Bits(8, 8))
+    graph = C_NETWORKS[kind]()
     folder = build_of(tmp_path / "build", graph)
-    compile_for(folder, "tvm-c", sequence=SEQUENCE if kind == "text" else None)
+    compile_for(folder, "tvm-c", sequence=SEQUENCE if kind.startswith("text") else None)
     source = folder / "compiled" / "tvm-c"
     fed = feed(graph, given(graph, batch=1))
     expected = execute(graph, fed, output_names(graph))
