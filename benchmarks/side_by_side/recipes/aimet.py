@@ -1,8 +1,9 @@
 """AIMET (aimet-onnx) in an environment of its own: QuantSim, sequential MSE, AdaRound.
 
-Its default configuration quantizes every tensor, the attention mask's -3.4e38 among them, and ruins MiniLM
-at 8 bits (cosine 0.37 with float), so it gets one that quantizes what the other tools do: inputs and weights
-of fully connected layers, attention products and convolutions, and the embedding. What is scored is the QDQ
+Its default configuration quantizes every tensor, which is what networks without attention get. In one with
+attention the mask's -3.4e38 is among them, which ruins MiniLM at 8 bits (cosine 0.37 with float), so that
+gets a configuration that quantizes what the other tools do: inputs and weights of fully connected layers,
+attention products and convolutions, and the embedding. What is scored is the QDQ
 file that it exports, in ONNX Runtime; where it cannot export (2 bits), its own simulation.
 """
 
@@ -101,13 +102,16 @@ def _simulation(model: Path, folder: Path, widths: tuple[int, int], example: Inp
     import onnx
     from aimet_onnx import QuantizationSimModel
 
-    settings = folder / "quantsim.json"
-    settings.write_text(json.dumps(CONFIGURATION))
+    network = onnx.load(model)
+    settings: Path | None = None
+    if any(node.op_type == "Softmax" for node in network.graph.node):
+        settings = folder / "quantsim.json"
+        settings.write_text(json.dumps(CONFIGURATION))
     return QuantizationSimModel(
-        onnx.load(model),
+        network,
         param_type=f"int{widths[0]}",
         activation_type=f"int{widths[1]}",
-        config_file=str(settings),
+        config_file=None if settings is None else str(settings),
         dummy_input=example,
         session_options_kwargs={"intra_op_num_threads": threads},
     )
@@ -121,7 +125,8 @@ def _recipe(algorithm: str, settings: str) -> Recipe:
         make=partial(make, algorithm=algorithm),
         open=open_exported,
         settings=f"{settings}, per channel, {EXAMPLES} examples",
-        scope="fully connected layers, attention products, the embedding; the rest in float",
+        scope="fully connected layers, attention products, the embedding, the rest in float; "
+        "all of a network without attention",
         environment="aimet-onnx",
         simulated=("w2a4",),
     )
