@@ -1,0 +1,118 @@
+"""Handlers of the ATen nodes that work on the features of tokens: layers, norms, sums, selections."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx
+
+from archnet.aten_image import IMAGE_INPUT
+from archnet.operators import Op
+from archnet.token_values import Known, Scores, Unknown, Value, scalar_of
+
+if TYPE_CHECKING:
+    from archnet.aten import Translator
+
+
+def linear(t: Translator, node: fx.Node) -> Known:
+    x = t.scaled_value(node.args[0], "tokens", "row", "stacked")
+    parameters = {"weight": t.tensor(node.args[1]) * x.gain}
+    bias = node.args[2] if len(node.args) > 2 else None
+    parameters["bias"] = t.tensor(bias) if bias is not None else torch.zeros(parameters["weight"].shape[0])
+    return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters), gain=1.0)
+
+
+def addmm(t: Translator, node: fx.Node) -> Known:
+    x = t.value(node.args[1], "tokens", "row", "stacked")
+    parameters = {"weight": t.tensor(node.args[2]).T.contiguous(), "bias": t.tensor(node.args[0])}
+    return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
+
+
+def layer_norm(t: Translator, node: fx.Node) -> Known:
+    x = t.value(node.args[0], "tokens", "row", "stacked")
+    shape = node.args[1]
+    if not isinstance(shape, Sequence) or len(shape) != 1:
+        raise Unknown("LayerNorm over more than the last axis")
+    width = t.shape(node)[-1]
+    weight = t.tensor(node.args[2]) if len(node.args) > 2 and node.args[2] is not None else torch.ones(width)
+    bias = t.tensor(node.args[3]) if len(node.args) > 3 and node.args[3] is not None else torch.zeros(width)
+    eps = scalar_of(node.args[4]) if len(node.args) > 4 else 1e-5
+    site = t.add_site(
+        node,
+        Op.LAYER_NORM,
+        (x.site,),
+        parameters={"weight": weight, "bias": bias},
+        attributes={"eps": eps or 0.0},
+    )
+    return replace(x, site=site)
+
+
+def rms_norm(t: Translator, node: fx.Node) -> Known:
+    x = t.value(node.args[0], "tokens", "row")
+    shape = node.args[1]
+    if not isinstance(shape, Sequence) or len(shape) != 1:
+        raise Unknown("RMSNorm over more than the last axis")
+    width = t.shape(node)[-1]
+    given = dict(zip(("weight", "eps"), node.args[2:], strict=False)) | dict(node.kwargs)
+    weight = t.tensor(given["weight"]) if given.get("weight") is not None else torch.ones(width)
+    eps = scalar_of(given.get("eps"))
+    site = t.add_site(
+        node,
+        Op.RMS_NORM,
+        (x.site,),
+        parameters={"weight": weight, "bias": torch.zeros(width)},
+        attributes={"eps": torch.finfo(torch.float32).eps if eps is None else eps},
+    )
+    return replace(x, site=site)
+
+
+def add(t: Translator, node: fx.Node) -> Known:
+    left, right = node.args[0], node.args[1]
+    if node.kwargs.get("alpha", 1) != 1:
+        raise Unknown("add with alpha")
+    if left not in t.known:
+        left, right = right, left
+    assert isinstance(left, fx.Node)
+    found = t.settled(left)
+    if isinstance(found, Scores):
+        if not isinstance(right, fx.Node) or right in t.known or found.probabilities:
+            raise Unknown("attention scores plus a token-dependent tensor")
+        return replace(found, addends=(*found.addends, right))
+    x = t.value(left, "tokens", "row", "map", "stacked")
+    if isinstance(right, fx.Node) and right in t.known:
+        other = t.value(right, "tokens", "row", "map", "stacked")
+        if t.shape(left) != t.shape(right) or x.tokens != other.tokens:
+            raise Unknown("an Add that broadcasts")
+        return replace(x, site=t.add_site(node, Op.ADD, (x.site, other.site)))
+    if not isinstance(right, fx.Node):
+        raise Unknown("a number is added to token features")
+    if x.layout != "tokens":
+        raise Unknown("a constant is added to something else than tokens")
+    table = t.side_table(right, t.shape(left)[1:])
+    return replace(x, site=t.add_site(node, Op.ADD, (x.site,), parameters={"table": table}))
+
+
+def select(t: Translator, node: fx.Node) -> Known:
+    x = t.value(node.args[0], "tokens")
+    axis, index = (int(str(a)) for a in node.args[1:3])
+    if axis != 1:
+        raise Unknown("a selection along another axis than the sequence")
+    return Value(t.add_site(node, Op.SELECT, (x.site,), attributes={"index": index}), "row")
+
+
+def slice_of(t: Translator, node: fx.Node) -> Known:
+    """A slice that takes everything, or of an image's tokens those from one on, for a mean over them."""
+    source = node.all_input_nodes[0]
+    before, after = t.shape(source), t.shape(node)
+    if before == after:
+        return t.settled(source)
+    axis, first = int(str(node.args[1])), before[1] - after[1]
+    last = (*node.args[2:], None, None)[1]
+    if t.inputs != (IMAGE_INPUT,) or axis != 1 or node.args[2] != first or last not in (None, sys.maxsize):
+        raise Unknown("a slice of token features")
+    x = t.value(source, "tokens", "later")
+    return replace(x, layout="later", first=x.first + first)
