@@ -292,7 +292,7 @@ def _add(c: NodeCheck) -> Shape:
     for name, spec in (("multiplier_a", a), ("multiplier_b", b)):
         total += c.integer(name, 1, MAX_MULTIPLIER) * _magnitude(spec)
     c.accumulates(total)
-    return _broadcast(a.shape, b.shape)
+    return _broadcast(a.shape, b.shape, "adds {} to {}")
 
 
 def _mul(c: NodeCheck) -> Shape:
@@ -300,15 +300,15 @@ def _mul(c: NodeCheck) -> Shape:
     c.output_is("int8", "uint8")
     multiplier = c.integer("multiplier", 1, MAX_MULTIPLIER)
     _check_factor(accumulator_factor(_scale(a), _scale(b), _scale(c.output)), np.asarray(multiplier))
-    return _broadcast(a.shape, b.shape)
+    return _broadcast(a.shape, b.shape, "multiplies {} by {}")
 
 
-def _broadcast(a: Shape, b: Shape) -> Shape:
+def _broadcast(a: Shape, b: Shape, joined: str) -> Shape:
     rank = max(len(a), len(b))
     pairs = zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True)
     shape: list[Dim] = []
     for i, j in pairs:
-        require(i == j or 1 in (i, j), f"joins {a} and {b}")
+        require(i == j or 1 in (i, j), joined.format(a, b))
         shape.append(j if i == 1 else i)
     return tuple(shape)
 

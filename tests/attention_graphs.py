@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from archnet.config import Bits
 from archnet.graph import Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
+from archnet.single_operators import single_operator
 
 
 def with_table_softmax(graph: QuantizedGraph) -> QuantizedGraph:
@@ -59,3 +61,16 @@ def with_padding(graph: QuantizedGraph) -> QuantizedGraph:
             node = replace(node, inputs=("cropped", *node.inputs[1:]))
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes), tensors=tensors)
+
+
+def product_graph(bits: Bits) -> QuantizedGraph:
+    """Two tensors of tokens multiplied element by element, as gated layers do."""
+    graph = single_operator(Op.MUL, "rank 3", bits)
+    (node,), (output,), name = graph.nodes, graph.outputs, "product"
+    tensors = {k: v for k, v in graph.tensors.items() if k != node.output}
+    return replace(
+        graph,
+        nodes=(replace(node, name=name, output=name),),
+        outputs=(replace(output, tensor=name),),
+        tensors={**tensors, name: replace(graph.tensors[node.output], name=name)},
+    )

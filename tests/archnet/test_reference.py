@@ -18,7 +18,7 @@ from archnet.errors import ArchNetError
 from archnet.graph import Dim, Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
 from archnet.reference import OPERATORS, execute, integer_matmul, run_node
-from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
+from tests.attention_graphs import product_graph, with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import Embedding, random_inputs, tiny_encoder
 from tests.image_graphs import image_graph
 
@@ -270,8 +270,21 @@ def test_the_test_networks_use_every_operator() -> None:
         image_graph("vit", Bits(8, 8)),
         image_graph("dinov2", Bits(8, 8)),
         image_graph("beit", Bits(8, 8)),
+        product_graph(Bits(8, 8)),
     )
     assert {node.op for graph in graphs for node in graph.nodes} == set(OPERATORS)
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w8a4"])
+def test_a_product_of_elements_is_that_of_the_reals_within_half_a_step(bits: str) -> None:
+    graph = product_graph(Bits.parse(bits))
+    low, high = graph.tensors["a"].range
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.integers(low, high + 1, (3, 7, 32)).astype(np.int8) for name in "ab"}
+    found = execute(graph, feeds)["product"]
+    scale_a, scale_b, scale = (float(graph.tensors[n].scale or 0) for n in ("a", "b", "product"))
+    wanted = scale_a * feeds["a"].astype(float) * scale_b * feeds["b"] / scale
+    assert np.abs(found - wanted.clip(low, high)).max() <= 0.5 + 1e-4
 
 
 @pytest.mark.parametrize("widths", [{}, {"weight_bits": 4, "activation_bits": 4}], ids=["w8a8", "w4a4"])

@@ -24,9 +24,8 @@ from archnet.export.tvm import compile_tvm
 from archnet.graph import GraphOutput, QuantizedGraph
 from archnet.operators import Op
 from archnet.reference import execute
-from archnet.single_operators import single_operator
 from archnet.targets import list_profiles, load_profile
-from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
+from tests.attention_graphs import product_graph, with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import tiny_encoder
 from tests.image_graphs import image_graph
 
@@ -54,7 +53,7 @@ def networks(bits: Bits, share_levels: int = 255) -> list[QuantizedGraph]:
         with_padding(make()),
         image_graph("vit", bits),
         image_graph("cnn", bits),
-        single_operator(Op.MUL, "rank 3", bits),
+        product_graph(bits),
     ]
 
 
