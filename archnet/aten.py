@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, fx, nn
 
-from archnet.aten_attention import attention, matmul, permute, reshape, scaled, softmax
+from archnet.aten_attention import attention, matmul, permute, reshape, scaled, scaled_features, softmax
 from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
 from archnet.aten_moved import SCALING, moved, named
-from archnet.aten_pooling import masked, row_norm, summed
+from archnet.aten_pooling import centred, masked, row_norm, summed
 from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select, slice_of
 from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of
 from archnet.network import Network, Site, SiteAttribute
@@ -27,7 +27,7 @@ from archnet.side_values import Probe, record, side_constant
 from archnet.token_values import Curve, Known, Moved, MovedParts, Scores, Unknown, Value, node_kind
 from archnet.valid import MASKS
 
-PLAIN = ("tokens", "row", "map", "pooled", "stacked", "moment")
+PLAIN = ("tokens", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
 """Layouts that functions of single elements keep."""
 
 PASS_THROUGH = frozenset(
@@ -219,7 +219,10 @@ class Translator:
             raise Unknown("a list of tensors stands where one is expected")
         assert isinstance(node, fx.Node)
         if node not in self.named:
-            self.named[node] = named(self, node, found)
+            try:
+                self.named[node] = named(self, node, found)
+            except MISREAD as error:
+                raise Unknown("features that are moved in a way that is not known") from error
         return self.named[node]
 
     def _name(self, curve: Curve) -> Value:
@@ -238,19 +241,19 @@ class Translator:
             left, right = (self.value(a, "tokens", "row", "map") for a in operands)
             return replace(left, site=self.add_site(curve.node, Op.ADD, (left.site, right.site)))
         if factor is not None and curve.base.site in self.tables:
-            return self._scaled_words(curve, factor)
+            return self.scaled_words(curve.node, curve.base, factor)
         if factor is not None:
             return replace(curve.base, gain=factor)
         reason = "an elementwise function that no converter knows"
         return self._refuse(curve.node, node_kind(curve.node), reason, [curve.base.site])
 
-    def _scaled_words(self, curve: Curve, factor: float) -> Value:
+    def scaled_words(self, node: fx.Node, words: Value, factor: float) -> Value:
         """A word embedding times a number: an embedding from a table of its own."""
-        parameters = {"table": self.tables[curve.base.site] * factor}
-        ids = next(site.inputs for site in self.sites if site.name == curve.base.site)
-        site = self.add_site(curve.node, Op.EMBEDDING, ids, parameters=parameters)
+        parameters = {"table": self.tables[words.site] * factor}
+        ids = next(site.inputs for site in self.sites if site.name == words.site)
+        site = self.add_site(node, Op.EMBEDDING, ids, parameters=parameters)
         self.tables[site] = parameters["table"]
-        return replace(curve.base, site=site)
+        return replace(words, site=site)
 
     def add_site(
         self,
@@ -303,9 +306,15 @@ class Translator:
     def value(self, node: object, *layouts: str) -> Value:
         """The token-dependent value of a node, in one of these layouts and without a pending gain."""
         found = self.scaled_value(node, *layouts)
-        if found.gain != 1.0 and "heads" not in layouts:
+        if found.gain == 1.0 or "heads" in layouts:
+            return found
+        if found.layout not in ("tokens", "row", "stacked"):
             raise Unknown("a scaled tensor is known only as the query or key of attention")
-        return found
+        assert isinstance(node, fx.Node)
+        width = self.shape(node)[-1]
+        value = scaled_features(self, node, replace(found, gain=1.0), torch.full((width,), found.gain))
+        self.known[node] = value
+        return value
 
     def scaled_value(self, node: object, *layouts: str) -> Value:
         """The same with its pending gain, for an operator that can take it in."""
@@ -397,6 +406,7 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "slice": slice_of,
     **dict.fromkeys(("masked_fill", "where"), masked),
     "sum": summed,
+    "sub": centred,
     **IMAGE_HANDLERS,
     **dict.fromkeys(("linalg_vector_norm", "norm", "clamp_min", "clamp", "expand_as"), row_norm),
 }

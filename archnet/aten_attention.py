@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from archnet.aten_moved import scaled_queries
-from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, root_mean_square
+from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, normed
 from archnet.converters.softmax import HIDDEN
 from archnet.network import SiteAttribute
 from archnet.operators import Op
@@ -32,7 +32,7 @@ def scaled(t: Translator, node: fx.Node) -> Known:
         source, by = by, source
     if _is_moment(t, by):
         divided = node_kind(node).startswith("div")
-        return root_mean_square(t, node, source, t.known[by], divided=divided)  # type: ignore[index]
+        return normed(t, node, source, t.known[by], divided=divided)  # type: ignore[index]
     found = t.settled(source)
     if isinstance(found, Value) and found.layout == "sum":
         return averaged(t, node, found)
@@ -48,7 +48,8 @@ def scaled(t: Translator, node: fx.Node) -> Known:
             factor = float(constant)
         elif _one_a_feature(found, constant):
             scale = constant.reshape(-1).float()
-            return _scaled_channels(t, node, source, 1 / scale if node_kind(node) == "div" else scale)
+            x = t.value(source, "tokens", "row")
+            return scaled_features(t, node, x, 1 / scale if node_kind(node) == "div" else scale)
     if factor is None:
         return masked(t, node)
     if node_kind(node).startswith("div"):
@@ -59,12 +60,14 @@ def scaled(t: Translator, node: fx.Node) -> Known:
         return replace(found, scale=found.scale * factor)
     if not isinstance(found, Value) or found.layout not in ("tokens", "row", "split", "heads", "heads_t"):
         raise Unknown(PRODUCT)
+    if found.site in t.tables:
+        return t.scaled_words(node, found, factor)
     return replace(found, gain=found.gain * factor)
 
 
 def _is_moment(t: Translator, node: object) -> bool:
     found = t.known.get(node) if isinstance(node, fx.Node) else None
-    return isinstance(found, Curve) and found.base.layout == "moment"
+    return isinstance(found, Curve) and found.base.layout in ("moment", "variance")
 
 
 def _product(t: Translator, node: fx.Node, left: Value, right: Known) -> Value:
@@ -90,11 +93,10 @@ def _read_once(t: Translator, site: str) -> bool:
     return all(len(n.users) == 1 for n, v in t.known.items() if isinstance(v, Value) and v.site == site)
 
 
-def _scaled_channels(t: Translator, node: fx.Node, source: object, scale: Tensor) -> Value:
-    """Features times a number each (LayerScale): in the weights of the layer that alone makes them."""
-    x = t.value(source, "tokens", "row")
+def scaled_features(t: Translator, node: fx.Node, x: Value, scale: Tensor) -> Value:
+    """Features times a number each (LayerScale): in the weights of what alone makes them, or a layer."""
     producer = next(site for site in t.sites if site.name == x.site)
-    if producer.op in (Op.LINEAR, Op.RMS_NORM) and _read_once(t, x.site):
+    if producer.op in (Op.LINEAR, Op.RMS_NORM, Op.LAYER_NORM) and _read_once(t, x.site):
         weight, bias = (producer.parameters[role] for role in ("weight", "bias"))
         t.tensors[weight] = t.tensors[weight] * (scale[:, None] if producer.op is Op.LINEAR else scale)
         t.tensors[bias] = t.tensors[bias] * scale
@@ -106,10 +108,10 @@ def _scaled_channels(t: Translator, node: fx.Node, source: object, scale: Tensor
 def reshape(t: Translator, node: fx.Node) -> Known:
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    found = t.settled(source)
     before, after = t.shape(source), t.shape(node)
     if before == after:
-        return found
+        return t.known[source]
+    found = t.settled(source)
     if not isinstance(found, Value):
         raise Unknown("a reshape of attention scores")
     if found.layout == "tokens" and len(after) == 4 and before[:2] == after[:2]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
-from archnet.aten_pooling import mean_square
+from archnet.aten_pooling import feature_mean
 from archnet.network import SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import side_constant
@@ -159,7 +159,7 @@ def mean(t: Translator, node: fx.Node) -> Known:
     source = node.all_input_nodes[0]
     rank = len(t.shape(source))
     if axes in ([-1], [rank - 1]) and t.shape(node) == (*t.shape(source)[:-1], 1):
-        return mean_square(t, source)
+        return feature_mean(t, source)
     if t.inputs == (IMAGE_INPUT,) and rank == 3 and axes in ([1], [-2]) and len(t.shape(node)) == 2:
         x = t.value(source, "tokens", "later")
         return Value(t.add_site(node, Op.TOKEN_MEAN, (x.site,), attributes={"first": x.first}), "row")

@@ -76,6 +76,8 @@ def as_moved(t: Translator, node: fx.Node) -> Moved | None:
         return found
     if not isinstance(found, Value) or found.layout not in ("tokens", "split", "heads", "heads_t"):
         return None
+    if found.site in t.refused:  # nothing is known of its layout
+        return None
     shape = t.shape(node)
     order = {"heads": (0, 2, 1, 3), "heads_t": (0, 3, 1, 2)}.get(found.layout, tuple(range(len(shape))))
     sizes = [shape[i] for i in order]

@@ -24,30 +24,52 @@ def _same(got: Tensor, wanted: Tensor) -> bool:
     return got.shape == wanted.shape and torch.allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-def mean_square(t: Translator, node: fx.Node) -> Value:
-    """The mean of squared features over each token, on the way to an RMSNorm."""
+def feature_mean(t: Translator, node: fx.Node) -> Value:
+    """The mean over a token's features of what a node holds, on the way to a norm in plain arithmetic.
+
+    Of squared features (or squared distances from their mean) it is a "moment" (a "variance"), of features
+    themselves their "average".
+    """
     found = t.known[node]
-    square = isinstance(found, Curve) and torch.allclose(found.samples, GRID.square())
-    if not isinstance(found, Curve) or not square or found.base.layout not in ("tokens", "row"):
-        raise Unknown("a mean over features that is no part of an RMSNorm")
-    return replace(found.base, layout="moment")
+    if not isinstance(found, Curve):
+        return replace(t.value(node, "tokens", "row"), layout="average")
+    operand = next((a for a in node.all_input_nodes if a in t.known), node)
+    x, inner = t.settled(operand), t.known[operand]
+    reals = inner.samples if isinstance(inner, Curve) else GRID
+    square = isinstance(x, Value) and torch.allclose(found.samples, reals.square())
+    if not isinstance(x, Value) or not square or x.layout not in ("tokens", "row", "centred"):
+        raise Unknown("a mean over features that is no part of a norm")
+    return replace(x, layout="variance" if x.layout == "centred" else "moment", gain=1.0)
 
 
-def root_mean_square(t: Translator, node: fx.Node, source: object, by: Known, *, divided: bool) -> Value:
-    """Features times (m + eps)**-0.5, or divided by its inverse, m the mean of their squares."""
+def centred(t: Translator, node: fx.Node) -> Value:
+    """Features minus their mean."""
+    x, mean = t.value(node.args[0], "tokens", "row"), t.value(node.args[1], "average")
+    if x.site != mean.site:
+        raise Unknown("features minus the mean of others")
+    return replace(x, layout="centred")
+
+
+def normed(t: Translator, node: fx.Node, source: object, by: Known, *, divided: bool) -> Value:
+    """Features times (m + eps)**-0.5, or divided by its inverse: an RMSNorm, or of centred ones a LayerNorm.
+
+    m is the mean of their squares.
+    """
     assert isinstance(by, Curve)
-    x = t.value(source, "tokens", "row")
+    x = t.value(source, "tokens", "row", "centred")
     factor = 1 / by.samples if divided else by.samples
     positive = GRID > 0.5
     eps = float(factor[positive][0] ** -2 - GRID[positive][0])
     wanted = (GRID[positive] + eps) ** -0.5
-    if x.site != by.base.site or not torch.allclose(factor[positive], wanted, rtol=1e-6):
+    alike = x.site == by.base.site and (x.layout == "centred") == (by.base.layout == "variance")
+    if not alike or not torch.allclose(factor[positive], wanted, rtol=1e-6):
         raise Unknown("features divided by something else than their root mean square")
     width = t.shape(node)[-1]
     parameters = {"weight": torch.ones(width), "bias": torch.zeros(width)}
-    eps = max(round(eps, 12), 0.0)
-    site = t.add_site(node, Op.RMS_NORM, (x.site,), parameters=parameters, attributes={"eps": eps})
-    return replace(x, site=site)
+    op = Op.LAYER_NORM if x.layout == "centred" else Op.RMS_NORM
+    attributes = {"eps": max(round(eps, 12), 0.0)}
+    site = t.add_site(node, op, (x.site,), parameters=parameters, attributes=attributes)
+    return replace(x, site=site, layout="tokens" if x.layout == "centred" else x.layout)
 
 
 def masked(t: Translator, node: fx.Node) -> Known:

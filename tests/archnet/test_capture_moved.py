@@ -169,9 +169,36 @@ def test_an_rms_norm_in_plain_arithmetic(written: Callable[[Tensor, Tensor], Ten
 
 
 @pytest.mark.parametrize(
+    "written",
+    [
+        lambda x, w: w * ((x - x.mean(-1, keepdim=True)) * torch.rsqrt(deviation(x) + 1e-5)),
+        lambda x, w: (x - x.mean(-1, keepdim=True)) / torch.sqrt(deviation(x) + 1e-5) * w,
+    ],
+)
+def test_a_layer_norm_in_plain_arithmetic(written: Callable[[Tensor, Tensor], Tensor]) -> None:
+    found = captured(Normed(written))
+    assert [site.op for site in found.network.sites] == [Op.EMBEDDING, Op.LAYER_NORM, Op.LINEAR]
+    assert found.network.sites[1].attributes["eps"] == pytest.approx(1e-5)
+
+
+def deviation(x: Tensor) -> Tensor:
+    return (x - x.mean(-1, keepdim=True)).pow(2).mean(-1, keepdim=True)
+
+
+def test_a_scaled_word_is_normed_by_its_own_mean_square() -> None:
+    def written(x: Tensor, w: Tensor) -> Tensor:
+        y = x * 4.0
+        return y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-2) * w
+
+    found = captured(Normed(written))
+    assert [site.op for site in found.network.sites] == [Op.EMBEDDING, Op.RMS_NORM, Op.LINEAR]
+    assert found.network.sites[1].attributes["eps"] == pytest.approx(1e-2)
+
+
+@pytest.mark.parametrize(
     ("written", "reason"),
     [
-        (lambda x, w: x * torch.rsqrt(x.abs().mean(-1, keepdim=True) + 1e-6), "no part of an RMSNorm"),
+        (lambda x, w: x * torch.rsqrt(x.abs().mean(-1, keepdim=True) + 1e-6), "no part of a norm"),
         (lambda x, w: x * (x.pow(2).mean(-1, keepdim=True) + 1.0), "else than their root mean square"),
     ],
 )
