@@ -101,8 +101,10 @@ def _export_simulation(sim: Any, order: Order, example: Inputs) -> list[Path]:
 def _simulation(model: Path, folder: Path, widths: tuple[int, int], example: Inputs, threads: int) -> Any:
     import onnx
     from aimet_onnx import QuantizationSimModel
+    from aimet_onnx.utils import duplicate_shared_initializers
 
     network = onnx.load(model)
+    duplicate_shared_initializers(network.graph)  # it refuses an embedding that is an output layer too
     settings: Path | None = None
     if any(node.op_type == "Softmax" for node in network.graph.node):
         settings = folder / "quantsim.json"
