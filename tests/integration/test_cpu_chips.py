@@ -166,7 +166,6 @@ C_NETWORKS: dict[str, Callable[[], QuantizedGraph]] = {
     "text w2a4": lambda: tiny_encoder(np.random.default_rng(0), weight_bits=2, activation_bits=4),
     "cnn": lambda: image_graph("cnn", Bits(8, 8)),
     "cnn w2a4": lambda: image_graph("cnn", Bits(2, 4)),
-    "dinov2 w4a8": lambda: image_graph("dinov2", Bits(4, 8)),
 }
 
 
