@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archnet.converters.attention import mix_tokens
-from archnet.converters.softmax import later_keys, relu_weights, seen_keys
+from archnet.converters.softmax import hides, later_keys, relu_weights, seen_keys
 from archnet.network import Network, Site
 from archnet.operators import Op
 
@@ -34,9 +34,10 @@ class NetworkModule(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
+        fixed = _constants(network)
         self.values = nn.ParameterDict(
             {
-                _key(k): nn.Parameter(v.clone(), requires_grad=v.is_floating_point())
+                _key(k): nn.Parameter(v.clone(), requires_grad=v.is_floating_point() and k not in fixed)
                 for k, v in network.tensors.items()
             }
         )
@@ -85,6 +86,13 @@ class NetworkModule(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """Current values of the network's tensors by their own keys."""
         return {k: self.values[_key(k)].detach() for k in self.network.tensors}
+
+
+def _constants(network: Network) -> set[str]:
+    """Tensors that no training may change: tables of rotary positions, and biases that hide keys."""
+    tables = {s.parameters["table"] for s in network.sites if s.op is Op.MUL and "table" in s.parameters}
+    biases = [s.parameters["bias"] for s in network.sites if s.op is Op.ATTENTION and "bias" in s.parameters]
+    return tables | {key for key in biases if hides(network.tensors[key])}
 
 
 def _key(name: str) -> str:

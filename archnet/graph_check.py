@@ -12,7 +12,8 @@ import numpy as np
 
 from archnet.errors import ArchNetError
 from archnet.graph import GraphOutput, QuantizedGraph, TensorSpec
-from archnet.node_check import MAX_SEQUENCE, SYMBOLS, Fault, NodeCheck, check_range, require
+from archnet.node_check import MAX_SEQUENCE, SYMBOLS, Fault, check_range, require
+from archnet.node_check_operators import check_node
 
 _DTYPE_BITS = {"int8": 8, "uint8": 8, "int32": 32, "int64": 64}
 
@@ -31,7 +32,7 @@ def validate_graph(graph: QuantizedGraph) -> None:
             _check_spec(key, spec)
         known = {spec.name for spec in graph.inputs}
         for node in graph.nodes:
-            NodeCheck(graph, node).run(known)
+            check_node(graph, node, known)
             known.add(node.output)
         for output in graph.outputs:
             _check_output(graph, output, known)

@@ -1,12 +1,10 @@
-"""Checks of single nodes of a QuantizedGraph: inputs, attributes, constants, shapes, accumulators.
+"""What the checks of a QuantizedGraph's nodes ask for: inputs, attributes, constants, accumulators, factors.
 
-`OPERATORS` lists the check of each operator. Each gives the shape that the output must have.
+The checks themselves are in archnet/node_check_operators.py and archnet/node_check_image.py.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archnet.calibration.affine import MAX_MULTIPLIER, MULTIPLIER_SHIFT, accumulator_factor
-from archnet.graph import WIDEN_SHIFT, Dim, Node, QuantizedGraph, TensorSpec
-from archnet.operators import Op
+from archnet.graph import Dim, Node, QuantizedGraph, TensorSpec
 
 Shape = tuple[Dim, ...]
 
@@ -56,28 +53,6 @@ class NodeCheck:
     @property
     def output(self) -> TensorSpec:
         return self.graph.tensors[self.node.output]
-
-    def run(self, known: set[str]) -> None:
-        """Check the node, given the tensors made before it."""
-        try:
-            for name in self.node.inputs:
-                require(
-                    name in known or name in self.graph.constants,
-                    f"reads {name}, which is no constant and not made before it",
-                )
-            from archnet.node_check_image import IMAGE_OPERATORS
-
-            known_operators = OPERATORS | IMAGE_OPERATORS
-            require(self.node.op in known_operators, f"{self.node.op} is no operator of the integer network")
-            count, check = known_operators[self.node.op]
-            require(
-                len(self.node.inputs) == count or (count < 0 and len(self.node.inputs) >= -count),
-                f"has {len(self.node.inputs)} inputs",
-            )
-            shape = check(self)
-            require(shape == self.output.shape, f"its output has shape {self.output.shape}, not {shape}")
-        except Fault as fault:
-            raise Fault(f"{self.node.name} ({self.node.op}): {fault}") from None
 
     def tensor(self, index: int, *dtypes: str) -> TensorSpec:
         """Input `index`, which must be a tensor of one of these dtypes."""
@@ -148,16 +123,6 @@ def _check_weights(c: NodeCheck, weight: NDArray[np.generic], bits: int) -> None
     require(bool((weight.astype(np.int64) % step == 0).all()), f"{name} holds no multiples of {step}")
 
 
-def _linear(c: NodeCheck) -> Shape:
-    x = c.tensor(0, "int8", "uint8")
-    width = x.shape[-1]
-    require(isinstance(width, int), f"its input {x.name} has no fixed width")
-    assert isinstance(width, int)
-    weight = c.constant(1, "int8", (None, width))
-    check_weighted(c, x, weight)
-    return (*x.shape[:-1], int(weight.shape[0]))
-
-
 def check_weighted(c: NodeCheck, x: TensorSpec, weight: NDArray[Any]) -> None:
     """What fully connected layers and convolutions have alike; weight (channels, ...)."""
     rows = weight.shape[0]
@@ -167,291 +132,29 @@ def check_weighted(c: NodeCheck, x: TensorSpec, weight: NDArray[Any]) -> None:
     bits = c.integer("weight_bits", 1, 8)
     _check_weights(c, weight, bits)
     check_range(c.node.inputs[3], multiplier, (1, MAX_MULTIPLIER))
-    magnitudes = np.abs(weight.reshape(rows, -1).astype(np.int64)).sum(axis=1) * _magnitude(x)
+    magnitudes = np.abs(weight.reshape(rows, -1).astype(np.int64)).sum(axis=1) * magnitude(x)
     c.accumulates(int((magnitudes + np.abs(bias.astype(np.int64))).max()))
     require(bool((weight_scale > 0).all()), "a weight scale is not positive")
     if c.output.dtype == "int32":  # the accumulators themselves
         require(bool((multiplier == 2**MULTIPLIER_SHIFT).all()), "its int32 output has a multiplier")
         return
-    _check_factor(accumulator_factor(_scale(x), weight_scale, _scale(c.output)), multiplier)
+    check_factor(accumulator_factor(scale_of(x), weight_scale, scale_of(c.output)), multiplier)
 
 
-def _matmul(c: NodeCheck) -> Shape:
-    a, b = c.tensor(0, "int8", "uint8"), c.tensor(1, "int8", "uint8")
-    c.output_is("int8", "uint8")
-    multiplier = c.integer("multiplier", 1, MAX_MULTIPLIER)
-    transpose = c.node.attributes.get("transpose_b", False)
-    require(isinstance(transpose, bool), f"attribute transpose_b is {transpose!r}, not a bool")
-    require(len(a.shape) == len(b.shape) >= 2, f"multiplies {a.shape} by {b.shape}")
-    depth_b, width = (b.shape[-1], b.shape[-2]) if transpose else (b.shape[-2], b.shape[-1])
-    require(a.shape[-1] == depth_b and a.shape[:-2] == b.shape[:-2], f"multiplies {a.shape} by {b.shape}")
-    c.accumulates(c.extent(a.shape[-1]) * _magnitude(a) * _magnitude(b))
-    _check_factor(accumulator_factor(_scale(a), _scale(b), _scale(c.output)), np.asarray(multiplier))
-    return (*a.shape[:-1], width)
-
-
-def _mean_matmul(c: NodeCheck) -> Shape:
-    a, b = c.tensor(0, "int8", "uint8"), c.tensor(1, "int8", "uint8")
-    c.output_is("int8", "uint8")
-    good = len(a.shape) == len(b.shape) == 4 and a.shape[-1] == b.shape[-2] and a.shape[:-2] == b.shape[:-2]
-    require(good, f"multiplies {a.shape} by {b.shape}")
-    multipliers = c.constant(2, "int32", (None,))
-    check_range(c.node.inputs[2], multipliers, (1, MAX_MULTIPLIER))
-    keys = c.extent(a.shape[-1])
-    require(len(multipliers) >= keys, f"has {len(multipliers)} multipliers for {keys} positions")
-    if len(c.node.inputs) > 3:
-        mask = c.tensor(3, "int64")
-        require(mask.shape == (a.shape[0], a.shape[-1]), f"masks {a.shape} by {mask.shape}")
-    c.accumulates(keys * _magnitude(a) * _magnitude(b))
-    return (*a.shape[:-1], b.shape[-1])
-
-
-def _zero_pad(c: NodeCheck) -> Shape:
-    x = c.tensor(0, "int8", "uint8")
-    c.output_like(x)
-    positions = c.output.shape[1] if len(c.output.shape) == 3 else None
-    good = len(x.shape) == 3 and isinstance(positions, int) and positions >= c.extent(x.shape[1])
-    require(good, f"makes {c.output.shape} of {x.shape}")
-    assert isinstance(positions, int)
-    if len(c.node.inputs) > 1:
-        mask = c.tensor(1, "int64")
-        require(mask.shape == x.shape[:2], f"masks {x.shape} by {mask.shape}")
-    return (x.shape[0], positions, x.shape[2])
-
-
-def _crop(c: NodeCheck) -> Shape:
-    x = c.tensor(0, "int8", "uint8")
-    c.output_like(x)
-    size = x.shape[1] if len(x.shape) == 3 else None
-    good = isinstance(size, int) and size >= c.graph.max_sequence
-    require(good, f"crops {x.shape} to {c.graph.max_sequence} positions")
-    return (x.shape[0], "sequence", x.shape[2])
-
-
-def _embedding(c: NodeCheck) -> Shape:
-    ids = c.tensor(0, "int64")
-    table = c.constant(1, c.output.dtype, (None, None))
-    c.output_is("int8", "uint8")
-    check_range(c.node.inputs[1], table, c.output.range)
-    return (*ids.shape, int(table.shape[1]))
-
-
-def _one_hot(c: NodeCheck) -> Shape:
-    ids = c.tensor(0, "int64")
-    depth = c.integer("depth", 1, 2**24)
-    c.output_is("uint8")
-    require(c.output.bits == 1, f"its output has {c.output.bits} bits, not 1")
-    require(len(ids.shape) in (2, 3), f"its input has shape {ids.shape}")
-    digits = ids.shape[2] if len(ids.shape) == 3 else 1
-    require(isinstance(digits, int), f"its input has shape {ids.shape}")
-    assert isinstance(digits, int)
-    return (*ids.shape[:2], digits * depth)
-
-
-def _slice(c: NodeCheck) -> Shape:
-    c.output_is("int8", "uint8")
-    pairs = c.graph.constants[c.node.inputs[0]].ndim == 3
-    table = c.constant(0, c.output.dtype, (None,) * (3 if pairs else 2))
-    check_range(c.node.inputs[0], table, c.output.range)
-    positions: Dim = c.output.shape[-2]
-    for rows, wanted in zip(table.shape[-2:], c.output.shape[-2:] if pairs else [positions], strict=False):
-        require(rows >= c.extent(wanted), f"has {rows} rows for {c.extent(wanted)} positions")
-    if pairs:
-        return (int(table.shape[0]), *c.output.shape[-2:])
-    batch: Shape = ("batch",) if len(c.output.shape) == 3 else ()
-    return (*batch, positions, int(table.shape[1]))
-
-
-def _mask(c: NodeCheck) -> Shape:
-    x, mask = c.tensor(0, "int8"), c.tensor(1, "int64")
-    c.output_like(x)
-    good = len(x.shape) >= 2 and mask.shape == (x.shape[0], x.shape[-1])
-    require(good, f"masks {x.shape} by {mask.shape}")
-    return x.shape
-
-
-def _softmax(c: NodeCheck) -> Shape:
-    x = c.tensor(0, "int8")
-    table = c.constant(1, "int32", (256,))
-    check_range(c.node.inputs[1], table, (0, SOFTMAX_ONE))
-    require(int(table[0]) == SOFTMAX_ONE, f"its table begins with {table[0]}, not {SOFTMAX_ONE}")
-    require(bool((np.diff(table) <= 0).all()), "its table rises")
-    c.output_is("uint8")
-    most = 2**c.output.bits
-    known = [np.float32(1 / levels) for levels in (most - 1, most)]
-    wrong = f"its output's scale is {c.output.scale}, neither 1/{most - 1} nor 1/{most}"
-    require(np.float32(_scale(c.output)) in known, wrong)
-    require(c.extent(x.shape[-1]) <= MAX_SEQUENCE, f"spans more than {MAX_SEQUENCE} positions")
-    return x.shape
-
-
-def _add(c: NodeCheck) -> Shape:
-    a, b = c.tensor(0, "int8", "uint8"), c.tensor(1, "int8", "uint8")
-    c.output_is("int8", "uint8")
-    total = 0
-    for name, spec in (("multiplier_a", a), ("multiplier_b", b)):
-        total += c.integer(name, 1, MAX_MULTIPLIER) * _magnitude(spec)
-    c.accumulates(total)
-    return _broadcast(a.shape, b.shape, "adds {} to {}")
-
-
-def _mul(c: NodeCheck) -> Shape:
-    a, b = c.tensor(0, "int8", "uint8"), c.tensor(1, "int8", "uint8")
-    c.output_is("int8", "uint8")
-    multiplier = c.integer("multiplier", 1, MAX_MULTIPLIER)
-    _check_factor(accumulator_factor(_scale(a), _scale(b), _scale(c.output)), np.asarray(multiplier))
-    return _broadcast(a.shape, b.shape, "multiplies {} by {}")
-
-
-def _broadcast(a: Shape, b: Shape, joined: str) -> Shape:
-    rank = max(len(a), len(b))
-    pairs = zip((1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b, strict=True)
-    shape: list[Dim] = []
-    for i, j in pairs:
-        require(i == j or 1 in (i, j), joined.format(a, b))
-        shape.append(j if i == 1 else i)
-    return tuple(shape)
-
-
-def _requantize(c: NodeCheck) -> Shape:
-    x = c.tensor(0, "int8", "uint8")
-    c.output_is("int8", "uint8")
-    multiplier = c.integer("multiplier", 1, MAX_MULTIPLIER)
-    _check_factor(accumulator_factor(_scale(x), 1.0, _scale(c.output)), np.asarray(multiplier))
-    return x.shape
-
-
-def _lookup(c: NodeCheck) -> Shape:
-    x = c.tensor(0, "int8", "uint8")
-    c.output_is("int8", "uint8")
-    table = c.constant(1, c.output.dtype, (256,))
-    check_range(c.node.inputs[1], table, c.output.range)
-    function = c.node.attributes.get("function")
-    require(isinstance(function, str), f"attribute function is {function!r}, not a name")
-    return x.shape
-
-
-def _reshape(c: NodeCheck) -> Shape:
-    x = c.tensor(0, "int8", "uint8", "int32")
-    c.output_like(x)
-    wanted = c.sizes("shape")
-    good = all(dim in SYMBOLS if isinstance(dim, str) else dim >= 1 or dim == -1 for dim in wanted)
-    require(good and wanted.count(-1) <= 1, f"attribute shape is {wanted}")
-    have_size, have_symbols = _volume(x.shape)
-    size, symbols = _volume(tuple(dim for dim in wanted if dim != -1))
-    if -1 in wanted:
-        missing = [symbol for symbol in have_symbols if symbol not in symbols]
-        good = have_size % size == 0 and sorted(symbols + missing) == have_symbols and len(missing) <= 1
-        good = good and not (missing and have_size != size)
-        require(good, f"makes {wanted} of {x.shape}")
-        inferred: Dim = missing[0] if missing else have_size // size
-        return tuple(inferred if dim == -1 else dim for dim in wanted)
-    require((size, symbols) == (have_size, have_symbols), f"makes {wanted} of {x.shape}")
-    return wanted
-
-
-def _volume(shape: Shape) -> tuple[int, list[str]]:
-    return math.prod(d for d in shape if isinstance(d, int)), sorted(d for d in shape if isinstance(d, str))
-
-
-def _transpose(c: NodeCheck) -> Shape:
-    x = c.tensor(0, "int8", "uint8", "int32")
-    c.output_like(x)
-    perm = c.sizes("perm")
-    axes = [axis for axis in perm if isinstance(axis, int)]
-    require(sorted(axes) == list(range(len(x.shape))), f"attribute perm is {perm} for {x.shape}")
-    return tuple(x.shape[axis] for axis in axes)
-
-
-def _concat(c: NodeCheck) -> Shape:
-    parts = [c.tensor(i, "int8", "uint8") for i in range(len(c.node.inputs))]
-    rank = len(parts[0].shape)
-    axis = c.integer("axis", -rank, rank - 1) % rank
-    total = 0
-    for part in parts:
-        c.output_like(part)
-        others = part.shape[:axis] + part.shape[axis + 1 :]
-        first = parts[0].shape[:axis] + parts[0].shape[axis + 1 :]
-        size = part.shape[axis] if len(part.shape) == rank else None
-        require(others == first and isinstance(size, int), f"joins {parts[0].shape} and {part.shape}")
-        assert isinstance(size, int)
-        total += size
-    return (*parts[0].shape[:axis], total, *parts[0].shape[axis + 1 :])
-
-
-def _select(c: NodeCheck) -> Shape:
-    x = c.tensor(0, "int8", "uint8", "int32")
-    c.output_like(x)
-    rank = len(x.shape)
-    axis = c.integer("axis", -rank, rank - 1) % rank
-    size = x.shape[axis]
-    # Of an axis whose size is not known only the first and the last element are always there.
-    low, high = (-1, 0) if isinstance(size, str) else (-size, size - 1)
-    c.integer("index", low, high)
-    return x.shape[:axis] + x.shape[axis + 1 :]
-
-
-def _mean_pool(c: NodeCheck) -> Shape:
-    x, mask = c.tensor(0, "int8"), c.tensor(1, "int64")
-    require(len(x.shape) == 3 and mask.shape == x.shape[:2], f"pools {x.shape} by {mask.shape}")
-    # Twice the sum in units of scale / 2**8, plus the rounding term.
-    c.accumulates(c.extent(x.shape[1]) * (_magnitude(x) * 2 ** (WIDEN_SHIFT + 1) + 1))
-    _check_widened(c, x, 2)
-    return (x.shape[0], x.shape[2])
-
-
-def _widen(c: NodeCheck) -> Shape:
-    x = c.tensor(0, "int8")
-    _check_widened(c, x, 1)
-    return x.shape
-
-
-def _check_widened(c: NodeCheck, x: TensorSpec, index: int) -> None:
-    width = x.shape[-1]
-    require(isinstance(width, int), f"its input {x.name} has no fixed width")
-    assert isinstance(width, int)
-    offset = c.constant(index, "int32", (width,))
-    c.output_is("int32")
-    c.accumulates(int(np.abs(offset.astype(np.int64)).max()) + _magnitude(x) * 2**WIDEN_SHIFT)
-
-
-OPERATORS: dict[Op, tuple[int, Callable[[NodeCheck], Shape]]] = {
-    Op.EMBEDDING: (2, _embedding),
-    Op.ONE_HOT: (1, _one_hot),
-    Op.SLICE: (1, _slice),
-    Op.LINEAR: (5, _linear),
-    Op.MATMUL: (2, _matmul),
-    Op.MASK: (2, _mask),
-    Op.SOFTMAX: (2, _softmax),
-    Op.TABLE_SOFTMAX: (2, _softmax),
-    Op.MEAN_MATMUL: (-3, _mean_matmul),
-    Op.ZERO_PAD: (-1, _zero_pad),
-    Op.CROP: (1, _crop),
-    Op.ADD: (2, _add),
-    Op.MUL: (2, _mul),
-    Op.REQUANTIZE: (1, _requantize),
-    Op.LOOKUP: (2, _lookup),
-    Op.RESHAPE: (1, _reshape),
-    Op.TRANSPOSE: (1, _transpose),
-    Op.CONCAT: (-1, _concat),
-    Op.SELECT: (1, _select),
-    Op.MEAN_POOL: (3, _mean_pool),
-    Op.WIDEN: (2, _widen),
-}
-"""The number of inputs (-n: n or more) and the check of each operator; a check gives the output's shape."""
-
-
-def _magnitude(spec: TensorSpec) -> int:
+def magnitude(spec: TensorSpec) -> int:
+    """The greatest magnitude of a tensor's integers."""
     low, high = spec.range
     return max(-low, high)
 
 
-def _scale(spec: TensorSpec) -> float:
+def scale_of(spec: TensorSpec) -> float:
+    """A tensor's scale."""
     assert spec.scale is not None, "_check_spec has seen every tensor"
     return spec.scale
 
 
-def _check_factor(factor: NDArray[np.float32], multiplier: NDArray[Any]) -> None:
+def check_factor(factor: NDArray[np.float32], multiplier: NDArray[Any]) -> None:
+    """A runtime's float32 factors must be the multipliers."""
     wanted = (multiplier / 2**MULTIPLIER_SHIFT).astype(np.float32)
     wrong = int(np.count_nonzero(factor != wanted))
     require(

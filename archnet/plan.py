@@ -247,16 +247,15 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
     place = attention_place(site, network)
     where, other = f"{place}: " if place else "", "" if form == asked else NOT_MIXED[place]
     masked = (Op.MASK,) if site.attributes["masked"] or causal else ()
+    added = (Op.ADD,) if biased(site) else ()
     converter = converter_for(site.op, form)
     if converter is not None:
-        added = (Op.ADD,) if biased(site) else ()
         needs = (*converter.needs, *((*added, *masked) if form == "table" else ()))
         reason = converter.rejects(site, network) or _missing(profile, needs)
         if reason is not None:
             return _refuse(site, f"{other}; {form} instead: {reason}" if other else reason)
         becomes = where + converter.becomes
         return Decision(site.name, str(site.op), "replace", becomes, other, site.block)
-    added = (Op.ADD,) if biased(site) else ()
     scores = (Op.MATMUL, *added, *masked, Op.SOFTMAX)
     reason = _missing(profile, scores)
     if reason is not None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from archnet.calibration.lsq import ActivationQuantizer, WeightQuantizer
 from archnet.calibration.observers import sample_of
 from archnet.calibration.widths import STORED_BITS
-from archnet.converters.softmax import HIDDEN, seen_keys
+from archnet.converters.softmax import HIDDEN, hides, seen_keys
 from archnet.executor import MASKED, merge_heads, split_heads
 
 MASK_DISTANCE = 10.0
@@ -90,7 +90,7 @@ class QuantizedAttention(nn.Module):
         scores, self.share_bits = bits
         self.scores = ActivationQuantizer(scores, signed=True, least=MASK_DISTANCE / 2 ** (scores - 1))
         self.levels = share_levels >> (STORED_BITS - self.share_bits)
-        self.bias = None if bias is None else nn.Parameter(bias.clone())
+        self.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=not hides(bias))
         if bias is not None:
             self.products = ActivationQuantizer(STORED_BITS, signed=True)
             self.pairs = ActivationQuantizer(STORED_BITS, signed=True)

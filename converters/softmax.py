@@ -154,6 +154,11 @@ class SoftmaxConverter:
         return Replacement((new,), {site.name: module})
 
 
+def hides(bias: Tensor) -> bool:
+    """Whether a bias of pairs of positions hides keys, as a window does."""
+    return bool((bias <= HIDDEN / 2).any())
+
+
 def biased(site: Site) -> bool:
     """Whether the scores of an attention site have a bias for each pair of positions, learned or a window."""
     return "bias" in site.parameters

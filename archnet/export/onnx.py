@@ -73,7 +73,7 @@ def emulated_places(graph: QuantizedGraph, level: str = DEPLOYED_LEVEL) -> tuple
     }
     if level in UNFUSED_LEVELS:
         unfused = "at this level ONNX Runtime does not fuse Dequantize, operator and Quantize"
-        reasons |= dict.fromkeys((Op.LINEAR, Op.MATMUL, Op.ADD), unfused)
+        reasons |= dict.fromkeys((Op.LINEAR, Op.MATMUL, Op.ADD, Op.MUL), unfused)
     return tuple(
         EmulatedPlace(node.name, node.op, node.output, reasons[node.op])
         for node in graph.nodes

@@ -227,23 +227,27 @@ def _add(call: OperatorCall) -> None:
     factors = [i32(call.integer("multiplier_a")), i32(call.integer("multiplier_b"))]
 
     def term(i: int, at: list[Expr]) -> Expr:
-        shape = call.operands[i].shape
-        own = [i64(0) if n == 1 else k for n, k in zip(shape, at[len(at) - len(shape) :], strict=True)]
-        return convert(load(call.inputs[i], *own), "int32") * factors[i]
+        return _broadcast(call, i, at) * factors[i]
 
     _each(call, lambda at: clamp(round_shift(term(0, at) + term(1, at)), *call.output.range))
+
+
+def _broadcast(call: OperatorCall, i: int, at: list[Expr]) -> Expr:
+    """Operand i at a place of the output, int32."""
+    shape = call.operands[i].shape
+    own = [i64(0) if n == 1 else k for n, k in zip(shape, at[len(at) - len(shape) :], strict=True)]
+    return convert(load(call.inputs[i], *own), "int32")
 
 
 def _mul(call: OperatorCall) -> None:
     multiplier, bounds = call.integer("multiplier"), call.output.range
     limit = i32(saturation_limit(multiplier, bounds))
 
-    def term(i: int, at: list[Expr]) -> Expr:
-        shape = call.operands[i].shape
-        own = [i64(0) if n == 1 else k for n, k in zip(shape, at[len(at) - len(shape) :], strict=True)]
-        return convert(load(call.inputs[i], *own), "int32")
+    def element(at: list[Expr]) -> Expr:
+        product = _broadcast(call, 0, at) * _broadcast(call, 1, at)
+        return requantize(product, i32(multiplier), limit, bounds)
 
-    _each(call, lambda at: requantize(term(0, at) * term(1, at), i32(multiplier), limit, bounds))
+    _each(call, element)
 
 
 def _requantize(call: OperatorCall) -> None:

@@ -208,3 +208,21 @@ def test_code_embedding_agrees_with_its_student() -> None:
         wanted = student(batch)[site].numpy() / graph.tensors[site].scale
     got = integers(graph, [site])[site]
     assert np.abs(got - wanted).max() <= 1.01
+
+
+@pytest.mark.parametrize(("model", "role"), [("rotary and gated", "table"), ("window", "bias")])
+def test_no_training_changes_rotary_tables_and_what_hides_keys(model: str, role: str) -> None:
+    network = MODELS[model]()
+    ops = (Op.MUL, Op.ATTENTION)
+    sites = [site for site in network.sites if site.op in ops and role in site.parameters]
+    assert sites
+    module, student = NetworkModule(network), QuantizedStudent(prepared(model)[1].network, Bits(8, 8))
+    for site in sites:
+        assert not module.parameter(site, role).requires_grad
+        assert not getattr(student.override(site.name), role).requires_grad
+
+
+def test_a_learned_bias_of_positions_is_trained() -> None:
+    network = MODELS["bias of positions"]()
+    (site,) = (site for site in network.sites if site.op is Op.ATTENTION)
+    assert NetworkModule(network).parameter(site, "bias").requires_grad

@@ -147,6 +147,10 @@ CASES: dict[str, tuple[Change, str]] = {
         spec("embeddings.positions:0", shape=(3, 16)),
         r"adds \('batch', 'sequence', 16\) to \(3, 16\)",
     ),
+    "slice-tensor": (
+        node("embeddings.positions", inputs=("embeddings.words:0",)),
+        "input embeddings.words:0 must be a constant",
+    ),
     "lookup-table": (constant("layer0.gelu.table", lambda a: a[:255]), r"has shape \(255,\)"),
     "lookup-function": (attribute("layer0.gelu", function=3), "attribute function is 3"),
     "reshape": (attribute("layer0.query.split", shape=("batch", "sequence", 3, 8)), "makes"),

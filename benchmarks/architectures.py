@@ -1,0 +1,167 @@
+"""Which architectures of transformers are captured: tiny networks with random weights against the originals.
+
+No data and no training: a network of two layers is made of each configuration, captured, and compared with
+the original on padded text or random pictures, as every conversion does first. What is not captured is named
+with the first operator that is not known. docs/convert_your_model.md has the list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from archnet.capture import TRANSLATION_INPUTS, Capture, capture, capture_image
+from archnet.errors import ArchNetError
+from archnet.sources.pretrained import without_cache
+from archnet.sources.quiet import quiet_transformers
+from archnet.sources.translation import TranslationModel
+
+SEQUENCE, PICTURE = 48, 32
+
+TOKENS = {"vocab_size": 100, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+TEXT = {
+    **TOKENS,
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}  # fmt: skip
+SHORT = {**TOKENS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+GROUPED = {**TEXT, "num_key_value_heads": 2}
+PAIR = {
+    **TOKENS, "d_model": 32, "decoder_start_token_id": 0, "forced_eos_token_id": None,
+    **{f"{side}_{what}": n for side in ("encoder", "decoder")
+       for what, n in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 64))},
+    "max_position_embeddings": 64,
+}  # fmt: skip
+PATCHES = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "image_size": PICTURE, "patch_size": 8,
+}  # fmt: skip
+STAGES = {"hidden_sizes": [16, 32], "depths": [1, 1], "embedding_size": 16}
+
+
+def alike(names: str, settings: Mapping[str, Any], **more: Any) -> dict[str, Mapping[str, Any]]:
+    """The same settings for several architectures."""
+    return {name: {**settings, **more} for name in names.split()}
+
+
+TEXTS = {
+    **alike("albert bert camembert data2vec-text distilbert electra ernie gte megatron-bert rembert", TEXT),
+    **alike("roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl nomic_bert roformer convbert", TEXT),
+    **alike("jina_embeddings_v3", TEXT),
+    **alike("mpnet", TEXT, pad_token_id=1),  # its positions begin behind 1, whatever its padding is
+    **alike("mobilebert", TEXT, embedding_size=32, true_hidden_size=32, intra_bottleneck_size=32),
+    **alike("squeezebert", TEXT, embedding_size=32),
+    **alike("modernbert", TEXT, cls_token_id=2, sep_token_id=3, local_attention=16),
+    **alike("esm", TEXT, position_embedding_type="rotary", mask_token_id=4),
+    **alike("deberta-v2", TEXT, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+    **alike("gpt2 gptj codegen", SHORT, rotary_dim=4),
+    **alike("biogpt gpt_neox phi", TEXT),
+    **alike("cohere eurobert granite llama mistral olmo qwen2 stablelm starcoder2", GROUPED),
+    **alike("gemma qwen3", GROUPED, head_dim=8),
+    **alike("opt", TEXT, ffn_dim=64, word_embed_proj_dim=32),
+    **alike("bloom", TOKENS, hidden_size=32, n_layer=2, n_head=4),
+}
+TRANSLATORS = {
+    **alike("bart marian mbart", PAIR),
+    **alike("t5", TOKENS, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0),
+}
+PICTURES = {
+    **alike("beit data2vec-vision deit dinov2 dinov2_with_registers ijepa vit vit_msn", PATCHES),
+    **alike("clip siglip", {"vision_config": PATCHES}),
+    **alike("resnet", STAGES, layer_type="basic"),
+    **alike("convnext", STAGES, image_size=PICTURE, num_stages=2),
+    **alike("mobilenet_v2", {"image_size": PICTURE, "depth_multiplier": 0.25}),
+    **alike(
+        "swin", {"image_size": PICTURE, "patch_size": 2, "embed_dim": 16}, depths=[1, 1], num_heads=[2, 2]
+    ),
+}
+
+
+def model_of(kind: str, settings: Mapping[str, Any], auto: str) -> torch.nn.Module:
+    """The network, spread as training spreads it."""
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers
+
+        torch.manual_seed(0)
+        names = {"architectures": ["DeiTForImageClassification"]} if kind == "deit" else {}
+        config = transformers.AutoConfig.for_model(kind, **settings, **names)
+        model: torch.nn.Module = getattr(transformers, auto).from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, 0.15)
+    without_cache(model)
+    return model.eval()
+
+
+def captured(kind: str) -> Capture:
+    """The capture of an architecture.
+
+    Raises:
+        ArchNetError: it cannot be traced, or the captured network computes something else.
+    """
+    if kind in PICTURES:
+        model = model_of(kind, {**PICTURES[kind], "num_labels": 10}, "AutoModelForImageClassification")
+        return capture_image(model, (3, PICTURE, PICTURE))
+    if kind in TRANSLATORS:
+        pair = TranslationModel(model_of(kind, TRANSLATORS[kind], "AutoModelForSeq2SeqLM"))
+        return capture(pair, max_sequence=SEQUENCE, padding_id=0, inputs=TRANSLATION_INPUTS)
+    settings = TEXTS[kind]
+    model = model_of(kind, settings, "AutoModel")
+    return capture(model, max_sequence=SEQUENCE, padding_id=settings["pad_token_id"])
+
+
+def row_of(kind: str) -> dict[str, Any]:
+    """What came of an architecture."""
+    try:
+        found = captured(kind)
+    except (ArchNetError, ValueError, TypeError) as error:
+        problem = error.problem if isinstance(error, ArchNetError) else str(error)
+        return {"architecture": kind, "captured": False, "reason": problem.splitlines()[0]}
+    if found.unknown:
+        site = found.unknown[0]
+        return {
+            "architecture": kind,
+            "captured": False,
+            "reason": f"{site.name}: {site.attributes['reason']}",
+            "unknown": len(found.unknown),
+        }
+    return {"architecture": kind, "captured": True, "error": found.error}
+
+
+def main(command: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = [*TEXTS, *TRANSLATORS, *PICTURES]
+    parser.add_argument("names", nargs="*", default=known, help="some of them, by model_type (default: all)")
+    parser.add_argument("--json", type=Path, help="write everything to this file")
+    arguments = parser.parse_args(command)
+    if unknown := [name for name in arguments.names if name not in known]:
+        parser.error(f"no architecture {unknown[0]!r}; choose among {', '.join(known)}")
+    rows = [row_of(kind) for kind in arguments.names]
+    table = Table("architecture", "captured", "largest relative error, or why not")
+    for row in rows:
+        table.add_row(
+            row["architecture"],
+            "yes" if row["captured"] else "no",
+            f"{row['error']:.1e}" if row["captured"] else row["reason"],
+        )
+    Console().print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
