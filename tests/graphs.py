@@ -102,12 +102,12 @@ def _fixed_scale_fit(
     wished: NDArray[np.float64], scale_x: float, scale_y: float
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """`fit_weight_scale`; where a channel has no match, which is rare, of weights a little larger."""
-    for _ in range(20):
+    for _ in range(200):
         try:
             return fit_weight_scale(wished, scale_x, scale_y)
         except ArchNetError:
             wished = wished * 1.003
-    raise AssertionError("twenty sets of weight scales have no match")
+    raise AssertionError("two hundred sets of weight scales have no match")
 
 
 @dataclass

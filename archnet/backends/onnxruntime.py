@@ -17,6 +17,7 @@ from archnet.errors import ArchNetError, nearest
 from archnet.export.onnx import METADATA_LEVEL, stored_tensors
 from archnet.export.onnx_state import StoredTensor
 from archnet.graph import Node, QuantizedGraph, TensorSpec
+from archnet.onnx_session import session_options
 from archnet.operators import Op
 from archnet.reference import bind_dims, run_node
 from archnet.storage import load_graph
@@ -100,11 +101,8 @@ class OnnxRuntimeBackend:
         return restored(self.graph, stored, names, results, bind_dims(self.graph, fed))
 
     def _open(self, model: onnx.ModelProto) -> ort.InferenceSession:
-        options = ort.SessionOptions()
+        options = session_options(self._threads)
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, self.level)
-        options.log_severity_level = 3
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
         try:
             return ort.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]

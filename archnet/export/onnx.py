@@ -21,6 +21,7 @@ import onnxsim
 from archnet.atomic import write_bytes
 from archnet.errors import ArchNetError
 from archnet.export.onnx_integer import INTEGER_LOWERINGS
+from archnet.export.onnx_model import own_weights
 from archnet.export.onnx_operators import LOWERINGS, Lower, lower_input, lower_node, lower_output
 from archnet.export.onnx_packing import pack_initializers
 from archnet.export.onnx_state import (
@@ -213,4 +214,5 @@ def _simplified(model: onnx.ModelProto, shapes: Mapping[str, list[int]] | None =
         raise ArchNetError(
             "onnxsim changed what the network computes", fix="report this with the build folder's graph.json"
         )
+    own_weights(simple)
     return simple

@@ -30,6 +30,74 @@ ELEMENT_TYPES = {
 }
 
 
+SATURATING = 64
+"""Weights from -64 to 63 are not made unsigned: their products fit 16 bits."""
+
+
+def own_weights(model: onnx.ModelProto) -> None:
+    """Give each layer weights and a zero point that no other layer reads, in place.
+
+    Where ONNX Runtime makes weights unsigned (`archnet.onnx_session`), it makes new ones under names that it
+    takes from the old: it cannot open a file in which two layers share them, as simplification leaves it.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    taken: set[str] = set()
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and _made_unsigned(constants.get(node.input[0])):
+            layers = readers.get(node.output[0], [])
+            nodes += [_copied(model, constants, taken, node, layer, i) for i, layer in enumerate(layers)]
+        else:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def _made_unsigned(tensor: TensorProto | None) -> bool:
+    if tensor is None or tensor.data_type != TensorProto.INT8:
+        return False
+    values = numpy_helper.to_array(tensor)
+    return bool(values.size) and bool(values.min() < -SATURATING or values.max() >= SATURATING)
+
+
+def _copied(
+    model: onnx.ModelProto,
+    constants: dict[str, TensorProto],
+    taken: set[str],
+    node: onnx.NodeProto,
+    layer: onnx.NodeProto,
+    index: int,
+) -> onnx.NodeProto:
+    """The node for one of its readers, with constants that were not taken before."""
+    own = onnx.NodeProto()
+    own.CopyFrom(node)
+    if index:
+        own.name, own.output[0] = f"{node.name}:{index}", f"{node.output[0]}:{index}"
+        for i, name in enumerate(layer.input):
+            if name == node.output[0]:
+                layer.input[i] = own.output[0]
+    for i in (0, 2):
+        name = node.input[i]
+        while name in taken:
+            name += "'"
+        if name != node.input[i]:
+            tensor = TensorProto()
+            tensor.CopyFrom(constants[node.input[i]])
+            tensor.name = name
+            model.graph.initializer.append(tensor)
+            own.input[i] = name
+        taken.add(name)
+    return own
+
+
 @dataclass
 class OnnxBuilder:
     """Nodes and constants of a graph under construction; values are referred to by name."""

@@ -15,6 +15,7 @@ import onnxruntime as ort
 from archnet.errors import ArchNetError
 from archnet.export.onnx import DEPLOYED_LEVEL, emulated_places
 from archnet.graph import QuantizedGraph
+from archnet.onnx_session import session_options
 from archnet.operators import Op
 from archnet.routes import CompileJob
 from archnet.routes.static_onnx import length, write_static
@@ -71,10 +72,9 @@ def unfused(graph: QuantizedGraph, nodes: list[onnx.NodeProto]) -> tuple[str, ..
 
 
 def _optimize(model: Path, path: Path, form: str) -> None:
-    options = ort.SessionOptions()
+    options = session_options()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, DEPLOYED_LEVEL)
     options.optimized_model_filepath = str(path)
-    options.log_severity_level = 3
     options.add_session_config_entry("session.save_model_format", form)
     try:
         ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

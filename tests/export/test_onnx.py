@@ -26,6 +26,7 @@ from archnet.export.onnx import build_onnx, emulated_places, export_onnx, stored
 from archnet.export.onnx_state import ActivationType, LinearForm
 from archnet.graph import Dim, GraphOutput, Node, QuantizedGraph, TensorSpec
 from archnet.graph_check import validate_graph
+from archnet.onnx_session import session_options
 from archnet.operators import Op
 from archnet.reference import bind_dims, run_node
 from tests.graphs import random_inputs, tiny_encoder
@@ -130,6 +131,7 @@ def test_any_size_gives_the_reference_integers(
     activation=st.sampled_from(["relu", "gelu"]),
 )
 @example(seed=1212, weight_bits=2, linear="convolution", activation="relu")  # one scale had no match
+@example(seed=503, weight_bits=4, linear="convolution", activation="relu")  # twenty had none
 def test_any_mix_of_widths_gives_the_reference_integers(
     seed: int, weight_bits: int, linear: LinearForm, activation: Any
 ) -> None:
@@ -215,9 +217,8 @@ def test_outputs_are_those_of_the_reference(name: str) -> None:
 
 def optimized_census(model: onnx.ModelProto, folder: Path) -> Counter[str]:
     """The operators after ONNX Runtime's optimisation at the deployed level."""
-    options = ort.SessionOptions()
+    options = session_options()
     options.optimized_model_filepath = str(folder / "optimized.onnx")
-    options.log_severity_level = 3
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 

@@ -30,6 +30,7 @@ def open_file(folder: Path, threads: int) -> Forward:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry("session.x64quantprecision", "1")  # see archnet/onnx_session.py
     session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     outputs = [value.name for value in session.get_outputs()]
