@@ -156,6 +156,7 @@ def main_output(graph: QuantizedGraph, original: Iterable[str]) -> str:
 
 
 _ROCKCHIP = "RKNN-Toolkit2's simulator computes in float32 between roundings; logits leave it as float16"
+_SOPHGO = "the TPU computes it in float32 and rounds half to even: a share next to a half may differ by 1"
 
 FLOAT_RUNTIMES: Mapping[str, tuple[str, frozenset[Op]]] = {
     "k230": (
@@ -168,6 +169,8 @@ FLOAT_RUNTIMES: Mapping[str, tuple[str, frozenset[Op]]] = {
         "OpenVINO computes it on dequantized numbers; `archnet compile` lists what else it has in float",
         frozenset({Op.SOFTMAX, Op.MASK}),
     ),
+    "bm1684x": (_SOPHGO, frozenset({Op.SOFTMAX, Op.TABLE_SOFTMAX})),
+    "bm1688": (_SOPHGO, frozenset({Op.SOFTMAX, Op.TABLE_SOFTMAX})),
 }
 """What a backend computes in float: why, and which operators (all where none is named)."""
 

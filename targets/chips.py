@@ -93,6 +93,8 @@ CHIPS: tuple[Chip, ...] = (
     Chip("k230", "Kendryte K230, its KPU", "k230", "kendryte", "k230"),
     Chip("rk3588", "Rockchip RK3588", "rockchip", "rockchip", "rockchip"),
     Chip("rk3576", "Rockchip RK3576", "rockchip", "rockchip", "rockchip"),
+    Chip("bm1684x", "Sophgo BM1684X", "sophgo", "sophgo", "sophgo"),
+    Chip("bm1688", "Sophgo BM1688, one of its two cores", "sophgo", "sophgo", "sophgo"),
 )
 
 

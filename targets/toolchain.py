@@ -19,6 +19,7 @@ from pathlib import Path
 from archnet.atomic import TEMPORARY_MARK, disk_errors, read_json, remove_tree, write_json
 from archnet.errors import ArchNetError, nearest
 from archnet.targets.chips import CHIPS
+from archnet.targets.interpreters import find_python
 from archnet.targets.process import run_tool
 
 RECORD = "toolchain.json"
@@ -41,6 +42,9 @@ class Toolchain:
         proprietary: what the vendor's terms are called and where they are, where the licence is no open one:
             the user confirms them before anything is installed.
         variables: of the processes that run in it, with "{site}" for its site-packages.
+        python_version: "3.10", where the packages are there for one version of Python only; otherwise it is
+            made with the Python that runs Arch-Net.
+        unwanted: files of the packages, below site-packages, that are deleted once they are installed.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Toolchain:
     needed_for: tuple[str, ...]
     proprietary: str = ""
     variables: tuple[tuple[str, str], ...] = ()
+    python_version: str = ""
+    unwanted: tuple[str, ...] = ()
 
     @property
     def tool(self) -> str:
@@ -60,10 +66,12 @@ class Toolchain:
     @property
     def environment(self) -> dict[str, str]:
         """The environment variables that its processes get beside the user's."""
-        site = (
-            self.folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-        )
-        return {name: value.format(site=site) for name, value in self.variables}
+        return {name: value.format(site=self.site_packages(self.folder)) for name, value in self.variables}
+
+    def site_packages(self, folder: Path) -> Path:
+        """Where its packages are when its environment is this folder."""
+        version = self.python_version or f"{sys.version_info.major}.{sys.version_info.minor}"
+        return folder / "lib" / f"python{version}" / "site-packages"
 
     @property
     def folder(self) -> Path:
@@ -105,6 +113,7 @@ class Toolchain:
             "proprietary": self.proprietary or None,
             "bytes": self.bytes,
             "needed_for": list(self.needed_for),
+            "python_version": self.python_version or None,
             "installed": None if found is None else list(found),
             "installed_bytes": self.measured(),
             "current": found == self.packages,
@@ -246,6 +255,36 @@ TOOLCHAINS: tuple[Toolchain, ...] = (
         proprietary="RKNN SDK License (for applications on Rockchip's products; no reverse engineering), "
         "github.com/airockchip/rknn-toolkit2/blob/master/LICENSE",
     ),
+    Toolchain(
+        name="sophgo",
+        title="TPU-MLIR, the compiler for Sophgo BM1684X and BM1688, and their simulators",
+        packages=(
+            "tpu-mlir==1.30.2",
+            "filelock==4.1.0",
+            "flatbuffers==25.12.19",
+            "numpy==1.24.3",
+            "opencv-python-headless==4.8.0.74",
+            "pandas==2.0.3",
+            "pillow==10.0.0",
+            "plotly==5.15.0",
+            "psutil==7.2.2",
+            "python-dateutil==3.0.0",
+            "pytz==2026.6",
+            "rich==15.0.0",
+            "setuptools==79.0.1",
+            "six==1.17.0",
+            "tqdm==4.65.0",
+        ),
+        licence="BSD-2-Clause",
+        bytes=1_400_000_000,
+        needed_for=_targets("sophgo"),
+        variables=(("LD_LIBRARY_PATH", "{site}/tpu_mlir/lib:{site}/tpu_mlir/lib/third_party"),),
+        python_version="3.10",
+        # Parts of another system's C library, which the loader of this one cannot start programs with.
+        unwanted=tuple(
+            f"tpu_mlir/lib/third_party/{name}" for name in ("libc.so.6", "libm.so.6", "libpthread.so.0")
+        ),
+    ),
 )
 
 
@@ -274,7 +313,8 @@ def install(toolchain: Toolchain, say: Callable[[str], None] = lambda text: None
     One that is installed as pinned stays as it is; one of other versions is replaced.
 
     Raises:
-        ArchNetError: pip or venv fail (their log is kept beside the environment), or the disk is full.
+        ArchNetError: pip or venv fail (their log is kept beside the environment), the disk is full, or there
+            is no Python of the version that the packages are there for.
     """
     if toolchain.installed() == toolchain.packages:
         return toolchain.folder
@@ -282,17 +322,21 @@ def install(toolchain: Toolchain, say: Callable[[str], None] = lambda text: None
     with disk_errors(base):
         base.mkdir(parents=True, exist_ok=True)
     _sweep(base)
+    python = find_python(toolchain.python_version, toolchain.title)
     new = base / f".{toolchain.name}.{os.getpid()}{TEMPORARY_MARK}"
     log = base / f"{toolchain.name}.log"
     fix = "look into the log; it needs the internet, or a mirror that pip is configured for"
     try:
         say("making an environment")
-        _run([sys.executable, "-m", "venv", str(new)], log, "python -m venv", fix)
+        _run([str(python), "-m", "venv", str(new)], log, "python -m venv", fix)
         say(f"installing {', '.join(toolchain.packages)}")
         pip = [str(new / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
         _run([*pip, "--no-deps", *toolchain.packages], log, "pip", fix)
         with disk_errors(new):
-            write_json(new / RECORD, {"packages": list(toolchain.packages), "python": sys.version.split()[0]})
+            for name in toolchain.unwanted:
+                (toolchain.site_packages(new) / name).unlink()
+            version = toolchain.python_version or sys.version.split()[0]
+            write_json(new / RECORD, {"packages": list(toolchain.packages), "python": version})
             remove_tree(toolchain.folder)
             # Another process that was quicker has made the same.
             with suppress(OSError):

@@ -24,6 +24,8 @@ BACKENDS: dict[str, str] = {
     "k230": "k230.K230Backend",
     "rk3588": "rockchip.Rk3588Backend",
     "rk3576": "rockchip.Rk3576Backend",
+    "bm1684x": "sophgo.Bm1684xBackend",
+    "bm1688": "sophgo.Bm1688Backend",
 }
 """Name -> module of this package and its class, whose `open` takes the build folder and threads."""
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from archnet.atomic import read_json
-from archnet.backends.static import StaticBackend
+from archnet.backends.static_qdq import QdqBackend
 from archnet.errors import ArchNetError
 from archnet.export.qdq import QdqModel, build_qdq
 from archnet.graph import QuantizedGraph
@@ -28,7 +28,7 @@ INEXACT = {Op.LINEAR, Op.CONV, Op.MATMUL, Op.ADD, Op.SOFTMAX}
 """What HTP rounds otherwise."""
 
 
-class QualcommHtpBackend(StaticBackend):
+class QualcommHtpBackend(QdqBackend):
     """Runs a compiled network.
 
     Args:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archnet.atomic import read_json
-from archnet.backends.static import StaticBackend
+from archnet.backends.static_qdq import QdqBackend
 from archnet.errors import ArchNetError
 from archnet.export.qdq import QdqModel, build_qdq
 from archnet.graph import QuantizedGraph
@@ -29,7 +29,7 @@ BUILD_SECONDS = 1800.0
 RUN_SECONDS = 600.0
 
 
-class RockchipBackend(StaticBackend):
+class RockchipBackend(QdqBackend):
     """Runs a QDQ file in the simulator (see StaticBackend).
 
     Attributes:

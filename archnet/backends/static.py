@@ -1,32 +1,39 @@
 """What runtimes of static files share: the host's part, row by row, around a file of batch 1 and one length.
 
-A runtime says how it runs one row (`StaticBackend.execute`); shorter sentences are padded to the file's
-length, and results are cut to the user's.
+A form of file says what its inputs are made of and where its activations are; a runtime says how it runs one
+row. Shorter sentences are padded to the file's length, and results are cut to the user's.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archnet.backends.base import dequantize_outputs, feed
 from archnet.errors import ArchNetError, nearest
-from archnet.export.host_split import MASK, split
-from archnet.export.qdq import QdqModel, build_qdq
-from archnet.export.qdq_operators import LIMIT_INPUT, TOKENS_INPUT
-from archnet.export.qdq_state import QdqTensor
+from archnet.export.host_split import split
 from archnet.graph import QuantizedGraph
 from archnet.reference import bind_dims, run_nodes
 
 Array = NDArray[Any]
 
 
-class StaticBackend(ABC):
-    """Runs a QDQ file of batch 1 and one sequence length (see Backend).
+class StaticFile(Protocol):
+    """A file of batch 1 and one sequence length."""
+
+    @property
+    def sequence(self) -> int: ...
+
+
+File = TypeVar("File", bound=StaticFile)
+
+
+class StaticBackend(ABC, Generic[File]):
+    """Runs a file of batch 1 and one sequence length (see Backend).
 
     Args:
         graph: the network.
@@ -35,19 +42,35 @@ class StaticBackend(ABC):
 
     name = ""
 
-    def __init__(self, graph: QuantizedGraph, model: QdqModel) -> None:
+    def __init__(self, graph: QuantizedGraph, model: File) -> None:
         self.graph = graph
         self.model = model
         self._split = split(graph)
-        self._exposed: QdqModel | None = None
+        self._exposed: File | None = None
 
     @abstractmethod
-    def execute(self, model: QdqModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """One row: the model's inputs by name, batch 1, to its outputs by the names of ONNX values.
+    def row(self, model: File, values: Mapping[str, Array], index: int) -> dict[str, Array]:
+        """The file's inputs for one row of a batch, in the file's order and types.
+
+        Args:
+            values: graph inputs, and the outputs of the host's first nodes, by name.
+        """
+
+    @abstractmethod
+    def execute(self, model: File, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One row: the file's inputs by name, batch 1, to its outputs by the file's own names.
 
         `model` is the one of the constructor, or one with every activation as an output; a runtime compiles
         each once.
         """
+
+    @abstractmethod
+    def activations(self, model: File, found: Mapping[str, Array]) -> dict[str, Array]:
+        """What `execute` gave, as the graph's integers in the graph's shapes at batch 1, by activation."""
+
+    @abstractmethod
+    def expose(self, length: int) -> File:
+        """A file of this length with every activation as an output."""
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name (see Backend).
@@ -77,20 +100,20 @@ class StaticBackend(ABC):
                 raise ArchNetError(f"the compiled file does not show {name!r}", fix=nearest(name, made))
         return {name: values[name] for name in wanted}
 
-    def showing(self, length: int) -> QdqModel:
-        """The model whose outputs are the activations that `tensors` shows, at least of this length."""
+    def showing(self, length: int) -> File:
+        """The file whose outputs are the activations that `tensors` shows, at least of this length."""
         if self._exposed is None or self._exposed.sequence != length:
-            self._exposed = build_qdq(self.graph, length, form=self.model.form, expose=True)
+            self._exposed = self.expose(length)
         return self._exposed
 
-    def _execute(self, model: QdqModel, fed: Mapping[str, Array]) -> dict[str, Array]:
+    def _execute(self, model: File, fed: Mapping[str, Array]) -> dict[str, Array]:
         """Activations of a batch, row by row, at the lengths of the user's input."""
         dims = bind_dims(self.graph, fed)
         values = run_nodes(self.graph, self._split.before, dict(fed), dims)
-        rows = []
-        for i in range(dims["batch"]):
-            found = self.execute(model, row_inputs(self.graph, model, values, i))
-            rows.append({n: restored(self.graph, model, n, found[t.value]) for n, t in model.stored.items()})
+        rows = [
+            self.activations(model, self.execute(model, self.row(model, values, i)))
+            for i in range(dims["batch"])
+        ]
         joined = {}
         for name in rows[0]:
             # The file's lengths are its own: what is stacked is cut to the user's.
@@ -103,40 +126,13 @@ class StaticBackend(ABC):
         return run_nodes(self.graph, self._split.after, {**values, **fed}, bind_dims(self.graph, fed))
 
 
-def row_inputs(
-    graph: QuantizedGraph, model: QdqModel, values: Mapping[str, Array], row: int
-) -> dict[str, Array]:
-    """The model's inputs for one row of a batch, in the model's order and types.
-
-    Args:
-        values: graph inputs, and the outputs of the host's first nodes, by name.
-    """
-    found = {}
-    low, high = (0, 255) if model.form.activations == "uint8" else (-128, 127)
-    for name in model.inputs:
-        if name.startswith(f"{LIMIT_INPUT}:"):
-            seen = (low + high + 1) // 2 if model.form.mask == "add" else high
-            value, fill = np.where(values[MASK][row] != 0, seen, low).reshape(1, 1, 1, -1), low
-        elif name == TOKENS_INPUT:
-            value, fill = (values[MASK][row] != 0).astype(np.int64).reshape(1, -1, 1), 0
-        else:
-            spec, fill = graph.tensors[name], model.zero_points[name]
-            chosen = values[name][row : row + 1] if spec.shape[0] == "batch" else values[name]
-            value = chosen.astype(np.int64) + fill
-        shape = model.shapes[name]
-        missing = [(0, size - have) for size, have in zip(shape, value.shape, strict=True)]
-        filled = np.pad(value, missing, constant_values=fill)
-        found[name] = np.ascontiguousarray(filled, dtype=model.form.activations)
-    return found
+def padded(value: Array, shape: Sequence[int], fill: int, dtype: str) -> Array:
+    """An array with so many entries more of a number at each axis's end that it has this shape."""
+    missing = [(0, size - have) for size, have in zip(shape, value.shape, strict=True)]
+    return np.ascontiguousarray(np.pad(value, missing, constant_values=fill), dtype=dtype)
 
 
-def restored(graph: QuantizedGraph, model: QdqModel, name: str, value: Array) -> Array:
-    """What a runtime gives for an activation, as the graph's integers in the graph's shape at batch 1."""
-    tensor: QdqTensor = model.stored[name]
-    spec = graph.tensors[name]
-    if tensor.factor is None:
-        integers = value.astype(np.int64) - tensor.zero_point
-    else:
-        integers = np.rint((value.astype(np.float64) - tensor.zero_point) * tensor.factor).astype(np.int64)
-    sizes = {"batch": 1, "sequence": model.sequence}
-    return integers.reshape([sizes[d] if isinstance(d, str) else d for d in spec.shape]).astype(spec.dtype)
+def static_shape(graph: QuantizedGraph, name: str, sequence: int) -> list[int]:
+    """The shape of an activation at batch 1 and a sequence length."""
+    sizes = {"batch": 1, "sequence": sequence}
+    return [sizes[d] if isinstance(d, str) else d for d in graph.tensors[name].shape]

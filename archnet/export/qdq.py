@@ -7,8 +7,8 @@ few integers to prepare, as with TFLite files:
     before   rows of the embedding table by token id, the mask as limits
     after    `MeanPool` and `Widen`, which belong to the dequantization: they give int32
 
-`archnet.backends.static` does that for every runtime. The file for ONNX Runtime itself, with any batch and
-length, is that of archnet/export/onnx.py.
+`archnet.backends.static_qdq` does that for every runtime. The file for ONNX Runtime itself, with any batch
+and length, is that of archnet/export/onnx.py.
 """
 
 from __future__ import annotations

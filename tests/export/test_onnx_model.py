@@ -18,7 +18,7 @@ X = np.random.default_rng(1).integers(0, 256, (5, 8), dtype=np.uint8)
 
 
 def layers(weight: NDArray[np.int8]) -> onnx.ModelProto:
-    """Two layers that read one dequantized weight, and a third that reads its constants: onnxsim merges so."""
+    """Two layers that read one dequantized weight, and a third that reads its constants, as onnxsim does."""
     scales = {"one": np.float32(1), "w/scale": np.full(8, 2**-9, np.float32)}
     zeros = {"x/zero": np.uint8(0), "zeros": np.zeros(8, np.int8), "y/zero": np.uint8(0)}
     constants = {"w": weight, **scales, **zeros}

@@ -12,12 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from archnet.agreement import IntegerComparison
-from archnet.backends.static import StaticBackend
+from archnet.backends.static_qdq import QdqBackend
 from archnet.config import Bits
 from archnet.errors import ArchNetError
 from archnet.export.qdq import QdqModel, build_qdq
 from archnet.export.qdq_state import QdqForm
 from archnet.graph import QuantizedGraph
+from archnet.onnx_session import session_options
 from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph, images
@@ -34,7 +35,7 @@ IN_FLOAT = {"Add", "MatMul", "FullyConnected", "Softmax"}
 """What is computed in float32 between its pairs: a number next to a half may be rounded to the other side."""
 
 
-class Unfused(StaticBackend):
+class Unfused(QdqBackend):
     """ONNX Runtime at the level that computes what the file says."""
 
     name = "unfused"
@@ -45,9 +46,8 @@ class Unfused(StaticBackend):
 
     def execute(self, model: QdqModel, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         if model.content not in self.sessions:
-            options = ort.SessionOptions()
+            options = session_options()
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-            options.log_severity_level = 3
             self.sessions[model.content] = ort.InferenceSession(
                 model.content, options, providers=["CPUExecutionProvider"]
             )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from archnet.agreement import IntegerComparison
 from archnet.backends import open_backend
-from archnet.backends.static import restored, row_inputs
+from archnet.backends.static_qdq import restored, row_inputs
 from archnet.build import BuildDir
 from archnet.compiling import compile_for
 from archnet.config import Bits, ConvertSettings

@@ -14,6 +14,7 @@ from archnet.targets.chips import needs_compiler
         ("qualcomm-htp", True),
         ("k230", True),
         ("rockchip", True),
+        ("sophgo", True),
         ("onnxruntime", False),
         ("tvm", False),
         ("archnet", False),

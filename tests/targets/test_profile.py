@@ -86,7 +86,7 @@ def write(tmp_path: Path) -> Callable[[str], str]:
 def test_built_in_profiles_are_those_of_this_version() -> None:
     assert [profile.name for profile in list_profiles()] == [
         "archnet", "archnet5", "ethos-u55", "ethos-u65", "ethos-u85", "k230", "onnxruntime",
-        "qualcomm-htp", "rockchip", "tvm",
+        "qualcomm-htp", "rockchip", "sophgo", "tvm",
     ]  # fmt: skip
 
 
