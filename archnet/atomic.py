@@ -194,3 +194,11 @@ def remove_tree(path: Path) -> None:
     except FileNotFoundError:
         return
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what processes left in a folder that were killed in the middle, or this one before."""
+    for path in folder.glob(f".*{TEMPORARY_MARK}"):
+        owner = next((part for part in path.name.split(".") if part.isdigit()), "")
+        if not Path(f"/proc/{owner}").exists() or owner == str(os.getpid()):
+            shutil.rmtree(path, ignore_errors=True)

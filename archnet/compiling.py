@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from archnet.atomic import TEMPORARY_MARK, disk_errors, remove_tree, write_json
+from archnet.atomic import TEMPORARY_MARK, disk_errors, remove_tree, sweep, write_json
 from archnet.build import BuildDir
 from archnet.errors import ArchNetError
 from archnet.parts import ENCODER, HOST_DECODER, chip_part
@@ -76,6 +76,7 @@ def compile_for(
     log = base / f"{target}.log"
     try:
         with disk_errors(base):
+            sweep(base)
             work.mkdir(parents=True, exist_ok=True)
         summary = compile_by_route(CompileJob(chip, build, work, log, seconds, sequence))
         if summary.fallback_operators:

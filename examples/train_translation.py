@@ -46,7 +46,14 @@ Pair = tuple[list[int], list[int]]
 
 def read_lines(folder: Path, name: str) -> list[str]:
     """The sentences of one file, one a line."""
-    with gzip.open(folder / f"{name}.gz", "rt", encoding="utf-8") as file:
+    plain, packed = folder / name, folder / f"{name}.gz"
+    if not plain.exists() and not packed.exists():
+        raise ArchNetError(
+            f"{folder} has neither {name} nor {name}.gz", fix="give a folder with them (--data)"
+        )
+    with (
+        gzip.open(packed, "rt", encoding="utf-8") if packed.exists() else plain.open(encoding="utf-8") as file
+    ):
         return [line.strip() for line in file]
 
 
@@ -264,8 +271,8 @@ def main() -> None:
     args = parse()
     torch.manual_seed(args.seed)
     languages = (args.source, args.target)
-    args.out.mkdir(parents=True, exist_ok=True)
     texts = [read_lines(args.data, f"train.{language}") for language in languages]
+    args.out.mkdir(parents=True, exist_ok=True)
     if (args.out / "tokenizer.json").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
     else:

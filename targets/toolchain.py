@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from archnet.atomic import TEMPORARY_MARK, disk_errors, read_json, remove_tree, write_json
+from archnet.atomic import TEMPORARY_MARK, disk_errors, read_json, remove_tree, sweep, write_json
 from archnet.errors import ArchNetError, nearest
 from archnet.targets.chips import CHIPS
 from archnet.targets.interpreters import find_python
@@ -321,7 +321,7 @@ def install(toolchain: Toolchain, say: Callable[[str], None] = lambda text: None
     base = cache_folder()
     with disk_errors(base):
         base.mkdir(parents=True, exist_ok=True)
-    _sweep(base)
+    sweep(base)
     python = find_python(toolchain.python_version, toolchain.title)
     new = base / f".{toolchain.name}.{os.getpid()}{TEMPORARY_MARK}"
     log = base / f"{toolchain.name}.log"
@@ -354,17 +354,9 @@ def remove(toolchain: Toolchain) -> bool:
     with disk_errors(toolchain.folder):
         remove_tree(toolchain.folder)
     if cache_folder().is_dir():
-        _sweep(cache_folder())
+        sweep(cache_folder())
     return there
 
 
 def _run(command: list[str], log: Path, title: str, fix: str) -> None:
     run_tool(command, log=log, seconds=_INSTALL_SECONDS, title=title, fix=fix)
-
-
-def _sweep(base: Path) -> None:
-    """Delete what processes left that were killed in the middle."""
-    for path in base.glob(f".*{TEMPORARY_MARK}"):
-        owner = next((part for part in path.name.split(".") if part.isdigit()), "")
-        if not Path(f"/proc/{owner}").exists() or owner == str(os.getpid()):
-            shutil.rmtree(path, ignore_errors=True)

@@ -21,3 +21,9 @@ def test_openvino_names_the_softmax_and_backends_in_integers_name_nothing() -> N
     assert {place.op for place in emulated_places(graph, ["openvino"])} <= {"Softmax", "Minimum"}
     assert any(place.op == "Softmax" for place in emulated_places(graph, ["openvino"]))
     assert emulated_places(graph, ["reference", "tvm", "iree"]) == ()
+
+
+@pytest.mark.parametrize("backend", ["bm1684x", "bm1688"])
+def test_the_tpu_has_the_softmax_in_float_and_nothing_else(backend: str) -> None:
+    graph = tiny_encoder(np.random.default_rng(0))
+    assert {place.op for place in emulated_places(graph, [backend])} == {"Softmax"}

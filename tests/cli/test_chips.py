@@ -57,7 +57,7 @@ def test_compile_prints_what_the_compiler_says(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--target", "ethos-u5"], "known: ethos-u55-128, ethos-u55-256"),
+        (["--target", "ethos-u5"], "known: bm1684x, bm1688, ethos-u55-128"),
         (["--target", "ethos-u55-128"], "fix: archnet targets install ethos-u"),
         (["--target", "ethos-u55-128", "--time-limit", "0"], "--time-limit 0 is no number of seconds"),
         (["--target", "ethos-u55-128", "--time-limit", "nan"], "--time-limit nan is no number of seconds"),

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from archnet.atomic import write_json
+from archnet.atomic import sweep, write_json
 from archnet.errors import ArchNetError
-from archnet.targets import toolchain as module
 from archnet.targets.toolchain import (
     RECORD,
     TOOLCHAINS,
@@ -89,8 +88,26 @@ def test_another_version_is_told(small: Toolchain, cache: Path) -> None:
 def test_a_living_process_keeps_its_unfinished_environment(cache: Path) -> None:
     mine = cache / f".tiny.{os.getppid()}.archnet-tmp"
     mine.mkdir(parents=True)
-    module._sweep(cache)
+    sweep(cache)
     assert mine.exists()
+
+
+def test_what_is_unwanted_of_a_package_is_deleted(small: Toolchain) -> None:
+    script = "tiny_tool/__main__.py"
+    wanting = replace(small, unwanted=(script,))
+    folder = install(wanting)
+    assert wanting.site_packages(folder).joinpath("tiny_tool").is_dir()
+    assert not wanting.site_packages(folder).joinpath(script).exists()
+
+
+def test_packages_for_a_python_that_is_not_there_are_not_installed(
+    small: Toolchain, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("PATH", "PYENV_ROOT", "UV_PYTHON_INSTALL_DIR", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    with pytest.raises(ArchNetError, match=r"A tool: its packages are for Python 3\.7, and none was found"):
+        install(replace(small, python_version="3.7"))
+    assert list(cache.iterdir()) == []
 
 
 def test_every_package_is_pinned() -> None:
