@@ -178,6 +178,8 @@ def concatenated(t: Translator, node: fx.Node) -> Known:
     assert isinstance(parts, Sequence)
     if axis in (1, -1) and all(_is_row(t, part) for part in parts):
         return _joined_rows(t, node, parts)
+    if (inserted := _inserted(t, node, parts)) is not None:
+        return inserted
     *constants, last = parts
     if not constants or not isinstance(last, fx.Node) or last not in t.known:
         raise Unknown("a concatenation of other things than constant tokens and tokens")
@@ -189,6 +191,40 @@ def concatenated(t: Translator, node: fx.Node) -> Known:
     table[:rows] = torch.cat([_constant_rows(t, part, size[2]) for part in constants])
     longer = t.add_site(node, Op.PREPEND, (x.site,), attributes={"rows": rows})
     return Value(t.add_site(node, Op.ADD, (longer,), parameters={"table": table}))
+
+
+def _inserted(t: Translator, node: fx.Node, parts: Sequence[object]) -> Known | None:
+    """Constant tokens (registers) between those in front and the rest: more in front, and one table of all.
+
+    What was in front is undone: it was there for the two slices that stand around the new ones.
+    """
+    first, *constants, rest = parts
+    ends = [t.known.get(part) if isinstance(part, fx.Node) else None for part in (first, rest)]
+    if [end.layout if isinstance(end, Value) else None for end in ends] != ["leading", "later"]:
+        return None
+    before, behind = (end for end in ends if isinstance(end, Value))
+    size, sites = t.shape(node), {site.name: site for site in t.sites}
+    table, at, undone = torch.zeros(1, size[2]), sites[before.site], {before.site}
+    while at.op is Op.ADD and "table" in at.parameters:
+        table, at = table + t.tensors[at.parameters["table"]], sites[at.inputs[0]]
+        undone.add(at.name)
+    count = before.first
+    if at.op is not Op.PREPEND or (at.attributes["rows"], behind.first, behind.site) != (
+        count,
+        count,
+        before.site,
+    ):
+        raise Unknown("tokens are put between others that do not begin with as many constant ones")
+    same = {n for n, found in t.known.items() if isinstance(found, Value) and found.site == before.site}
+    readers = {user for found in same for user in found.users} - same - {node}
+    if any(not node_kind(user).startswith("sym_") for user in readers):
+        raise Unknown("tokens are put between others that are read besides")
+    added = torch.cat([_constant_rows(t, part, size[2]) for part in constants])
+    t.sites[:] = [site for site in t.sites if site.name not in undone]
+    rows = count + len(added)
+    longer = t.add_site(node, Op.PREPEND, at.inputs, attributes={"rows": rows})
+    joined = torch.cat([table[:count], added, table[count:]])
+    return Value(t.add_site(node, Op.ADD, (longer,), parameters={"table": joined}))
 
 
 def _is_row(t: Translator, node: object) -> bool:

@@ -105,13 +105,15 @@ def select(t: Translator, node: fx.Node) -> Known:
 
 
 def slice_of(t: Translator, node: fx.Node) -> Known:
-    """A slice that takes everything, or of an image's tokens those from one on, for a mean over them."""
+    """A slice that takes everything, or of an image's tokens the first ones, or those from one on."""
     source = node.all_input_nodes[0]
     before, after = t.shape(source), t.shape(node)
     if before == after:
         return t.known[source]
     axis, first = int(str(node.args[1])), before[1] - after[1]
     last = (*node.args[2:], None, None)[1]
+    if t.inputs == (IMAGE_INPUT,) and axis == 1 and node.args[2] in (0, None) and last == after[1]:
+        return replace(t.value(source, "tokens"), layout="leading", first=after[1])
     if t.inputs != (IMAGE_INPUT,) or axis != 1 or node.args[2] != first or last not in (None, sys.maxsize):
         raise Unknown("a slice of token features")
     x = t.value(source, "tokens", "later")

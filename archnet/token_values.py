@@ -17,10 +17,11 @@ class Value:
     "heads" (batch, heads, sequence, width); "heads_t" (batch, heads, width, sequence);
     "row" (batch, features). On the way to a pooled output: "masked", tokens with 0 in place of padding;
     "sum", their sum over the sequence; "norm", the L2 norm of a row; "normalized", a row divided by it;
-    "later", the tokens from `first` on. On the way to a norm: "average", "moment" and "variance" (batch,
-    sequence, 1), the means of features, of their squares, and of the squares of "centred" ones.
+    "leading", the first `first` tokens of an image, and "later", the tokens from `first` on. On the way to a
+    norm: "average", "moment" and "variance" (batch, sequence, 1), the means of features, of their squares,
+    and of the squares of "centred" ones.
     tokens: the mask of the sequence that it runs over, the source's or the target's.
-    first: of the tokens that a slice has left, for the layout "later".
+    first: where a slice ends ("leading") or begins ("later").
     """
 
     site: str

@@ -146,6 +146,7 @@ FAMILIES: dict[str, Family] = {
     "deit": Family("deit", "none", extra=(*_PICTURES, ("architectures", ["DeiTForImageClassification"]))),
     "beit": Family("beit", "none", extra=(*_PICTURES, ("use_relative_position_bias", True))),
     "dinov2": Family("dinov2", "none", extra=(*_PICTURES, ("mlp_ratio", 2))),
+    "dinov2_with_registers": Family("dinov2_with_registers", "none", extra=(*_PICTURES, ("mlp_ratio", 2))),
     "ijepa": Family("ijepa", "none", extra=_PICTURES),
 }
 """The families that `make_model_folder` knows."""

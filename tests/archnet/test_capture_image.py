@@ -22,6 +22,9 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     "deit": lambda: make_model("deit", labels=5),
     "beit": lambda: make_model("beit", labels=5),  # LayerScale, biases of positions, the mean of its patches
     "dinov2": lambda: image_model("dinov2"),  # LayerScale, class token and mean side by side
+    "registers": lambda: make_model(
+        "dinov2_with_registers", labels=5
+    ),  # tokens between the class's and the rest
     "ijepa": lambda: make_model("ijepa", labels=5),  # the mean of all tokens
     "cnn": lambda: image_model("cnn"),
     "resnet": make_resnet,
@@ -39,6 +42,47 @@ def test_captured_network_equals_the_original(name: str) -> None:
         wanted = model(**batch)["logits"]
         got = NetworkModule(found.network)(batch)[found.network.outputs["logits"]]
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_registers_are_constant_tokens_in_front_and_the_class_token_is_read() -> None:
+    model = make_model("dinov2_with_registers", labels=5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "token" in name:
+                parameter.normal_()  # they begin as zeros
+    found = capture_image(model, SIZE)
+    (front,) = [site for site in found.network.sites if site.op is Op.PREPEND]
+    assert front.attributes["rows"] == 1 + model.config.num_register_tokens
+    assert sum("table" in site.parameters for site in found.network.sites) == 1
+    batch = images(2, seed=5)
+    with torch.no_grad():
+        got = NetworkModule(found.network)(batch)[found.network.outputs["logits"]]
+        torch.testing.assert_close(got, model(**batch)["logits"], rtol=1e-4, atol=1e-4)
+
+
+class Inserted(nn.Module):
+    """A token between tokens that are read besides, or that begin with patches."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.stem, self.first = nn.Conv2d(3, 4, 4, stride=4), nn.Parameter(torch.randn(1, 1, 4))
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        x = self.stem(pixel_values).flatten(2).transpose(1, 2)
+        if self.kind == "besides":
+            x = torch.cat([self.first.expand(x.shape[0], -1, -1), x], 1)
+        y = torch.cat([x[:, :1], self.first.expand(x.shape[0], -1, -1), x[:, 1:]], 1)[:, 0]
+        return y + x[:, 0] if self.kind == "besides" else y
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("besides", "between others that are read besides"), ("patches", "that do not begin with as many")],
+)
+def test_tokens_that_cannot_be_put_between_others_are_refused(kind: str, reason: str) -> None:
+    found = capture_image(Inserted(kind).eval(), SIZE)
+    assert any(reason in str(site.attributes["reason"]) for site in found.unknown)
 
 
 def test_batch_norm_folds_into_its_convolution_or_becomes_one() -> None:

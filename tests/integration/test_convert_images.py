@@ -48,7 +48,12 @@ def test_a_resnet_is_converted_scored_and_run(tmp_path: Path, target: Path, arch
 @pytest.mark.usefixtures("presets")
 @pytest.mark.parametrize(
     ("family", "target"),
-    [("beit", "onnxruntime"), ("dinov2", "onnxruntime"), ("dinov2", "archnet5"), ("ijepa", "archnet")],
+    [
+        ("beit", "onnxruntime"),
+        ("dinov2_with_registers", "onnxruntime"),
+        ("dinov2", "archnet5"),
+        ("ijepa", "archnet"),
+    ],
 )
 def test_vision_transformers_of_many_kinds_are_converted(
     tmp_path: Path, archnet: Archnet, family: str, target: str
