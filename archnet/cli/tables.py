@@ -18,6 +18,7 @@ from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.cli.progress_state import human_seconds
 from archnet.parts import is_translation, part_names
 from archnet.results import group_emulated
+from archnet.targets.chips import CHIPS, needs_compiler
 
 if TYPE_CHECKING:
     from archnet.plan import Plan
@@ -267,6 +268,7 @@ def end_table(folder: Path, metrics: Mapping[str, Any], program: str = "archnet"
     if (folder / SETTINGS_FILE).is_file():
         use, what = "classify", "picture.jpg"
     following = [
+        *_compile_commands(program, place, metrics),
         f"{program} validate {place}",
         f"{program} bench {place}",
         *(
@@ -282,6 +284,13 @@ def end_table(folder: Path, metrics: Mapping[str, Any], program: str = "archnet"
         Text("\nnext:", "bold"),
         *(Text(f"  {line}", no_wrap=True, overflow="ignore") for line in following),
     )
+
+
+def _compile_commands(program: str, place: str, metrics: Mapping[str, Any]) -> list[str]:
+    """How to get from a network for a chip's profile to the first of its chips."""
+    profile = str((metrics.get("settings") or {}).get("target"))
+    chips = [chip.name for chip in CHIPS if chip.profile == profile]
+    return [f"{program} compile {place} --target {chips[0]}"] if needs_compiler(profile) else []
 
 
 def _end_rows(folder: Path, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

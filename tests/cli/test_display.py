@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from archnet.cli.display import LiveDisplay, PlainDisplay, choose_display, job_panel
 from archnet.cli.progress_state import JobState, human_seconds, human_summary
+from archnet.cli.tables import end_table
 from archnet.events import Event, Note, Progress, StageFinished, StageStarted
 
 STAGES = ("capture", "distil", "freeze")
@@ -206,3 +208,15 @@ def test_human_summary() -> None:
     assert human_summary({"max_error": 0.0123456, "blocks": 6, "form": "host", "x": None}) == (
         "max error 0.01235, blocks 6, form host, x None"
     )
+
+
+@pytest.mark.parametrize(
+    ("target", "chip"),
+    [("sophgo", "bm1684x"), ("ethos-u85", "ethos-u85-256"), ("tvm", ""), ("mine.toml", "")],
+)
+def test_a_network_for_a_chips_profile_is_compiled_next(tmp_path: Path, target: str, chip: str) -> None:
+    of = console(width=200)
+    of.print(end_table(tmp_path, {"settings": {"target": target}}))
+    first = written(of).partition("next:\n")[2].splitlines()[0].strip()
+    wanted = f"archnet compile {tmp_path} --target {chip}" if chip else f"archnet validate {tmp_path}"
+    assert first == wanted
