@@ -55,9 +55,10 @@ def scaled(t: Translator, node: fx.Node) -> Known:
     if node_kind(node).startswith("div"):
         factor = 1.0 / factor
     if isinstance(found, Scores):
-        if found.probabilities or found.addends:
-            raise Unknown("attention is scaled after its mask or its softmax")
-        return replace(found, scale=found.scale * factor)
+        if found.probabilities or factor <= 0.0:
+            raise Unknown("attention is scaled after its softmax, or by a factor that is not positive")
+        scaled = tuple((addend, gain * factor) for addend, gain in found.addends)
+        return replace(found, scale=found.scale * factor, addends=scaled)
     if not isinstance(found, Value) or found.layout not in ("tokens", "row", "split", "heads", "heads_t"):
         raise Unknown(PRODUCT)
     if found.site in t.tables:
@@ -177,7 +178,7 @@ def attention(t: Translator, node: fx.Node) -> Known:
     width = t.shape(node)[-1]
     scale = scalar_of(args.get("scale")) or width**-0.5
     mask = args.get("attn_mask")
-    addends = (mask,) if isinstance(mask, fx.Node) else ()
+    addends = ((mask, 1.0),) if isinstance(mask, fx.Node) else ()
     scores = Scores(query, key, scale * query.gain * key.gain, addends, probabilities=True)
     return _attend(t, node, scores, value, causal=bool(args.get("is_causal")))
 
@@ -196,11 +197,13 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
         raise Unknown("its keys and values come from different sequences")
     masked = False
     bias: Tensor | None = None
-    for addend in scores.addends:
+    for addend, gain in scores.addends:
         seen, addend_bias = _addend(t, addend, query.tokens, key.tokens)
         masked |= seen == "padding"
         causal |= seen == "causal"
         if addend_bias is not None:
+            # What hides keys still does, whatever it is multiplied by.
+            addend_bias = torch.where(addend_bias > HIDDEN / 2, addend_bias * gain, addend_bias)
             bias = addend_bias if bias is None else bias + addend_bias
     if causal and "decoder_input_ids" not in t.inputs:  # a decoder alone reads whole texts here
         later = torch.ones(2 * (t.probes[0].input_ids.shape[1],), dtype=torch.bool).triu(1)

@@ -81,7 +81,7 @@ def add(t: Translator, node: fx.Node) -> Known:
     if isinstance(found, Scores):
         if not isinstance(right, fx.Node) or right in t.known or found.probabilities:
             raise Unknown("attention scores plus a token-dependent tensor")
-        return replace(found, addends=(*found.addends, right))
+        return replace(found, addends=(*found.addends, (right, 1.0)))
     x = t.value(left, "tokens", "row", "map", "stacked")
     if isinstance(right, fx.Node) and right in t.known:
         other = t.value(right, "tokens", "row", "map", "stacked")

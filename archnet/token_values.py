@@ -34,12 +34,16 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Products of queries and keys on their way to an attention site."""
+    """Products of queries and keys on their way to an attention site.
+
+    scale: of the products.
+    addends: what is added to them, each with the factor that it was multiplied by afterwards.
+    """
 
     query: Value
     key: Value
     scale: float
-    addends: tuple[fx.Node, ...] = ()
+    addends: tuple[tuple[fx.Node, float], ...] = ()
     probabilities: bool = False
 
 

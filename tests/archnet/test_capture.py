@@ -17,7 +17,7 @@ from archnet.executor import NetworkModule
 from archnet.operators import Op
 from archnet.sources.pretrained import without_cache
 from tests.hf_models import make_model
-from tests.small_encoder import LENGTH, SmallEncoder, padded_batch, roughened
+from tests.small_encoder import LENGTH, Layer, SmallEncoder, padded_batch, roughened
 
 CONVERTIBLE = (
     *("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet"),
@@ -209,3 +209,51 @@ def test_model_whose_output_is_constant_is_refused() -> None:
 
     with pytest.raises(ArchNetError, match="no output of the model depends on its tokens"):
         capture(Constant(mean_by_hand), max_sequence=8)
+
+
+class ScaledLate(nn.Module):
+    """Attention whose scores are divided after a bias of positions and the mask were added to them."""
+
+    def __init__(self, divisor: float) -> None:
+        super().__init__()
+        self.encoder, self.divisor = SmallEncoder(), divisor
+        self.bias = nn.Parameter(torch.randn(2, LENGTH + 20, LENGTH + 20))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        layer = self.encoder.layers[0]
+        assert isinstance(layer, Layer)
+        x = self.encoder.words(input_ids)
+        batch, length, hidden = x.shape
+        query, key, value = (
+            f(x).view(batch, length, 2, hidden // 2).transpose(1, 2)
+            for f in (layer.query, layer.key, layer.value)
+        )
+        hidden_keys = (1.0 - attention_mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
+        scores = query @ key.transpose(-1, -2) + self.bias[None, :, :length, :length]
+        scores = (scores + hidden_keys) / self.divisor
+        context = scores.softmax(-1) @ value
+        return {"states": layer.out(context.transpose(1, 2).reshape(batch, length, hidden))}
+
+
+def test_scores_may_be_scaled_after_their_mask_and_their_bias() -> None:
+    model = ScaledLate(4.0).eval()
+    found = capture(model, max_sequence=LENGTH)
+    assert found.unknown == ()
+    (site,) = [site for site in found.network.sites if site.op is Op.ATTENTION]
+    assert site.attributes["masked"]
+    bias = found.network.parameter(site, "bias")
+    torch.testing.assert_close(bias, model.bias.detach()[:, : bias.shape[1], : bias.shape[2]] / 4)
+    batch = padded_batch()
+    with torch.no_grad():
+        wanted = model(**batch)["states"]
+        got = NetworkModule(found.network)(batch)[found.network.outputs["states"]]
+    seen = batch["attention_mask"].bool()
+    torch.testing.assert_close(got[seen], wanted[seen], rtol=1e-4, atol=1e-4)
+
+
+def test_scores_that_are_turned_around_after_their_mask_are_refused() -> None:
+    found = capture(ScaledLate(-4.0).eval(), max_sequence=LENGTH)
+    assert (
+        "aten.div",
+        "attention is scaled after its softmax, or by a factor that is not positive",
+    ) in reasons(found)
