@@ -7,6 +7,7 @@ wrong, so the network's results are those of the network as it is deployed, of t
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import weakref
 from collections.abc import Mapping
@@ -96,6 +97,7 @@ class SophgoBackend(ProgramBackend):
         self._log = log.absolute()
         self._folder = tempfile.TemporaryDirectory(prefix="archnet-")
         self._workers: list[tuple[TpuProgram, Worker]] = []
+        self._numbers = itertools.count()
         self._plain = program
 
     @classmethod
@@ -141,7 +143,8 @@ class SophgoBackend(ProgramBackend):
         for known, worker in self._workers:
             if known is model:
                 return worker
-        number, binary = len(self._workers), self._binary
+        self._forget()
+        number, binary = next(self._numbers), self._binary
         log = self._log.with_name(f"{self._log.stem}-{number}.log") if number else self._log
         worker = Worker(find_toolchain(TOOLCHAIN), DRIVER, log=log, fix=FIX)
         # Otherwise it would live as long as this process.
@@ -156,6 +159,14 @@ class SophgoBackend(ProgramBackend):
             binary = Path(request["binary"])
         worker.call("load", {"binary": str(binary.absolute())}, seconds=RUN_SECONDS)
         return worker
+
+    def _forget(self) -> None:
+        """End the processes that hold programs of other lengths than the newest."""
+        wanted = (self.model, self._plain, self._exposed)
+        for known, worker in self._workers:
+            if not any(known is program for program in wanted):
+                worker.close()
+        self._workers = [(p, w) for p, w in self._workers if any(p is program for program in wanted)]
 
 
 class Bm1684xBackend(SophgoBackend):
