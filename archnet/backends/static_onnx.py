@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from archnet.atomic import read_json
@@ -23,7 +24,9 @@ from archnet.backends.base import feed
 from archnet.backends.onnxruntime import read_model, restored, shown_values, views_of, with_outputs
 from archnet.errors import ArchNetError, nearest
 from archnet.export.onnx import StaticForm, build_static_onnx, stored_tensors
+from archnet.export.onnx_model import SATURATING
 from archnet.graph import QuantizedGraph
+from archnet.operators import Op
 from archnet.reference import bind_dims
 from archnet.storage import load_graph
 from archnet.targets.toolchain import find_toolchain
@@ -214,9 +217,43 @@ class StaticOnnxBackend:
 
 
 class OpenVinoBackend(StaticOnnxBackend):
-    """OpenVINO's runtime for processors (see the base class)."""
+    """OpenVINO's runtime for processors (see the base class).
+
+    Raises:
+        ArchNetError: this processor is an x86-64 without VNNI, and the network has weights of 8 bits, or
+            products of two activations: OpenVINO (2026.4) adds two products of bytes in 16 bits there, which
+            saturate.
+    """
 
     runtime = OPENVINO
+
+    def __init__(self, graph: QuantizedGraph, folder: Path, *, threads: int | None = None) -> None:
+        if adds_in_16_bits() and (layer := _wide_layer(graph)) is not None:
+            raise ArchNetError(
+                f"this processor has no VNNI: OpenVINO adds its products of bytes in 16 bits, where those of "
+                f"{layer} saturate",
+                fix="take another --backend here (onnxruntime, tvm, iree)",
+            )
+        super().__init__(graph, folder, threads=threads)
+
+
+def adds_in_16_bits() -> bool:
+    """Whether this processor multiplies bytes by AVX2's instruction, whose sums of two products saturate."""
+    found = torch.cpu.get_capabilities()
+    names = ("avx_vnni", "avx512_vnni", "amx_int8")
+    return found.get("architecture") == "x86_64" and not any(found.get(name) for name in names)
+
+
+def _wide_layer(graph: QuantizedGraph) -> str | None:
+    """An operator two of whose products may be more than 16 bits hold."""
+    for node in graph.nodes:
+        if node.op in (Op.MATMUL, Op.MEAN_MATMUL):
+            return node.name
+        if node.op in (Op.LINEAR, Op.CONV):
+            weight = graph.constants[node.inputs[1]]
+            if weight.min() < -SATURATING or weight.max() >= SATURATING:
+                return node.name
+    return None
 
 
 class IreeBackend(StaticOnnxBackend):

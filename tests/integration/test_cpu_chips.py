@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from c_processors import COMPILER, PROCESSORS, output_names, run_c
 
-from archnet.backends import open_backend
+from archnet.backends import open_backend, static_onnx
 from archnet.backends.base import feed
 from archnet.backends.reference import ReferenceBackend
-from archnet.backends.static_onnx import IREE, IreeBackend, OpenVinoBackend
+from archnet.backends.static_onnx import IREE, IreeBackend, OpenVinoBackend, adds_in_16_bits
 from archnet.build import BuildDir
 from archnet.compiling import compile_for
 from archnet.config import Bits, ConvertSettings
@@ -70,6 +70,10 @@ def test_integers_in_the_runtime_are_those_of_the_reference(tmp_path: Path, name
         for p in (folder / "compiled" / name).iterdir()
         if p.suffix in (".xml", ".bin", ".vmfb")
     )
+    if name == "openvino" and adds_in_16_bits():
+        with pytest.raises(ArchNetError, match="this processor has no VNNI: OpenVINO adds its products"):
+            open_backend(name, folder)
+        return
     backend, inputs = open_backend(name, folder, threads=1), given(graph)
     shown = backend.tensors(inputs)
     expected = execute(graph, feed(graph, inputs), list(shown))
@@ -84,8 +88,24 @@ def test_integers_in_the_runtime_are_those_of_the_reference(tmp_path: Path, name
         assert np.abs(shown[n].astype(int) - expected[n]).max() <= 1
 
 
+def test_openvino_is_refused_where_its_products_saturate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static_onnx, "adds_in_16_bits", lambda: True)
+    folder = build_of(tmp_path / "text", text())
+    with pytest.raises(ArchNetError, match=r"in 16 bits, where those of layer0\.query saturate") as caught:
+        open_backend("openvino", folder)
+    assert caught.value.fix == "take another --backend here (onnxruntime, tvm, iree)"
+    folder = build_of(tmp_path / "cnn", image_graph("cnn", Bits(4, 8)))  # fits 16 bits
+    with pytest.raises(ArchNetError, match="openvino"):
+        open_backend("openvino", folder)  # it is not installed, or nothing is compiled
+
+
 @needs("openvino")
-def test_sentences_are_padded_to_the_compiled_length_and_longer_ones_refused(tmp_path: Path) -> None:
+def test_sentences_are_padded_to_the_compiled_length_and_longer_ones_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static_onnx, "adds_in_16_bits", lambda: False)  # not about integers
     graph = tiny_encoder(np.random.default_rng(0), pooled=False)
     folder = build_of(tmp_path / "build", graph)
     with pytest.raises(ArchNetError, match="holds nothing that openvino compiled") as caught:
