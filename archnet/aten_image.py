@@ -209,11 +209,8 @@ def _inserted(t: Translator, node: fx.Node, parts: Sequence[object]) -> Known | 
         table, at = table + t.tensors[at.parameters["table"]], sites[at.inputs[0]]
         undone.add(at.name)
     count = before.first
-    if at.op is not Op.PREPEND or (at.attributes["rows"], behind.first, behind.site) != (
-        count,
-        count,
-        before.site,
-    ):
+    alike = behind.site == before.site and behind.first == count
+    if not alike or at.op is not Op.PREPEND or at.attributes["rows"] != count:
         raise Unknown("tokens are put between others that do not begin with as many constant ones")
     same = {n for n, found in t.known.items() if isinstance(found, Value) and found.site == before.site}
     readers = {user for found in same for user in found.users} - same - {node}

@@ -16,7 +16,6 @@ from pathlib import Path
 import onnx
 
 from archnet.atomic import write_bytes
-from archnet.errors import ArchNetError
 from archnet.export.float_twin_operators import lower_node
 from archnet.export.float_twin_state import (
     LIMIT_INPUT,
@@ -24,7 +23,7 @@ from archnet.export.float_twin_state import (
     TOKENS_INPUT,
     TwinLowering,
 )
-from archnet.export.host_split import Split, file_outputs, split
+from archnet.export.host_split import Split, file_outputs, split, static_length
 from archnet.graph import QuantizedGraph
 from archnet.operators import Op
 
@@ -71,12 +70,7 @@ def build_float_twin(graph: QuantizedGraph, sequence: int | None = None) -> Floa
     Raises:
         ArchNetError: an operator has no such form, or the length is not the network's.
     """
-    length = graph.max_sequence if sequence is None else sequence
-    if not 1 <= length <= graph.max_sequence:
-        raise ArchNetError(
-            f"--seq-len {length} is not in 1 .. {graph.max_sequence}, which the network takes",
-            fix="give another --seq-len",
-        )
+    length = static_length(graph, sequence)
     state, parts = TwinLowering(graph, length), split(graph)
     parts.require_body(graph)
     _add_inputs(state, parts)

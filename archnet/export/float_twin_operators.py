@@ -18,6 +18,7 @@ from archnet.export.float_twin_state import (
     TwinLowering,
     no_form,
 )
+from archnet.export.host_split import HOST_ONLY
 from archnet.graph import MULTIPLIER_SHIFT, Node
 from archnet.operators import Op
 from archnet.reference import first_positions
@@ -323,17 +324,8 @@ LOWERINGS: dict[Op, Callable[[TwinLowering, Node], None]] = {
 }
 
 REFUSED: dict[Op, tuple[str, str]] = {
-    Op.ONE_HOT: (
-        "a row of a one-hot matrix is as wide as the vocabulary",
-        "convert with --embedding host (or gather)",
-    ),
-    Op.EMBEDDING: (
-        "only rows by the network's own input can be looked up by the host",
-        "convert with --embedding host",
-    ),
+    **HOST_ONLY,
     Op.LOOKUP: ("a table of 256 entries is no function of reals", "convert so that activations become ReLU"),
-    Op.MEAN_POOL: ("it is no output of the network", "convert again"),
-    Op.WIDEN: ("it is no output of the network", "convert again"),
 }
 """What is refused: why, and what to do."""
 

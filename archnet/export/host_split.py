@@ -11,6 +11,21 @@ from archnet.operators import Op
 MASK = "attention_mask"
 
 
+HOST_ONLY: dict[Op, tuple[str, str]] = {
+    Op.ONE_HOT: (
+        "a row of a one-hot matrix is as wide as the vocabulary",
+        "convert with --embedding host (or gather)",
+    ),
+    Op.EMBEDDING: (
+        "only rows by the network's own input can be looked up by the host",
+        "convert with --embedding host",
+    ),
+    Op.MEAN_POOL: ("it is no output of the network", "convert again"),
+    Op.WIDEN: ("it is no output of the network", "convert again"),
+}
+"""What no static file has, because the host does it: why it is refused elsewhere, and what to do."""
+
+
 class NothingLeft(ArchNetError):
     """A network all of whose outputs are constants or the host's has no file."""
 
@@ -49,3 +64,18 @@ def file_outputs(graph: QuantizedGraph, parts: Split) -> tuple[str, ...]:
     read = [node.inputs[0] for node in parts.after]
     names = [*read, *(output.tensor for output in graph.outputs)]
     return tuple(dict.fromkeys(name for name in names if name in made))
+
+
+def static_length(graph: QuantizedGraph, sequence: int | None) -> int:
+    """The sequence length of a static file: the network's greatest when None.
+
+    Raises:
+        ArchNetError: the network does not take it.
+    """
+    length = graph.max_sequence if sequence is None else sequence
+    if not 1 <= length <= graph.max_sequence:
+        raise ArchNetError(
+            f"--seq-len {length} is not in 1 .. {graph.max_sequence}, which the network takes",
+            fix="give another --seq-len",
+        )
+    return length

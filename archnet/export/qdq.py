@@ -20,8 +20,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from archnet.atomic import write_bytes
-from archnet.errors import ArchNetError
-from archnet.export.host_split import MASK, Split, file_outputs, split
+from archnet.export.host_split import MASK, Split, file_outputs, split, static_length
 from archnet.export.qdq_operators import lower_node
 from archnet.export.qdq_state import QdqForm, QdqLowering, QdqTensor
 from archnet.graph import QuantizedGraph, TensorSpec
@@ -80,12 +79,7 @@ def build_qdq(
     Raises:
         ArchNetError: an operator has no QDQ form, or the length is not the network's.
     """
-    length = graph.max_sequence if sequence is None else sequence
-    if not 1 <= length <= graph.max_sequence:
-        raise ArchNetError(
-            f"--seq-len {length} is not in 1 .. {graph.max_sequence}, which the network takes",
-            fix="give another --seq-len",
-        )
+    length = static_length(graph, sequence)
     state, parts = QdqLowering(graph, length, form or QdqForm()), split(graph)
     parts.require_body(graph)
     given = _inputs(state, parts)

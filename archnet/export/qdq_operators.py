@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from archnet.export.host_split import HOST_ONLY
 from archnet.export.qdq_state import QdqLowering, QdqTensor, no_form, sizes_of
 from archnet.graph import Node
 from archnet.operators import Op
@@ -342,14 +343,7 @@ LOWERINGS: dict[Op, Callable[[QdqLowering, Node], None]] = {
 }
 
 REFUSED: dict[Op, tuple[str, str]] = {
-    Op.ONE_HOT: (
-        "a row of a one-hot matrix is as wide as the vocabulary",
-        "convert with --embedding host (or gather)",
-    ),
-    Op.EMBEDDING: (
-        "only rows by the network's own input can be looked up by the host",
-        "convert with --embedding host",
-    ),
+    **HOST_ONLY,
     Op.TABLE_SOFTMAX: (
         "its table and division are integer arithmetic",
         "convert with --attention softmax or mixing",
@@ -359,7 +353,5 @@ REFUSED: dict[Op, tuple[str, str]] = {
         "convert with --attention softmax or mixing",
     ),
     Op.LOOKUP: ("no float operator is a table of 256 entries", "convert so that activations become ReLU"),
-    Op.MEAN_POOL: ("it is no output of the network", "convert again"),
-    Op.WIDEN: ("it is no output of the network", "convert again"),
 }
 """What is refused: why, and what to do."""

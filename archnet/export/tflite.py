@@ -16,7 +16,7 @@ from pathlib import Path
 
 from archnet.atomic import write_bytes
 from archnet.errors import ArchNetError
-from archnet.export.host_split import MASK, NothingLeft, Split, file_outputs, split
+from archnet.export.host_split import MASK, NothingLeft, Split, file_outputs, split, static_length
 from archnet.export.tflite_model import Quantization, read_metadata
 from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT, lower_node
 from archnet.export.tflite_state import SHARE_LEVELS, Layout, StoredTensor, TfliteLowering
@@ -126,12 +126,7 @@ def build_tflite(graph: QuantizedGraph, sequence: int | None = None, *, expose: 
     Raises:
         ArchNetError: an operator has no int8 form in TFLite, or the length is not the network's.
     """
-    length = graph.max_sequence if sequence is None else sequence
-    if not 1 <= length <= graph.max_sequence:
-        raise ArchNetError(
-            f"--seq-len {length} is not in 1 .. {graph.max_sequence}, which the network takes",
-            fix="give another --seq-len",
-        )
+    length = static_length(graph, sequence)
     state, parts = TfliteLowering(graph, length), split(graph)
     inputs = _inputs(state, parts)
     for node in parts.body:

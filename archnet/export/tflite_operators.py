@@ -13,6 +13,7 @@ from typing import cast
 
 import numpy as np
 
+from archnet.export.host_split import HOST_ONLY
 from archnet.export.tflite_image import lower_conv, lower_max_pool
 from archnet.export.tflite_model import INT32, Quantization
 from archnet.export.tflite_state import SHARE_LEVELS, Layout, TfliteLowering, no_form
@@ -261,14 +262,7 @@ LOWERINGS: dict[Op, Callable[[TfliteLowering, Node], None]] = {
 }
 
 REFUSED: dict[Op, tuple[str, str]] = {
-    Op.ONE_HOT: (
-        "a row of a one-hot matrix is as wide as the vocabulary",
-        "convert with --embedding host (or gather)",
-    ),
-    Op.EMBEDDING: (
-        "only rows by the network's own input can be looked up by the host",
-        "convert with --embedding host",
-    ),
+    **HOST_ONLY,
     Op.TABLE_SOFTMAX: (
         "integer division is in no int8 operator",
         "convert with --attention softmax or mixing",
@@ -278,7 +272,5 @@ REFUSED: dict[Op, tuple[str, str]] = {
         "convert with --attention softmax or mixing",
     ),
     Op.LOOKUP: ("TFLite has no table of 256 entries", "convert so that activations become ReLU"),
-    Op.MEAN_POOL: ("it is no output of the network", "convert again"),
-    Op.WIDEN: ("it is no output of the network", "convert again"),
 }
 """What is refused: why, and what to do."""

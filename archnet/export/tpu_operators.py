@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from archnet.export.host_split import HOST_ONLY
 from archnet.export.tpu_state import FACTOR_INPUT, LIMIT_INPUT, TOKENS_INPUT, TpuLowering, Value, no_form
 from archnet.graph import MULTIPLIER_SHIFT, Node
 from archnet.operators import Op
@@ -25,8 +26,8 @@ def lower_node(state: TpuLowering, node: Node) -> None:
     Raises:
         ArchNetError: it has no form in TpuLang.
     """
-    if node.op in REFUSED:
-        raise no_form(node, *REFUSED[node.op])
+    if node.op in HOST_ONLY:
+        raise no_form(node, *HOST_ONLY[node.op])
     LOWERINGS[node.op](state, node)
 
 
@@ -281,17 +282,3 @@ LOWERINGS: dict[Op, Callable[[TpuLowering, Node], None]] = {
     Op.CONV: _conv,
     Op.MAX_POOL: _max_pool,
 }
-
-REFUSED: dict[Op, tuple[str, str]] = {
-    Op.ONE_HOT: (
-        "a row of a one-hot matrix is as wide as the vocabulary",
-        "convert with --embedding host (or gather)",
-    ),
-    Op.EMBEDDING: (
-        "only rows by the network's own input can be looked up by the host",
-        "convert with --embedding host",
-    ),
-    Op.MEAN_POOL: ("it is no output of the network", "convert again"),
-    Op.WIDEN: ("it is no output of the network", "convert again"),
-}
-"""What is refused: why, and what to do."""

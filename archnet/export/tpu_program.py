@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archnet.atomic import write_bytes
-from archnet.errors import ArchNetError
-from archnet.export.host_split import MASK, file_outputs, split
+from archnet.export.host_split import MASK, file_outputs, split, static_length
 from archnet.export.tpu_operators import lower_node
 from archnet.export.tpu_state import Operation, TpuInput, TpuLowering, Value
 from archnet.graph import QuantizedGraph
@@ -83,12 +82,7 @@ def build_tpu_program(
     Raises:
         ArchNetError: an operator has no such form, or the length is not the network's.
     """
-    length = graph.max_sequence if sequence is None else sequence
-    if not 1 <= length <= graph.max_sequence:
-        raise ArchNetError(
-            f"--seq-len {length} is not in 1 .. {graph.max_sequence}, which the network takes",
-            fix="give another --seq-len",
-        )
+    length = static_length(graph, sequence)
     state, parts = TpuLowering(graph, length), split(graph)
     parts.require_body(graph)
     for name in [s.name for s in graph.inputs if s.dtype != "int64"] + [n.output for n in parts.before]:
