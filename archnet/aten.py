@@ -24,7 +24,7 @@ from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant
-from archnet.token_values import Curve, Known, Moved, MovedParts, Scores, Unknown, Value, node_kind
+from archnet.token_values import HEADS, Curve, Known, Moved, MovedParts, Scores, Unknown, Value, node_kind
 from archnet.valid import MASKS
 
 PLAIN = ("tokens", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
@@ -184,7 +184,12 @@ class Translator:
             elif isinstance(found, Moved) and len(self.shape(source)) == 3 and not self._only_scales(node):
                 bases.add(replace(self.value(source, "tokens"), gain=1.0))
                 operands[source] = GRID
-            elif isinstance(found, Value) and found.layout in PLAIN:
+            elif isinstance(found, Moved) and len(self.shape(source)) == 4 and _squares(node):
+                bases.add(replace(self.value(source, *HEADS), gain=1.0))
+                operands[source] = GRID
+            elif isinstance(found, Value) and (
+                found.layout in PLAIN or (found.layout in HEADS and _squares(node))
+            ):
                 bases.add(replace(found, gain=1.0))
                 operands[source] = GRID * found.gain
             elif found is None and source in self.recorded[0] and self.recorded[0][source].numel() == 1:
@@ -375,6 +380,11 @@ def attribute_of(module: nn.Module, path: str) -> Tensor:
     if not isinstance(value, Tensor):
         raise Unknown(f"{path} is no tensor")
     return value
+
+
+def _squares(node: fx.Node) -> bool:
+    """Whether a node begins a norm; whatever else is done to the features of heads belongs to attention."""
+    return node_kind(node) in ("pow", "square") or node.args[:1] == node.args[1:2]
 
 
 def _flat(value: object) -> list[fx.Node]:

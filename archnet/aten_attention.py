@@ -17,7 +17,7 @@ from archnet.converters.softmax import HIDDEN
 from archnet.network import SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import bias_before, hides_padding, side_constant, visibility_of, window_of
-from archnet.token_values import Curve, Known, Scores, Unknown, Value, node_kind, scalar_of
+from archnet.token_values import HEADS, Curve, Known, Scores, Unknown, Value, node_kind, scalar_of
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
@@ -47,8 +47,8 @@ def scaled(t: Translator, node: fx.Node) -> Known:
         if constant.numel() == 1:
             factor = float(constant)
         elif _one_a_feature(found, constant):
-            scale = constant.reshape(-1).float()
-            x = t.value(source, "tokens", "row")
+            x = t.value(source, "tokens", "row", *HEADS)
+            scale = constant.reshape(-1).float().repeat(x.heads if x.layout in HEADS else 1)
             return scaled_features(t, node, x, 1 / scale if node_kind(node) == "div" else scale)
     if factor is None:
         return masked(t, node)
@@ -85,7 +85,7 @@ def _product(t: Translator, node: fx.Node, left: Value, right: Known) -> Value:
 
 def _one_a_feature(found: Known, constant: Tensor) -> bool:
     """Whether a constant has one number for each feature of what is known."""
-    features = isinstance(found, Value) and found.layout in ("tokens", "row")
+    features = isinstance(found, Value) and found.layout in ("tokens", "row", *HEADS)
     return features and constant.numel() == constant.shape[-1]
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, fx
 
 from archnet.curves import GRID
 from archnet.executor import mean_pool
+from archnet.network import SiteAttribute
 from archnet.operators import Op
-from archnet.token_values import Curve, Known, Unknown, Value
+from archnet.token_values import HEADS, Curve, Known, Unknown, Value
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
@@ -37,7 +38,7 @@ def feature_mean(t: Translator, node: fx.Node) -> Value:
     x, inner = t.settled(operand), t.known[operand]
     reals = inner.samples if isinstance(inner, Curve) else GRID
     square = isinstance(x, Value) and torch.allclose(found.samples, reals.square())
-    if not isinstance(x, Value) or not square or x.layout not in ("tokens", "row", "centred"):
+    if not isinstance(x, Value) or not square or x.layout not in ("tokens", "row", "centred", *HEADS):
         raise Unknown("a mean over features that is no part of a norm")
     return replace(x, layout="variance" if x.layout == "centred" else "moment", gain=1.0)
 
@@ -50,25 +51,42 @@ def centred(t: Translator, node: fx.Node) -> Value:
     return replace(x, layout="centred")
 
 
+def add_norm(
+    t: Translator,
+    node: fx.Node,
+    op: Op,
+    x: Value,
+    eps: float,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> str:
+    """The site of a norm over the last axis of a node: of all features, or of those of each head."""
+    width, heads = t.shape(node)[-1], x.heads if x.layout in HEADS else 1
+    parameters = {
+        "weight": (torch.ones(width) if weight is None else weight).repeat(heads),
+        "bias": (torch.zeros(width) if bias is None else bias).repeat(heads),
+    }
+    attributes: dict[str, SiteAttribute] = {"eps": eps, **({"groups": heads} if heads > 1 else {})}
+    return t.add_site(node, op, (x.site,), parameters=parameters, attributes=attributes)
+
+
 def normed(t: Translator, node: fx.Node, source: object, by: Known, *, divided: bool) -> Value:
     """Features times (m + eps)**-0.5, or divided by its inverse: an RMSNorm, or of centred ones a LayerNorm.
 
     m is the mean of their squares.
     """
     assert isinstance(by, Curve)
-    x = t.value(source, "tokens", "row", "centred")
+    x = t.value(source, "tokens", "row", "centred", *HEADS)
     factor = 1 / by.samples if divided else by.samples
     positive = GRID > 0.5
     eps = float(factor[positive][0] ** -2 - GRID[positive][0])
     wanted = (GRID[positive] + eps) ** -0.5
-    alike = x.site == by.base.site and (x.layout == "centred") == (by.base.layout == "variance")
+    alike = x.site == by.base.site and x.heads == by.base.heads
+    alike &= (x.layout == "centred") == (by.base.layout == "variance")
     if not alike or not torch.allclose(factor[positive], wanted, rtol=1e-6):
         raise Unknown("features divided by something else than their root mean square")
-    width = t.shape(node)[-1]
-    parameters = {"weight": torch.ones(width), "bias": torch.zeros(width)}
     op = Op.LAYER_NORM if x.layout == "centred" else Op.RMS_NORM
-    attributes = {"eps": max(round(eps, 12), 0.0)}
-    site = t.add_site(node, op, (x.site,), parameters=parameters, attributes=attributes)
+    site = add_norm(t, node, op, x, max(round(eps, 12), 0.0))
     return replace(x, site=site, layout="tokens" if x.layout == "centred" else x.layout)
 
 

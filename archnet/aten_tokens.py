@@ -11,8 +11,9 @@ import torch
 from torch import fx
 
 from archnet.aten_image import IMAGE_INPUT
+from archnet.aten_pooling import add_norm
 from archnet.operators import Op
-from archnet.token_values import Known, Scores, Unknown, Value, scalar_of
+from archnet.token_values import HEADS, Known, Scores, Unknown, Value, scalar_of
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
@@ -33,41 +34,25 @@ def addmm(t: Translator, node: fx.Node) -> Known:
 
 
 def layer_norm(t: Translator, node: fx.Node) -> Known:
-    x = t.value(node.args[0], "tokens", "row", "stacked")
+    x = t.value(node.args[0], "tokens", "row", "stacked", *HEADS)
     shape = node.args[1]
     if not isinstance(shape, Sequence) or len(shape) != 1:
         raise Unknown("LayerNorm over more than the last axis")
-    width = t.shape(node)[-1]
-    weight = t.tensor(node.args[2]) if len(node.args) > 2 and node.args[2] is not None else torch.ones(width)
-    bias = t.tensor(node.args[3]) if len(node.args) > 3 and node.args[3] is not None else torch.zeros(width)
+    weight, bias = (t.tensor(a) if a is not None else None for a in (*node.args[2:4], None, None)[:2])
     eps = scalar_of(node.args[4]) if len(node.args) > 4 else 1e-5
-    site = t.add_site(
-        node,
-        Op.LAYER_NORM,
-        (x.site,),
-        parameters={"weight": weight, "bias": bias},
-        attributes={"eps": eps or 0.0},
-    )
-    return replace(x, site=site)
+    return replace(x, site=add_norm(t, node, Op.LAYER_NORM, x, eps or 0.0, weight, bias))
 
 
 def rms_norm(t: Translator, node: fx.Node) -> Known:
-    x = t.value(node.args[0], "tokens", "row")
+    x = t.value(node.args[0], "tokens", "row", *HEADS)
     shape = node.args[1]
     if not isinstance(shape, Sequence) or len(shape) != 1:
         raise Unknown("RMSNorm over more than the last axis")
-    width = t.shape(node)[-1]
     given = dict(zip(("weight", "eps"), node.args[2:], strict=False)) | dict(node.kwargs)
-    weight = t.tensor(given["weight"]) if given.get("weight") is not None else torch.ones(width)
+    weight = t.tensor(given["weight"]) if given.get("weight") is not None else None
     eps = scalar_of(given.get("eps"))
-    site = t.add_site(
-        node,
-        Op.RMS_NORM,
-        (x.site,),
-        parameters={"weight": weight, "bias": torch.zeros(width)},
-        attributes={"eps": torch.finfo(torch.float32).eps if eps is None else eps},
-    )
-    return replace(x, site=site)
+    eps = torch.finfo(torch.float32).eps if eps is None else eps
+    return replace(x, site=add_norm(t, node, Op.RMS_NORM, x, eps, weight))
 
 
 def add(t: Translator, node: fx.Node) -> Known:

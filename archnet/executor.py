@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from archnet.converters.attention import mix_tokens
 from archnet.converters.softmax import hides, later_keys, relu_weights, seen_keys
-from archnet.network import Network, Site
+from archnet.network import Network, Site, grouped, groups_of
 from archnet.operators import Op
 
 MASKED = -30000.0
@@ -166,13 +166,17 @@ def _mul(m: NetworkModule, s: Site, x: Tensor, y: Tensor | None = None) -> Tenso
 
 
 def _norm(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
-    weight = m.parameter(s, "weight")
-    return F.layer_norm(x, weight.shape, weight, m.parameter(s, "bias"), float(s.attributes["eps"]))
+    weight, bias, eps = m.parameter(s, "weight"), m.parameter(s, "bias"), float(s.attributes["eps"])
+    if groups_of(s) == 1:
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+    x = grouped(x, groups_of(s))
+    return F.layer_norm(x, x.shape[-1:], eps=eps).flatten(-2) * weight + bias
 
 
 def _rms_norm(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
-    weight = m.parameter(s, "weight")
-    return F.rms_norm(x, list(weight.shape), weight, float(s.attributes["eps"])) + m.parameter(s, "bias")
+    x = grouped(x, groups_of(s))
+    normed = F.rms_norm(x, list(x.shape[-1:]), eps=float(s.attributes["eps"])).flatten(-2)
+    return normed * m.parameter(s, "weight") + m.parameter(s, "bias")
 
 
 def _silu(m: NetworkModule, s: Site, x: Tensor) -> Tensor:

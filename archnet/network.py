@@ -87,6 +87,16 @@ class Network:
         return replace(self, sites=tuple(reversed(kept)), tensors=tensors)
 
 
+def groups_of(norm: Site) -> int:
+    """How many groups of features a norm normalises, each by itself: one, or one for each head."""
+    return int(norm.attributes.get("groups", 1))
+
+
+def grouped(x: Tensor, groups: int) -> Tensor:
+    """(..., features) -> (..., groups, features of a group), a view."""
+    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+
+
 def decoder_sites(network: Network) -> tuple[Site, ...]:
     """The sites whose values depend on the tokens of the target; none but in an encoder-decoder."""
     found: list[Site] = []

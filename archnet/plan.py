@@ -19,7 +19,7 @@ from archnet.converters.fold import fold
 from archnet.converters.layer_norm import NORMS
 from archnet.converters.softmax import biased
 from archnet.errors import ArchNetError
-from archnet.network import Network, Site
+from archnet.network import Network, Site, groups_of
 from archnet.operators import Op
 from archnet.plan_translation import NOT_MIXED, attention_place, rejects
 from archnet.plan_widths import missing_widths, wider_than_asked
@@ -282,7 +282,9 @@ def _folded(network: Network, attention: str, norms: str) -> Network:
     meta = {key: torch.ones_like(value[..., :1].expand_as(value)) for key, value in network.tensors.items()}
     shape_only = Network(network.inputs, network.sites, meta, network.outputs, network.normalized)
     statistics = {
-        site.name: TokenStatistics(torch.zeros_like(shape_only.parameter(site, "bias")), 1.0)
+        site.name: TokenStatistics(
+            torch.zeros_like(shape_only.parameter(site, "bias")), torch.ones(groups_of(site))
+        )
         for site in network.sites
         if site.op in NORMS
     }

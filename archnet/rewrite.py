@@ -15,7 +15,7 @@ from archnet.converters.base import Statistics, TokenStatistics
 from archnet.converters.homotopy import Homotopy, set_progress
 from archnet.converters.layer_norm import NORMS
 from archnet.executor import NetworkModule
-from archnet.network import Network, Site
+from archnet.network import Network, Site, grouped, groups_of
 from archnet.operators import Op
 from archnet.valid import mask_of, row_masks, valid_rows
 
@@ -47,17 +47,20 @@ def token_statistics(teacher: NetworkModule, batches: list[dict[str, Tensor]]) -
     norms = [site for site in teacher.network.sites if site.op in NORMS]
     sources = {site.inputs[0] for site in norms}
     means: dict[str, list[Tensor]] = {name: [] for name in sources}
-    deviations: dict[str, list[Tensor]] = {name: [] for name in sources}
+    deviations: dict[str, list[Tensor]] = {site.name: [] for site in norms}
     masks = row_masks(teacher.network)
     for batch in batches:
         values = teacher(batch, keep=sources)
         for name in sources:
             value = valid_rows(values[name].float(), mask_of(batch, masks[name]))
             means[name].append(value.mean(0))
-            deviations[name].append(value.std(-1, unbiased=False).clamp_min(SMALLEST_DEVIATION))
+            for site in norms:
+                if site.inputs[0] == name:
+                    deviation = grouped(value, groups_of(site)).std(-1, unbiased=False)
+                    deviations[site.name].append(deviation.clamp_min(SMALLEST_DEVIATION))
     return {
         site.name: TokenStatistics(
-            torch.stack(means[site.inputs[0]]).mean(0), float(torch.cat(deviations[site.inputs[0]]).median())
+            torch.stack(means[site.inputs[0]]).mean(0), torch.cat(deviations[site.name]).median(0).values
         )
         for site in norms
     }

@@ -19,7 +19,7 @@ class Value:
     "sum", their sum over the sequence; "norm", the L2 norm of a row; "normalized", a row divided by it;
     "leading", the first `first` tokens of an image, and "later", the tokens from `first` on. On the way to a
     norm: "average", "moment" and "variance" (batch, sequence, 1), the means of features, of their squares,
-    and of the squares of "centred" ones.
+    and of the squares of "centred" ones; of a norm within heads a "moment" for each head.
     tokens: the mask of the sequence that it runs over, the source's or the target's.
     first: where a slice ends ("leading") or begins ("later").
     """
@@ -30,6 +30,10 @@ class Value:
     gain: float = 1.0
     tokens: str = "attention_mask"
     first: int = 0
+
+
+HEADS = ("split", "heads")
+"""Layouts whose last axis are the features of one head."""
 
 
 @dataclass(frozen=True, slots=True)

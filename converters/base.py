@@ -19,11 +19,12 @@ class TokenStatistics:
 
     Attributes:
         mean: (features,) mean over tokens.
-        deviation: median over tokens of the deviation over features.
+        deviation: (groups,) median over tokens of the deviation over the features of a group; a norm over all
+            features has one group.
     """
 
     mean: Tensor
-    deviation: float
+    deviation: Tensor
 
 
 @dataclass(frozen=True, slots=True)

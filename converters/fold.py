@@ -41,6 +41,14 @@ class Affine:
         """Whether the value is the carrier itself."""
         return self.weight is None and self.bias is None and self.rotation is None
 
+    def of(self, weight: Tensor, bias: Tensor | None = None) -> Affine:
+        """The same value where the carrier has become another: what it was is weight * carrier + bias."""
+        gain = weight if self.weight is None else self.weight * weight
+        if bias is None:
+            return replace(self, weight=gain)
+        shift = bias if self.weight is None else self.weight * bias
+        return replace(self, weight=gain, bias=shift if self.bias is None else self.bias + shift)
+
     def to(self, device: torch.device) -> Affine:
         """The same on a device."""
 
@@ -100,6 +108,16 @@ class _Folder:
                 return site if len(self.source.consumers()[name]) == 1 else None
         return None
 
+    def put_into(self, producer: Site, gain: Tensor, shift: Tensor) -> None:
+        """Make a fully connected layer's results gain * what they were + shift."""
+        weight, bias = (producer.parameters[role] for role in ("weight", "bias"))
+        self.tensors[weight] = self.tensors[weight] * gain[:, None]
+        self.tensors[bias] = self.tensors[bias] * gain + shift
+        undone = 1.0 / safe_gain(gain)
+        for name, value in self.values.items():
+            if value.carrier == producer.name:
+                self.values[name] = value.of(undone, -shift * undone)
+
 
 def _keep(folder: _Folder, site: Site) -> None:
     """An operator that is not linear: what it reads must be plain."""
@@ -117,6 +135,11 @@ def _batch_norm(folder: _Folder, site: Site) -> None:
     gain, shift = folder.source.parameter(site, "weight"), folder.source.parameter(site, "bias")
     weight = gain if before.weight is None else before.weight * gain
     bias = shift if before.bias is None else before.bias * gain + shift
+    producer = folder.producer(before.carrier)
+    if before.plain and producer is not None and len(folder.source.consumers()[site.inputs[0]]) == 1:
+        folder.put_into(producer, gain, shift)
+        folder.values[site.name] = Affine(before.carrier)
+        return
     folder.values[site.name] = Affine(before.carrier, weight, bias)
 
 
@@ -211,10 +234,8 @@ def _scaled_scores(folded: Folded) -> Folded:
         for role in ("weight", "bias"):
             tensors[free[0].parameters[role]] = tensors[free[0].parameters[role]] * scale
         sites[index] = replace(site, attributes={**site.attributes, "scale": 1.0})
-        before = values[free[0].name]
-        width = tensors[free[0].parameters["bias"]].shape
-        weight = torch.ones(width) if before.weight is None else before.weight
-        values[free[0].name] = replace(before, weight=weight / scale)
+        undone = torch.full(tensors[free[0].parameters["bias"]].shape, 1.0 / scale)
+        values |= {n: v.of(undone) for n, v in values.items() if v.carrier == free[0].name}
     return Folded(replace(network, sites=tuple(sites), tensors=tensors), values)
 
 

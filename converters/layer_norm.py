@@ -4,9 +4,9 @@ x: (batch, tokens, features). With per-token mean mu and deviation sigma, and pr
 
     n = (x - (1 - g) mu - g m0) / (sigma**(1 - g) * s0**g)
 
-is the norm's own normalisation at g = 0 and a static one (m0 learned per channel, s0 learned, one
-number) at g = 1. Its gain and bias stay a per-channel affine for the layers that read it; the
-residual path gets a copy whose gain becomes one number, alpha:
+is the norm's own normalisation at g = 0 and a static one at g = 1 (m0 learned per channel, s0 learned, one
+number, or one for each head where the norm works within heads). Its gain and bias stay a per-channel affine
+for the layers that read it; the residual path gets a copy whose gain becomes one number, alpha:
 
     r = n * ((1 - g) w + g alpha) + b
 
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from archnet.config import NORM_FORMS
 from archnet.converters.base import Expansion, Replacement, Statistics, TokenStatistics
 from archnet.converters.homotopy import Homotopy
-from archnet.network import Network, Site
+from archnet.network import Network, Site, grouped
 from archnet.operators import Op
 
 NORMS = (Op.LAYER_NORM, Op.RMS_NORM)
@@ -45,15 +45,16 @@ class NormToBatchNorm(Homotopy):
 
     Args:
         mean: (features,) start of m0; zeros for RMSNorm.
-        scale: start of s0, the median token deviation over calibration data.
+        scale: (groups,) start of s0, the median token deviation over calibration data; features are
+            normalised in so many groups, one after the other.
         eps: the norm's own.
         centred: False for RMSNorm, which subtracts no mean.
     """
 
-    def __init__(self, mean: Tensor, scale: float, eps: float, *, centred: bool = True) -> None:
+    def __init__(self, mean: Tensor, scale: Tensor, eps: float, *, centred: bool = True) -> None:
         super().__init__()
         self.mean = nn.Parameter(mean.clone())
-        self.log_scale = nn.Parameter(torch.tensor(float(scale)).log())
+        self.log_scale = nn.Parameter(scale.log())
         self.eps = eps
         self.centred = centred
 
@@ -61,16 +62,21 @@ class NormToBatchNorm(Homotopy):
         """(batch, tokens, features) -> the same shape, float32."""
         x = x.float()
         if self.done:
-            return (x - self.mean) * torch.exp(-self.log_scale)
-        g = self.progress
+            return (x - self.mean) * self._each(torch.exp(-self.log_scale))
+        g, x = self.progress, grouped(x, len(self.log_scale))
         mean = x.mean(-1, keepdim=True) if self.centred else 0.0
         variance = (x - mean).square().mean(-1, keepdim=True) + self.eps
-        inverse = torch.exp(-g * self.log_scale - 0.5 * (1.0 - g) * torch.log(variance))
-        return (x - (1.0 - g) * mean - g * self.mean) * inverse
+        inverse = torch.exp(-g * self.log_scale[:, None] - 0.5 * (1.0 - g) * torch.log(variance))
+        moved = x - (1.0 - g) * mean - g * grouped(self.mean, len(self.log_scale))
+        return (moved * inverse).flatten(-2)
+
+    def _each(self, scale: Tensor) -> Tensor:
+        """(groups,) -> (features,), the number of each feature's group; one number stays one."""
+        return scale if len(scale) == 1 else scale.repeat_interleave(len(self.mean) // len(scale))
 
     def affine(self) -> tuple[Tensor, Tensor]:
         """(weight, bias), each (features,): what is left at progress 1, n = x * weight + bias."""
-        inverse = torch.exp(-self.log_scale.detach())
+        inverse = self._each(torch.exp(-self.log_scale.detach()))
         return inverse.expand_as(self.mean).clone(), -self.mean.detach() * inverse
 
 

@@ -137,6 +137,16 @@ FAMILIES: dict[str, Family] = {
         size_names=("n_embd", "n_layer", "n_head", "n_inner"),
         extra=(("pad_token_id", 0), ("n_positions", MAX_POSITIONS), ("bos_token_id", 2), ("eos_token_id", 3)),
     ),
+    "qwen3": Family(
+        "qwen3",
+        extra=(
+            *_PLAIN_TOKENS,
+            ("num_key_value_heads", 2),
+            ("head_dim", 8),
+            ("bos_token_id", 2),
+            ("eos_token_id", 3),
+        ),
+    ),
     "llama": Family(
         "llama",
         extra=(*_PLAIN_TOKENS, ("num_key_value_heads", 2), ("bos_token_id", 2), ("eos_token_id", 3)),

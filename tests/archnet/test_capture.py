@@ -21,7 +21,7 @@ from tests.small_encoder import LENGTH, Layer, SmallEncoder, padded_batch, rough
 
 CONVERTIBLE = (
     *("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet"),
-    *("modernbert", "nomic_bert", "roformer", "esm", "eurobert", "gpt2", "llama"),
+    *("modernbert", "nomic_bert", "roformer", "esm", "eurobert", "gpt2", "llama", "qwen3"),
 )
 
 

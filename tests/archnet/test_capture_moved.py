@@ -124,6 +124,49 @@ def test_packed_projections_and_rotary_positions(split: Split, turn: Turn) -> No
     assert ops.count(Op.LINEAR) == (4 if turn is same else 6)
 
 
+class NormedHeads(nn.Module):
+    """A norm of the features of each head, before they are turned."""
+
+    def __init__(self, written: Turn, turn: Turn) -> None:
+        super().__init__()
+        self.written, self.turn = written, turn
+        self.weight = nn.Parameter(torch.rand(WIDTH) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.turn(self.written(x) * self.weight)
+
+
+def rms_of_heads(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+def rms_before_heads(x: Tensor) -> Tensor:
+    return rms_of_heads(x.transpose(1, 2)).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("written", "op"),
+    [
+        (rms_of_heads, Op.RMS_NORM),
+        (rms_before_heads, Op.RMS_NORM),
+        (lambda x: F.rms_norm(x, (WIDTH,), eps=1e-6), Op.RMS_NORM),
+        (lambda x: F.layer_norm(x, (WIDTH,)), Op.LAYER_NORM),
+    ],
+)
+@pytest.mark.parametrize("split", [chunked, grouped])
+@pytest.mark.parametrize("turn", [same, turned_halves, turned_pairs])
+def test_norms_within_heads_stay_behind_the_layer_that_makes_them(
+    split: Split, turn: Turn, written: Turn, op: Op
+) -> None:
+    rows = FEATURES + 2 * WIDTH if split is grouped else 3 * FEATURES
+    network = captured(Packed(split, NormedHeads(written, turn), rows)).network
+    norms = [site for site in network.sites if site.op is op]
+    assert len(norms) == (2 if turn is same else 4)
+    assert {site.attributes.get("groups", 1) for site in norms} <= {1, HEADS}
+    assert all(network.site(site.inputs[0]).op is Op.LINEAR for site in norms)
+    assert [site.op for site in network.sites].count(Op.LINEAR) == (4 if turn is same else 6)
+
+
 @pytest.mark.parametrize("gate", [F.silu, F.gelu, torch.relu])
 @pytest.mark.parametrize("halves", [lambda x: x.chunk(2, -1), lambda x: (x[..., ::2], x[..., 1::2])])
 def test_gated_layers(gate: Turn, halves: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:

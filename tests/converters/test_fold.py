@@ -72,13 +72,24 @@ places ADD b
 more ADD places
 out LINEAR more
 """
+WITHIN_HEADS = """
+words EMBEDDING input_ids
+query LINEAR words
+norm BATCH_NORM query
+scaled BATCH_NORM norm
+key LINEAR words
+value LINEAR words
+attend ATTENTION scaled key value
+"""
 BATCH = {
     "input_ids": torch.arange(12).reshape(2, 6) % 9,
     "attention_mask": torch.tensor([[1] * 6, [1, 1, 1, 0, 0, 0]]),
 }
 
 
-@pytest.mark.parametrize("text", [POST_NORM, PRE_NORM, TWICE], ids=["post-norm", "pre-norm", "twice"])
+@pytest.mark.parametrize(
+    "text", [POST_NORM, PRE_NORM, TWICE, WITHIN_HEADS], ids=["post", "pre", "twice", "within heads"]
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_folded_network_computes_every_value(text: str, seed: int) -> None:
     source = network(text, seed)

@@ -21,14 +21,14 @@ def x() -> torch.Tensor:
 
 @pytest.mark.parametrize("centred", [True, False])
 def test_progress_0_is_the_norm(x: torch.Tensor, centred: bool) -> None:
-    module = NormToBatchNorm(torch.full((8,), 5.0), 7.0, 1e-5, centred=centred)
+    module = NormToBatchNorm(torch.full((8,), 5.0), torch.tensor([7.0]), 1e-5, centred=centred)
     wanted = F.layer_norm(x, (8,), eps=1e-5) if centred else F.rms_norm(x, (8,), eps=1e-5)
     torch.testing.assert_close(module(x), wanted)
 
 
 def test_progress_1_is_its_affine(x: torch.Tensor) -> None:
     mean = torch.linspace(-1, 1, 8)
-    module = NormToBatchNorm(mean, 2.5, 1e-5)
+    module = NormToBatchNorm(mean, torch.tensor([2.5]), 1e-5)
     set_progress(module, 1.0)
     torch.testing.assert_close(module(x), (x - mean) / 2.5)
     weight, bias = module.affine()
@@ -37,7 +37,7 @@ def test_progress_1_is_its_affine(x: torch.Tensor) -> None:
 
 def test_between_is_the_formula(x: torch.Tensor) -> None:
     mean, g = torch.linspace(-1, 1, 8), 0.3
-    module = NormToBatchNorm(mean, 2.5, 0.0)
+    module = NormToBatchNorm(mean, torch.tensor([2.5]), 0.0)
     set_progress(module, g)
     mu, sigma = x.mean(-1, keepdim=True), x.std(-1, keepdim=True, unbiased=False)
     wanted = (x - (1 - g) * mu - g * mean) / (sigma ** (1 - g) * 2.5**g)
@@ -45,11 +45,29 @@ def test_between_is_the_formula(x: torch.Tensor) -> None:
 
 
 def test_continuous_at_1(x: torch.Tensor) -> None:
-    module = NormToBatchNorm(torch.zeros(8), 2.0, 1e-5)
+    module = NormToBatchNorm(torch.zeros(8), torch.tensor([2.0]), 1e-5)
     set_progress(module, 1.0 - 1e-6)
     almost = module(x)
     set_progress(module, 1.0)
     torch.testing.assert_close(almost, module(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("g", [0.0, 0.3, 1.0])
+def test_heads_are_normalised_each_by_itself(x: torch.Tensor, centred: bool, g: float) -> None:
+    mean, scale = torch.linspace(-1, 1, 8), torch.tensor([2.5, 4.0])
+    module = NormToBatchNorm(mean, scale, 1e-5, centred=centred)
+    set_progress(module, g)
+    alone = [
+        NormToBatchNorm(mean[i : i + 4], s[None], 1e-5, centred=centred)
+        for i, s in ((0, scale[0]), (4, scale[1]))
+    ]
+    for one in alone:
+        set_progress(one, g)
+    torch.testing.assert_close(module(x), torch.cat([alone[0](x[..., :4]), alone[1](x[..., 4:])], -1))
+    if g == 1.0:
+        weight, bias = module.affine()
+        torch.testing.assert_close(module(x), x * weight + bias)
 
 
 def test_residual_gain_becomes_one_number(x: torch.Tensor) -> None:
@@ -75,7 +93,7 @@ def norm_network(*, residual: bool) -> Network:
 @pytest.mark.parametrize("residual", [False, True])
 def test_an_add_reads_a_copy_with_one_gain(residual: bool) -> None:
     network = norm_network(residual=residual)
-    statistics = TokenStatistics(torch.zeros(4), 1.0)
+    statistics = TokenStatistics(torch.zeros(4), torch.ones(1))
     built = NormConverter(Op.LAYER_NORM).build(network.site("norm"), network, statistics)
     names = ["norm.normalize", "norm", *(["norm.residual"] if residual else [])]
     assert [site.name for site in built.sites] == names
@@ -131,7 +149,7 @@ def test_a_correction_expands_to_layers_that_compute_it() -> None:
 def test_a_corrected_norm_is_read_corrected_by_everything() -> None:
     network = norm_network(residual=True)
     converter = NormConverter(Op.LAYER_NORM, "corrected")
-    built = converter.build(network.site("norm"), network, TokenStatistics(torch.zeros(4), 1.0))
+    built = converter.build(network.site("norm"), network, TokenStatistics(torch.zeros(4), torch.ones(1)))
     assert {site.name: site.inputs for site in built.sites} == {
         "norm.normalize": ("words",),
         "norm.correct": ("norm.normalize",),
