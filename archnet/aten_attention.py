@@ -231,7 +231,7 @@ def _addend(
     if full is None:
         raise Unknown("its attention mask depends on the tokens")
     seen = visibility_of(padded, queries, keys) if padded.dim() == 4 else None
-    if seen is not None:
+    if seen is not None and seen == _visibility_at_length(t, node, query_tokens, key_tokens):
         return seen, None
     if query_tokens == key_tokens and (window := window_of(full, padded, keys)) is not None:
         return "padding", window
@@ -244,6 +244,12 @@ def _addend(
     bias = full.reshape(-1, *full.shape[-2:]).float()
     masked = padded.dim() == 4 and hides_padding(padded, keys)
     return "padding" if masked else None, bias if bool(bias.any()) else None
+
+
+def _visibility_at_length(t: Translator, node: fx.Node, query_tokens: str, key_tokens: str) -> str | None:
+    """What a mask lets a query see in the longest sequences: a wide window shows nowhere else."""
+    queries, keys = (t.probes[1].values[name] for name in (query_tokens, key_tokens))
+    return visibility_of(t.recorded[1][node], queries, keys)
 
 
 def _bias_of_all(t: Translator, node: fx.Node) -> Tensor | None:

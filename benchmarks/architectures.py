@@ -65,8 +65,8 @@ TEXTS = {
     **alike("deberta-v2", TEXT, relative_attention=True, pos_att_type=["p2c", "c2p"]),
     **alike("gpt2 gptj codegen", SHORT, rotary_dim=4),
     **alike("biogpt gpt_neox phi", TEXT),
-    **alike("cohere eurobert granite llama mistral olmo qwen2 stablelm starcoder2", GROUPED),
-    **alike("gemma qwen3", GROUPED, head_dim=8),
+    **alike("cohere eurobert granite llama mistral olmo olmo2 qwen2 smollm3 stablelm starcoder2", GROUPED),
+    **alike("gemma gemma2 gemma3_text qwen3", GROUPED, head_dim=8),
     **alike("opt", TEXT, ffn_dim=64, word_embed_proj_dim=32),
     **alike("bloom", TOKENS, hidden_size=32, n_layer=2, n_head=4),
 }

@@ -21,7 +21,18 @@ from tests.small_encoder import LENGTH, Layer, SmallEncoder, padded_batch, rough
 
 CONVERTIBLE = (
     *("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet"),
-    *("modernbert", "nomic_bert", "roformer", "esm", "eurobert", "gpt2", "llama", "qwen3"),
+    *(
+        "modernbert",
+        "nomic_bert",
+        "roformer",
+        "esm",
+        "eurobert",
+        "gemma3_text",
+        "gpt2",
+        "llama",
+        "olmo2",
+        "qwen3",
+    ),
 )
 
 
@@ -56,16 +67,23 @@ def test_captured_network_equals_the_original_on_padding(family: str) -> None:
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
 
 
-def test_a_window_of_keys_is_a_bias_beside_the_padding() -> None:
-    model = make_model("modernbert", layers=2, local_attention=6)
+@pytest.mark.parametrize("reach", [3, 9])  # 9 is more than the padded probe is long
+def test_a_window_of_keys_is_a_bias_beside_the_padding(reach: int) -> None:
+    model = make_model("modernbert", layers=2, local_attention=2 * reach)
     found = capture(model, max_sequence=16, padding_id=0)
     everywhere, near = (site for site in found.network.sites if site.op is Op.ATTENTION)
     assert "bias" not in everywhere.parameters
     place = torch.arange(16)
-    seen = (place[:, None] - place).abs() <= 3
+    seen = (place[:, None] - place).abs() <= reach
     bias = found.network.parameter(near, "bias")
     assert near.attributes["masked"]
     torch.testing.assert_close(bias[0], torch.where(seen, 0.0, HIDDEN))
+
+
+def test_the_captured_network_is_compared_at_full_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archnet.aten_attention._visibility_at_length", lambda *_: "padding")
+    with pytest.raises(ArchNetError, match=r"differs from the original by .* on random tokens"):
+        capture(make_model("modernbert", layers=2, local_attention=18), max_sequence=16, padding_id=0)
 
 
 class Elementwise(nn.Module):
