@@ -144,7 +144,13 @@ def test_a_bias_of_pairs_of_positions_is_added_in_integers(
 
 @pytest.mark.parametrize(
     ("family", "bits"),
-    [("nomic_bert", "w4a4"), ("modernbert", "w8a8"), ("llama", "w4a8"), ("qwen3", "w8a8"), ("gemma3_text", "w8a8")],
+    [
+        ("nomic_bert", "w4a4"),
+        ("modernbert", "w8a8"),
+        ("llama", "w4a8"),
+        ("qwen3", "w8a8"),
+        ("gemma3_text", "w8a8"),
+    ],
 )
 def test_rotary_positions_and_gated_layers_are_products_in_integers(
     family: str, bits: str, archnet: Archnet, sentences: Path, tmp_path: Path
