@@ -16,7 +16,7 @@ from archnet.converters.activation import follows_linear
 from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
-from archnet.converters.layer_norm import NORMS
+from archnet.converters.layer_norm import NORMS, norm_form
 from archnet.converters.softmax import biased
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site, groups_of
@@ -188,7 +188,7 @@ def _decide(
         return _embedding(site, profile, embedding)
     if site.op is Op.ATTENTION:
         return _attention(site, network, profile, attention)
-    converter = converter_for(site.op, norms if site.op in NORMS else "")
+    converter = converter_for(site.op, norm_form(site, network, norms) if site.op in NORMS else "")
     if converter is not None:
         reason = converter.rejects(site, network) or _missing(profile, converter.needs)
         if reason is not None:

@@ -13,7 +13,7 @@ from archnet.converters import converter_for
 from archnet.converters.attention import forms_of
 from archnet.converters.base import Statistics, TokenStatistics
 from archnet.converters.homotopy import Homotopy, set_progress
-from archnet.converters.layer_norm import NORMS
+from archnet.converters.layer_norm import NORMS, norm_form
 from archnet.executor import NetworkModule
 from archnet.network import Network, Site, grouped, groups_of
 from archnet.operators import Op
@@ -82,7 +82,7 @@ def rewrite(
         norms: the form that norms are to take, one of NORM_FORMS.
     """
     forms = forms_of(network, attention)
-    forms |= {site.name: norms for site in network.sites if site.op in NORMS}
+    forms |= {site.name: norm_form(site, network, norms) for site in network.sites if site.op in NORMS}
     sites: list[Site] = []
     modules: dict[str, Homotopy] = {}
     residual: dict[str, str] = {}

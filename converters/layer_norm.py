@@ -40,6 +40,19 @@ from archnet.operators import Op
 NORMS = (Op.LAYER_NORM, Op.RMS_NORM)
 
 
+def norm_form(site: Site, network: Network, asked: str) -> str:
+    """The form that a norm takes: "static" where nothing can stand between it and what reads it.
+
+    That is behind a fully connected layer that only it reads, as in attention's heads: its static numbers
+    become that layer's, and the result may go into a product, where a correction would be in the way.
+
+    Args:
+        asked: one of NORM_FORMS.
+    """
+    behind_layer = any(s.name == site.inputs[0] and s.op is Op.LINEAR for s in network.sites)
+    return NORM_FORMS[0] if behind_layer and len(network.consumers()[site.inputs[0]]) == 1 else asked
+
+
 class NormToBatchNorm(Homotopy):
     """The normalisation itself.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from archnet.build import BuildDir
 from archnet.operators import Op
 from archnet.storage import load_graph
+from tests.hf_models import make_model_folder
 from tests.integration.conftest import Archnet, check_all_equal
 from tests.integration.tiny import short_presets
 
@@ -57,3 +59,12 @@ def test_inspect_shows_the_form(archnet: Archnet, model: Path) -> None:
     assert wrong.exit_code == 2
     assert "--norms 'correct' does not exist" in wrong.stderr
     assert "did you mean 'corrected'?" in wrong.stderr
+
+
+def test_norms_within_heads_stay_static(archnet: Archnet, tmp_path: Path) -> None:
+    model = make_model_folder(tmp_path / "qwen3", "qwen3", layers=1)
+    shown = archnet("inspect", model, "--target", "tvm", "--norms", "corrected", "--json")
+    assert shown.exit_code == 0, shown.output
+    replaced = [d for d in json.loads(shown.stdout)["decisions"] if d["op"] == "RMSNorm"]
+    assert {"added to it" in d["becomes"] for d in replaced if "self_attn" in d["site"]} == {False}
+    assert {"added to it" in d["becomes"] for d in replaced if "self_attn" not in d["site"]} == {True}
