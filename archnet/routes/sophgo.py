@@ -43,7 +43,7 @@ def compile_chip(job: CompileJob) -> CompileSummary:
         binary=BINARY,
         binary_bytes=int(reply["bytes"]),
         sequence=program.sequence if reads_tokens(graph) else None,
-        configuration="one TPU core; cycles by the compiler's own timing of its commands",
+        configuration="one TPU core, all weights as int8; cycles by the compiler's own timing",
         cycles=placed.cycles,
         float_operators=tuple(f"{kind} ({n})" for kind, n in Counter(placed.floats).items()),
     )
