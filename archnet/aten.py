@@ -311,7 +311,7 @@ class Translator:
     def value(self, node: object, *layouts: str) -> Value:
         """The token-dependent value of a node, in one of these layouts and without a pending gain."""
         found = self.scaled_value(node, *layouts)
-        if found.gain == 1.0 or "heads" in layouts:
+        if found.gain == 1.0 or ("heads" in layouts and found.layout in (*HEADS, "heads_t")):
             return found
         if found.layout not in ("tokens", "row", "stacked"):
             raise Unknown("a scaled tensor is known only as the query or key of attention")

@@ -59,15 +59,23 @@ def add_norm(
     eps: float,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
-) -> str:
-    """The site of a norm over the last axis of a node: of all features, or of those of each head."""
+) -> Value:
+    """A norm over the last axis of a node: of all features, or of those of each head.
+
+    Features times a number have the norm of the features themselves, with another eps.
+    """
+    if x.gain <= 0.0:
+        raise Unknown("a norm of features times a number that is not positive")
     width, heads = t.shape(node)[-1], x.heads if x.layout in HEADS else 1
     parameters = {
         "weight": (torch.ones(width) if weight is None else weight).repeat(heads),
         "bias": (torch.zeros(width) if bias is None else bias).repeat(heads),
     }
-    attributes: dict[str, SiteAttribute] = {"eps": eps, **({"groups": heads} if heads > 1 else {})}
-    return t.add_site(node, op, (x.site,), parameters=parameters, attributes=attributes)
+    attributes: dict[str, SiteAttribute] = {"eps": eps / x.gain**2}
+    if heads > 1:
+        attributes["groups"] = heads
+    site = t.add_site(node, op, (x.site,), parameters=parameters, attributes=attributes)
+    return replace(x, site=site, gain=1.0)
 
 
 def normed(t: Translator, node: fx.Node, source: object, by: Known, *, divided: bool) -> Value:
@@ -86,8 +94,8 @@ def normed(t: Translator, node: fx.Node, source: object, by: Known, *, divided: 
     if not alike or not torch.allclose(factor[positive], wanted, rtol=1e-6):
         raise Unknown("features divided by something else than their root mean square")
     op = Op.LAYER_NORM if x.layout == "centred" else Op.RMS_NORM
-    site = add_norm(t, node, op, x, max(round(eps, 12), 0.0))
-    return replace(x, site=site, layout="tokens" if x.layout == "centred" else x.layout)
+    made = add_norm(t, node, op, x, max(round(eps, 12), 0.0))
+    return replace(made, layout="tokens" if x.layout == "centred" else x.layout)
 
 
 def masked(t: Translator, node: fx.Node) -> Known:

@@ -40,7 +40,7 @@ def layer_norm(t: Translator, node: fx.Node) -> Known:
         raise Unknown("LayerNorm over more than the last axis")
     weight, bias = (t.tensor(a) if a is not None else None for a in (*node.args[2:4], None, None)[:2])
     eps = scalar_of(node.args[4]) if len(node.args) > 4 else 1e-5
-    return replace(x, site=add_norm(t, node, Op.LAYER_NORM, x, eps or 0.0, weight, bias))
+    return add_norm(t, node, Op.LAYER_NORM, x, eps or 0.0, weight, bias)
 
 
 def rms_norm(t: Translator, node: fx.Node) -> Known:
@@ -52,7 +52,7 @@ def rms_norm(t: Translator, node: fx.Node) -> Known:
     weight = t.tensor(given["weight"]) if given.get("weight") is not None else None
     eps = scalar_of(given.get("eps"))
     eps = torch.finfo(torch.float32).eps if eps is None else eps
-    return replace(x, site=add_norm(t, node, Op.RMS_NORM, x, eps, weight))
+    return add_norm(t, node, Op.RMS_NORM, x, eps, weight)
 
 
 def add(t: Translator, node: fx.Node) -> Known:

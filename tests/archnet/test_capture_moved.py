@@ -151,6 +151,7 @@ def rms_before_heads(x: Tensor) -> Tensor:
         (rms_before_heads, Op.RMS_NORM),
         (lambda x: F.rms_norm(x, (WIDTH,), eps=1e-6), Op.RMS_NORM),
         (lambda x: F.layer_norm(x, (WIDTH,)), Op.LAYER_NORM),
+        (lambda x: F.layer_norm(x * 0.1, (WIDTH,)), Op.LAYER_NORM),
     ],
 )
 @pytest.mark.parametrize("split", [chunked, grouped])
@@ -236,6 +237,16 @@ def test_a_scaled_word_is_normed_by_its_own_mean_square() -> None:
     found = captured(Normed(written))
     assert [site.op for site in found.network.sites] == [Op.EMBEDDING, Op.RMS_NORM, Op.LINEAR]
     assert found.network.sites[1].attributes["eps"] == pytest.approx(1e-2)
+
+
+@pytest.mark.parametrize("factor", [0.1, -2.0])
+@pytest.mark.parametrize(("norm", "op"), [(F.layer_norm, Op.LAYER_NORM), (F.rms_norm, Op.RMS_NORM)])
+def test_a_norm_of_scaled_features(factor: float, norm: Callable[..., Tensor], op: Op) -> None:
+    def written(x: Tensor, w: Tensor) -> Tensor:
+        return norm(F.linear(x, torch.diag(w)) * factor, (FEATURES,), eps=0.1)
+
+    found = captured(Normed(written)).network.sites
+    assert [site.op for site in found] == [Op.EMBEDDING, Op.LINEAR, op, Op.LINEAR]
 
 
 @pytest.mark.parametrize(
