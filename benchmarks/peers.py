@@ -39,10 +39,9 @@ def onnxruntime_of(file: Path, threads: int) -> Forward:
     """A file in ONNX Runtime, at the optimisation level that it names or else the default (all)."""
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.x64quantprecision", "1")  # see archnet/onnx_session.py
+    from archnet.onnx_session import session_options
+
+    options = session_options(threads)
     session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     return lambda inputs: session.run(None, {name: inputs[name] for name in names})

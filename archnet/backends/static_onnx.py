@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 
 from archnet.atomic import read_json
@@ -26,6 +25,7 @@ from archnet.errors import ArchNetError, nearest
 from archnet.export.onnx import StaticForm, build_static_onnx, stored_tensors
 from archnet.export.onnx_model import SATURATING
 from archnet.graph import QuantizedGraph
+from archnet.onnx_session import adds_in_16_bits
 from archnet.operators import Op
 from archnet.reference import bind_dims
 from archnet.storage import load_graph
@@ -235,13 +235,6 @@ class OpenVinoBackend(StaticOnnxBackend):
                 fix="take another --backend here (onnxruntime, tvm, iree)",
             )
         super().__init__(graph, folder, threads=threads)
-
-
-def adds_in_16_bits() -> bool:
-    """Whether this processor multiplies bytes by AVX2's instruction, whose sums of two products saturate."""
-    found = torch.cpu.get_capabilities()
-    names = ("avx_vnni", "avx512_vnni", "amx_int8")
-    return found.get("architecture") == "x86_64" and not any(found.get(name) for name in names)
 
 
 def _wide_layer(graph: QuantizedGraph) -> str | None:

@@ -14,12 +14,13 @@ from c_processors import COMPILER, PROCESSORS, output_names, run_c
 from archnet.backends import open_backend, static_onnx
 from archnet.backends.base import feed
 from archnet.backends.reference import ReferenceBackend
-from archnet.backends.static_onnx import IREE, IreeBackend, OpenVinoBackend, adds_in_16_bits
+from archnet.backends.static_onnx import IREE, IreeBackend, OpenVinoBackend
 from archnet.build import BuildDir
 from archnet.compiling import compile_for
 from archnet.config import Bits, ConvertSettings
 from archnet.errors import ArchNetError
 from archnet.graph import QuantizedGraph
+from archnet.onnx_session import adds_in_16_bits
 from archnet.operators import Op
 from archnet.reference import execute
 from archnet.routes.openvino import floats

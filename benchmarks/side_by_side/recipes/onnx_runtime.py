@@ -23,6 +23,12 @@ LAYERS = ("MatMul", "Gemm", "Conv")
 BLOCK = 32
 
 
+def adds_in_16_bits() -> bool:
+    """As in archnet/onnx_session.py, for the environments of other tools, which have no Arch-Net."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return "avx2" in flags and not any(name in flags for name in ("avx_vnni", "avx512_vnni", "amx_int8"))
+
+
 def open_file(folder: Path, threads: int) -> Forward:
     """FOLDER/model.onnx in ONNX Runtime, all optimizations."""
     import onnxruntime as ort
@@ -30,7 +36,8 @@ def open_file(folder: Path, threads: int) -> Forward:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    options.add_session_config_entry("session.x64quantprecision", "1")  # see archnet/onnx_session.py
+    if adds_in_16_bits():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     outputs = [value.name for value in session.get_outputs()]
