@@ -24,7 +24,7 @@ BLOCK = 32
 
 
 def adds_in_16_bits() -> bool:
-    """As in archnet/onnx_session.py, for the environments of other tools, which have no Arch-Net."""
+    """As in archnet/onnx_session.py, which AIMET's environment does not have."""
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     return "avx2" in flags and not any(name in flags for name in ("avx_vnni", "avx512_vnni", "amx_int8"))
 
