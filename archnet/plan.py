@@ -104,11 +104,21 @@ class Plan:
         """The decisions that make a conversion impossible."""
         return tuple(d for d in self.decisions if d.action == "refuse")
 
+    def refusals_by_reason(self) -> list[tuple[str, str, str]]:
+        """Operator, where it is, and why it is refused; what every layer repeats is one of them."""
+        sites: dict[tuple[str, str], list[str]] = {}
+        for refused in self.refusals:
+            sites.setdefault((refused.op, refused.reason), []).append(refused.site)
+        return [
+            (op, f"{first} and {len(others)} more" if others else first, reason)
+            for (op, reason), (first, *others) in sites.items()
+        ]
+
     def require(self) -> None:
         """Raise one ArchNetError that lists every refusal."""
         if not self.refusals:
             return
-        lines = "".join(f"\n    {d.site} ({d.op}): {d.reason}" for d in self.refusals)
+        lines = "".join(f"\n    {where} ({op}): {reason}" for op, where, reason in self.refusals_by_reason())
         raise ArchNetError(
             f"{len(self.refusals)} operators of {self.model} have no form that {self.target} can run:{lines}",
             fix="choose another --target, or add a converter (docs/add_a_converter.md)",
@@ -254,13 +264,14 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
         reason = converter.rejects(site, network) or _missing(profile, needs)
         if reason is not None:
             return _refuse(site, f"{other}; {form} instead: {reason}" if other else reason)
-        becomes = where + converter.becomes
-        return Decision(site.name, str(site.op), "replace", becomes, other, site.block)
+        steps = (Op.MATMUL, *added, *masked, Op.TABLE_SOFTMAX, Op.MATMUL)
+        becomes = f"{', '.join(steps)}: {converter.becomes}" if form == "table" else converter.becomes
+        return Decision(site.name, str(site.op), "replace", where + becomes, other, site.block)
     scores = (Op.MATMUL, *added, *masked, Op.SOFTMAX)
     reason = _missing(profile, scores)
     if reason is not None:
         return _refuse(site, reason)
-    becomes = ", ".join((*scores, "MatMul")) + " in integers"
+    becomes = ", ".join((*scores, Op.MATMUL)) + " in integers"
     return Decision(site.name, str(site.op), "keep", where + becomes, block=site.block)
 
 

@@ -135,7 +135,7 @@ class SoftmaxConverter:
         self.form = form
         self.needs: tuple[Op, ...] = (Op.MATMUL, Op.TABLE_SOFTMAX if form == "table" else Op.MEAN_MATMUL)
         self.becomes = (
-            "MatMul, Minimum, TableSoftmax, MatMul: softmax by a table and integer arithmetic"
+            "softmax by a table and integer arithmetic"
             if form == "table"
             else "MatMul, ReLU, mean of values over valid keys"
         )

@@ -141,7 +141,7 @@ def _bytes(size: int | None) -> str:
 
 
 def plan_table(plan: Plan) -> Group:
-    """Every operator of a model: how many, and what becomes of them; refusals last, site by site."""
+    """Every operator of a model: how many, and what becomes of them; refusals last."""
     table = _table("operator", "count", "", "becomes", "reason", right=["count"])
     groups: Counter[tuple[str, str, str, str]] = Counter()
     for decision in plan.decisions:
@@ -169,8 +169,8 @@ def _wider_table(plan: Plan) -> Table:
 
 def _refusal_table(plan: Plan) -> Table:
     table = _table("operator", "where", "why")
-    for decision in plan.refusals:
-        table.add_row(Text(str(decision.op), "red"), decision.site, decision.reason)
+    for op, where, reason in plan.refusals_by_reason():
+        table.add_row(Text(op, "red"), where, reason)
     return table
 
 

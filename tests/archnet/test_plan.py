@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from archnet.config import Bits
-from archnet.converters.softmax import SoftmaxConverter
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -75,7 +74,7 @@ def test_what_becomes_of_each_site(profile: Profile) -> None:
         (
             "table",
             "replace",
-            SoftmaxConverter("table").becomes,
+            "MatMul, Add, Minimum, TableSoftmax, MatMul: softmax by a table and integer arithmetic",
         ),
         (
             "relu",
@@ -195,6 +194,19 @@ def test_all_refusals_are_told_at_once(profile: Profile) -> None:
         "\n    s (SiLU): it does not follow a fully connected layer"
     )
     assert raised.value.fix == "choose another --target, or add a converter (docs/add_a_converter.md)"
+
+
+def test_what_every_layer_repeats_is_told_once(profile: Profile) -> None:
+    odd = [Site(f"r{i}", Op.RELU, (f"s{i - 1}" if i else "words",)) for i in range(3)]
+    between = [Site(f"s{i}", Op.SILU, (f"r{i}",)) for i in range(3)]
+    made = plan(network(*(site for pair in zip(odd, between, strict=True) for site in pair)), profile)
+    with pytest.raises(ArchNetError) as raised:
+        made.require()
+    assert raised.value.problem == (
+        "6 operators of tiny have no form that archnet can run:"
+        "\n    r0 and 2 more (ReLU): it does not follow a fully connected layer"
+        "\n    s0 and 2 more (SiLU): it does not follow a fully connected layer"
+    )
 
 
 def test_a_plan_lists_what_stays_wider_than_was_asked_for(profile: Profile) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from archnet.cli import app
 from archnet.engine import Interrupted
 from archnet.errors import ArchNetError
 from archnet.events import EventSink, Note, Progress, StageFinished, StageStarted
+from archnet.plan import Decision, Plan
 from archnet.results import (
     merge_metrics,
 )
@@ -99,47 +99,21 @@ def test_targets(archnet: Archnet) -> None:
     assert {chip["profile"] for chip in told["chips"]} <= {profile["name"] for profile in told["profiles"]}
 
 
-@dataclass(frozen=True)
-class FakeDecision:
-    site: str
-    op: str
-    action: str
-    becomes: str
-    reason: str
-    block: str = ""
-    count: int = 1
-
-
-@dataclass(frozen=True)
-class FakePlan:
-    decisions: tuple[FakeDecision, ...]
-    model: str = "tiny"
-    target: str = "archnet"
-    bits: str = "w8a8"
-    wider: tuple[Wider, ...] = ()
-
-    @property
-    def refusals(self) -> tuple[FakeDecision, ...]:
-        return tuple(d for d in self.decisions if d.action == "refuse")
-
-    def to_json(self) -> dict[str, object]:
-        return {"model": self.model, "decisions": [d.op for d in self.decisions]}
-
-
 GOOD = (
-    FakeDecision("a.norm", "LayerNorm", "replace", "BatchNorm", "no LayerNorm on archnet"),
-    FakeDecision("b.norm", "LayerNorm", "replace", "BatchNorm", "no LayerNorm on archnet", count=2),
-    FakeDecision("a.linear", "FullyConnected", "keep", "FullyConnected", ""),
+    Decision("a.norm", "LayerNorm", "replace", "BatchNorm", "no LayerNorm on archnet"),
+    Decision("b.norm", "LayerNorm", "replace", "BatchNorm", "no LayerNorm on archnet", count=2),
+    Decision("a.linear", "FullyConnected", "keep", "FullyConnected", ""),
 )
 BAD = (
-    FakeDecision("a.fft", "aten.fft", "refuse", "", "no converter"),
-    FakeDecision("b.fft", "aten.fft", "refuse", "", "no"),
+    Decision("a.fft", "aten.fft", "refuse", "", "no converter"),
+    Decision("b.fft", "aten.fft", "refuse", "", "no"),
 )
 
 
 def test_inspect_counts_operators(archnet: Archnet, replace_module: Replace) -> None:
     replace_module(
-        "archnet.api", inspect=lambda model, target, attention, norms, bits: FakePlan(GOOD, bits=bits)
+        "archnet.api",
+        inspect=lambda model, target, attention, norms, bits: Plan("tiny", "archnet", GOOD, bits),
     )
     result = archnet("inspect", "tiny", "--target", "archnet")
     assert result.exit_code == 0
@@ -159,7 +133,7 @@ def test_inspect_lists_what_stays_wider_than_was_asked_for(archnet: Archnet, rep
     wider = (Wider("attention scores", 8, 6, "the softmax reads them"),)
     replace_module(
         "archnet.api",
-        inspect=lambda model, target, attention, norms, bits: FakePlan(GOOD, bits=bits, wider=wider),
+        inspect=lambda model, target, attention, norms, bits: Plan("tiny", "archnet", GOOD, bits, wider),
     )
     result = archnet("inspect", "tiny", "--target", "archnet", "--bits", "w4a4")
     assert result.exit_code == 0
@@ -169,7 +143,8 @@ def test_inspect_lists_what_stays_wider_than_was_asked_for(archnet: Archnet, rep
 
 
 def test_inspect_lists_all_refusals_and_exits_with_2(archnet: Archnet, replace_module: Replace) -> None:
-    replace_module("archnet.api", inspect=lambda model, target, attention, norms, bits: FakePlan(GOOD + BAD))
+    plan = Plan("tiny", "archnet", GOOD + BAD)
+    replace_module("archnet.api", inspect=lambda model, target, attention, norms, bits: plan)
     result = archnet("inspect", "tiny", "--target", "archnet")
     assert result.exit_code == 2
     assert "a.fft" in result.stdout
