@@ -45,6 +45,9 @@ GRADIENT_NORM = 1.0
 LOST_STEPS = 20
 """So many steps in a row without a finite gradient, in which nothing is learned, end a training."""
 
+LOST_AT_THE_END = 3
+"""Fewer end it where they are its last ones: what it has come to is what the next stage begins with."""
+
 STEP_SIZE_RATE = 0.1
 """Learning rate of quantizer steps relative to that of weights."""
 
@@ -320,6 +323,8 @@ def train(
         )  # fmt: skip
         if context.checkpoint_due() and step + 1 < schedule.steps:
             _save(context, student, optimizer, step + 1, seen)
+    if lost >= min(LOST_AT_THE_END, max(1, schedule.steps - begin)):
+        raise _diverged(schedule.steps, lost)
     on_step(lambda block: 1.0)
     context.summary["loss"] = float(loss.detach()) if schedule.steps > begin else None
     if schedule.steps > begin:

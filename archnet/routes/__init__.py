@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import onnx
 from numpy.typing import NDArray
 
 from archnet.build import BuildDir
@@ -50,6 +51,27 @@ class CompileJob:
         return self.build.path / chip_part(self.build.path)
 
 
+@dataclass(frozen=True, slots=True)
+class OriginalJob:
+    """What a route is given to show what its compiler makes of the float original.
+
+    Attributes:
+        chip: to compile for.
+        model: the original as float ONNX, of batch 1 and one length.
+        samples: inputs that a compiler may calibrate with, by name, (samples, *shape without the batch).
+        folder, log, seconds: as of a CompileJob.
+        sequence: tokens of a sentence; None for models that read none.
+    """
+
+    chip: Chip
+    model: onnx.ModelProto
+    samples: Mapping[str, NDArray[Any]]
+    folder: Path
+    log: Path
+    seconds: float
+    sequence: int | None
+
+
 def compile_by_route(job: CompileJob) -> CompileSummary:
     """Compile by the chip's route.
 
@@ -58,6 +80,21 @@ def compile_by_route(job: CompileJob) -> CompileSummary:
     """
     module = import_module(f"archnet.routes.{job.chip.route}")
     summary: CompileSummary = module.compile_chip(job)
+    return summary
+
+
+def takes_originals(chip: Chip) -> bool:
+    """Whether the chip's route can show what its compiler makes of a float original."""
+    return hasattr(import_module(f"archnet.routes.{chip.route}"), "compile_original")
+
+
+def original_by_route(job: OriginalJob) -> CompileSummary:
+    """Compile a float original by the chip's route, as its makers would; operators may be left to others.
+
+    Raises:
+        ArchNetError: the compiler fails.
+    """
+    summary: CompileSummary = import_module(f"archnet.routes.{job.chip.route}").compile_original(job)
     return summary
 
 

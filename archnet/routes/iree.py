@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from archnet.backends.static_onnx import IREE
-from archnet.routes import CompileJob
-from archnet.routes.static_onnx import compile_static, length
+from archnet.routes import CompileJob, OriginalJob
+from archnet.routes.static_onnx import compile_static, compile_static_original, length
 from archnet.targets.chips import CompileSummary
 from archnet.targets.toolchain import find_toolchain
 
@@ -23,4 +23,21 @@ def compile_chip(job: CompileJob) -> CompileSummary:
         sequence=length(graph, job.sequence),
         configuration="llvm-cpu for this machine's processor; operators are IREE's dispatches",
         float_operators=("the factor of each requantization (exact)", "the outputs' scale"),
+    )
+
+
+def compile_original(job: OriginalJob) -> CompileSummary:
+    """Write model.onnx of the float original and compile it to model.vmfb (see `archnet.routes`)."""
+    binary, said = compile_static_original(job, IREE)
+    return CompileSummary(
+        target=job.chip.name,
+        tool=find_toolchain(IREE.name).tool,
+        native_operators=said["dispatches"],
+        fallback_operators=0,
+        fallbacks=(),
+        binary=binary.name,
+        binary_bytes=binary.stat().st_size,
+        sequence=job.sequence,
+        configuration="llvm-cpu, float32 as it is; operators are IREE's dispatches",
+        float_operators=("all",),
     )

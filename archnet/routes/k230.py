@@ -7,7 +7,7 @@ sentences or pictures of DIR/calibration.npz.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from archnet.atomic import disk_errors, remove_tree
 from archnet.backends.base import user_inputs
 from archnet.backends.twin import numbered, twin_inputs
-from archnet.export.float_twin import export_float_twin
+from archnet.export.float_twin import OPSET, export_float_twin
+from archnet.export.older_onnx import at_opset
 from archnet.graph import QuantizedGraph
-from archnet.routes import CompileJob, network_of, reads_tokens
+from archnet.routes import CompileJob, OriginalJob, network_of, reads_tokens
+from archnet.routes.static_onnx import write_original
 from archnet.targets.chips import CompileSummary
 from archnet.targets.nncase import read_placement
 from archnet.targets.toolchain import find_toolchain
@@ -55,9 +57,24 @@ def compile_chip(job: CompileJob) -> CompileSummary:
     twin = export_float_twin(graph, job.folder / MODEL, job.sequence)
     given = agreement_inputs(job.build) if job.samples is None else job.samples
     samples = calibration_samples(graph, given, twin.sequence)
+    return _compiled(job, twin_inputs(graph, twin, samples), twin.sequence if reads_tokens(graph) else None)
+
+
+def compile_original(job: OriginalJob) -> CompileSummary:
+    """Write model.onnx of the float original and compile it into model.kmodel (see `archnet.routes`)."""
+    write_original(job, at_opset(job.model, OPSET))
+    names = [value.name for value in job.model.graph.input]
+    samples = [job.samples[name][:CALIBRATION, None] for name in names]
+    return _compiled(job, samples, job.sequence)
+
+
+def _compiled(
+    job: CompileJob | OriginalJob, samples: Sequence[NDArray[Any]], sequence: int | None
+) -> CompileSummary:
+    """Let nncase compile the job's MODEL."""
     calibration, dump = job.folder / "calibration.npz", job.folder / "dump"
     with disk_errors(job.folder):
-        np.savez(calibration, **numbered(twin_inputs(graph, twin, samples)))
+        np.savez(calibration, **numbered(samples))
     toolchain = find_toolchain("kendryte")
     with Worker(toolchain, "kendryte", log=job.log, fix=_FIX) as worker:
         request = {
@@ -79,7 +96,7 @@ def compile_chip(job: CompileJob) -> CompileSummary:
         fallbacks=tuple(f"{count} {kind}" for kind, count in Counter(placement.cpu).items()),
         binary=KMODEL,
         binary_bytes=int(size),
-        sequence=twin.sequence if reads_tokens(graph) else None,
+        sequence=sequence,
         configuration=f"{placement.pieces} pieces of work, int8 in ranges of its own",
         macs=placement.macs,
     )

@@ -17,8 +17,8 @@ from archnet.export.onnx import DEPLOYED_LEVEL, emulated_places
 from archnet.graph import QuantizedGraph
 from archnet.onnx_session import session_options
 from archnet.operators import Op
-from archnet.routes import CompileJob
-from archnet.routes.static_onnx import length, write_static
+from archnet.routes import CompileJob, OriginalJob
+from archnet.routes.static_onnx import counted, length, write_original, write_static
 from archnet.targets.chips import CompileSummary
 
 BINARY = "model.ort"
@@ -26,19 +26,17 @@ BINARY = "model.ort"
 _FUSED = frozenset((Op.LINEAR, Op.CONV, Op.MATMUL, Op.ADD))
 """What the profile gives widths: ONNX Runtime must join it with its Quantize and Dequantize."""
 
+_MOVES = frozenset(
+    ("Reshape", "Transpose", "Gather", "GatherND", "Cast", "And", "Unsqueeze", "Squeeze", "Expand", "Concat")
+)
+"""What moves numbers, or computes on indices, and so is in no type of its own."""
+
 
 def compile_chip(job: CompileJob) -> CompileSummary:
     """Write model.onnx and model.ort (see `archnet.routes`)."""
     graph, model = write_static(job, "convolution")
     binary = job.folder / BINARY
-    _optimize(model, binary, "ORT")
-    with tempfile.TemporaryDirectory(prefix="archnet-") as folder:
-        optimized = Path(folder) / "optimized.onnx"
-        _optimize(model, optimized, "ONNX")
-        nodes = list(onnx.load(str(optimized)).graph.node)
-    kinds = Counter(node.op_type for node in nodes)
-    said = "".join(f"{count} {kind}\n" for kind, count in sorted(kinds.items()))
-    job.log.write_text(f"ONNX Runtime {ort.__version__}, CPUExecutionProvider:\n{said}", encoding="utf-8")
+    nodes = _compiled(model, binary, job.log)
     fallbacks = unfused(graph, nodes)
     emulated = Counter(str(place.op) for place in emulated_places(graph))
     return CompileSummary(
@@ -58,6 +56,24 @@ def compile_chip(job: CompileJob) -> CompileSummary:
     )
 
 
+def compile_original(job: OriginalJob) -> CompileSummary:
+    """Write model.onnx and model.ort of the float original (see `archnet.routes`)."""
+    binary = job.folder / BINARY
+    nodes = _compiled(write_original(job), binary, job.log)
+    return CompileSummary(
+        target=job.chip.name,
+        tool=f"onnxruntime {ort.__version__}",
+        native_operators=len(nodes),
+        fallback_operators=0,
+        fallbacks=(),
+        binary=BINARY,
+        binary_bytes=binary.stat().st_size,
+        sequence=job.sequence,
+        configuration=f"CPU provider at {DEPLOYED_LEVEL}, float32 as it is",
+        float_operators=counted(node.op_type for node in nodes if node.op_type not in _MOVES),
+    )
+
+
 def unfused(graph: QuantizedGraph, nodes: list[onnx.NodeProto]) -> tuple[str, ...]:
     """The operators of an optimized file that still compute on what is dequantized: kind and name.
 
@@ -69,6 +85,19 @@ def unfused(graph: QuantizedGraph, nodes: list[onnx.NodeProto]) -> tuple[str, ..
         for node in nodes
         if node.name.rpartition("/")[0] in names and not node.op_type.startswith("Q")
     )
+
+
+def _compiled(model: Path, binary: Path, log: Path) -> list[onnx.NodeProto]:
+    """Write the ORT file, and the log; the nodes that are in it."""
+    _optimize(model, binary, "ORT")
+    with tempfile.TemporaryDirectory(prefix="archnet-") as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        _optimize(model, optimized, "ONNX")
+        nodes = list(onnx.load(str(optimized)).graph.node)
+    kinds = Counter(node.op_type for node in nodes)
+    said = "".join(f"{count} {kind}\n" for kind, count in sorted(kinds.items()))
+    log.write_text(f"ONNX Runtime {ort.__version__}, CPUExecutionProvider:\n{said}", encoding="utf-8")
+    return nodes
 
 
 def _optimize(model: Path, path: Path, form: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from archnet.backends.static_onnx import OPENVINO
 from archnet.graph import QuantizedGraph
 from archnet.operators import Op
-from archnet.routes import CompileJob
-from archnet.routes.static_onnx import compile_static, length
+from archnet.routes import CompileJob, OriginalJob
+from archnet.routes.static_onnx import compile_static, compile_static_original, counted, length
 from archnet.targets.chips import CompileSummary
 from archnet.targets.toolchain import find_toolchain
 
@@ -38,6 +38,23 @@ def compile_chip(job: CompileJob) -> CompileSummary:
         sequence=length(graph, job.sequence),
         configuration="CPU plugin, reals in f32; operators are nodes of its runtime model",
         float_operators=others,
+    )
+
+
+def compile_original(job: OriginalJob) -> CompileSummary:
+    """Write model.onnx and model.xml with model.bin of the float original (see `archnet.routes`)."""
+    binary, said = compile_static_original(job, OPENVINO)
+    return CompileSummary(
+        target=job.chip.name,
+        tool=find_toolchain(OPENVINO.name).tool,
+        native_operators=len(said["nodes"]),
+        fallback_operators=0,
+        fallbacks=(),
+        binary=binary.name,
+        binary_bytes=binary.stat().st_size + binary.with_suffix(".bin").stat().st_size,
+        sequence=job.sequence,
+        configuration="CPU plugin, float32 as it is; operators are nodes of its runtime model",
+        float_operators=counted(n["kind"] for n in said["nodes"] if n["precision"] in _FLOAT),
     )
 
 

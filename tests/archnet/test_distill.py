@@ -205,7 +205,12 @@ def test_a_training_that_learns_nothing_any_more_is_stopped(steps: int) -> None:
     assert "--seed" in caught.value.fix
 
 
-def test_single_batches_without_a_gradient_are_passed_over() -> None:
-    context = Context()
-    student = run(context, 30, Poisoned(lambda step: step % 3 == 1))
+def test_a_training_that_ends_in_nan_is_no_result() -> None:
+    with pytest.raises(ArchNetError, match="for 3 steps, up to step 30, its gradient has not been finite"):
+        run(Context(), 30, Poisoned(lambda step: step >= 27))
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_single_batches_without_a_gradient_are_passed_over(bad: int) -> None:
+    student = run(Context(), 30, Poisoned(lambda step: step % 3 == bad))
     assert all(bool(p.isfinite().all()) for p in student.parameters())
