@@ -18,6 +18,7 @@ from archnet.build import BuildDir
 from archnet.calibration.data import load_sentences
 from archnet.calibration.image_files import holds_pictures
 from archnet.classify import PIXELS, Prediction, classify_files
+from archnet.compiling import COMPILE_SECONDS
 from archnet.config import NORM_FORMS, Bits, ConvertSettings, known_norms
 from archnet.encode import encode, open_tokenizer, padding_id
 from archnet.errors import ArchNetError, nearest
@@ -25,6 +26,7 @@ from archnet.events import EventSink, ignore
 from archnet.graph import QuantizedGraph
 from archnet.job import captured, planned, prepare, stages_of, with_settings
 from archnet.method import Method
+from archnet.original import OriginalSummary, ask_about, askable
 from archnet.parts import is_translation, part_names
 from archnet.pipeline import run
 from archnet.plan import Plan
@@ -140,6 +142,27 @@ def inspect(
     return planned(
         source, network, profile, embedding=form, attention=attends, norms=known_norms(norms), bits=wanted
     )
+
+
+def original_on_chip(
+    model: Model, chip: str, *, seq_len: int = 128, seconds: float = COMPILE_SECONDS
+) -> OriginalSummary:
+    """What a chip's own compiler makes of a model unchanged: operators left to the CPU, in float, refused.
+
+    It calibrates with random inputs, so where operators run is told, and no accuracy.
+
+    Args:
+        chip: a name of `archnet.targets.chips.CHIPS`, such as "k230".
+        seq_len: tokens of a sentence, at most what the model takes.
+        seconds: time limit of the compiler.
+
+    Raises:
+        ArchNetError: the model cannot be opened or written as ONNX; the chip is unknown, its compiler takes
+            no such model, or is not installed.
+    """
+    asked = askable(chip)
+    source = open_model(model, tokenizer_required=False)
+    return ask_about(source, asked, sequence=min(seq_len, source.max_length), seconds=seconds)
 
 
 def _data(data: Data) -> list[str] | Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from archnet.errors import ArchNetError
 
+_DIED = "Unhandled exception"
 _KEPT = 200
 """Characters of a line that an error shows."""
 
@@ -63,8 +64,13 @@ def run_tool(command: Sequence[str], *, log: Path, seconds: float, title: str, f
 
 
 def last_line(text: str) -> str:
-    """The last line with letters in it, shortened; "" when there is none."""
-    for line in reversed(text.splitlines()):
+    """The last line with letters in it, shortened; "" when there is none.
+
+    Where a .NET program died, what it died of stands before its stack.
+    """
+    lines = text.splitlines()
+    died = [line for line in lines if line.startswith(_DIED)]
+    for line in (*reversed(died), *reversed(lines)):
         clean = "".join(c for c in line.strip() if c.isprintable())
         if any(c.isalpha() for c in clean):
             return clean if len(clean) <= _KEPT else f"{clean[:_KEPT]} ..."

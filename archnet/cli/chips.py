@@ -9,15 +9,9 @@ import click
 from archnet.cli.app import app, examples, print_json, quiet_libraries, terminal
 from archnet.cli.artifacts import seq_len_option
 from archnet.cli.check import folder_argument
+from archnet.cli.completions import complete_chips
 from archnet.cli.look import json_option, targets
 from archnet.errors import EXIT_CHECK_FAILED, ArchNetError
-
-
-def complete_chips(context: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
-    """The names of chips that begin with what was typed."""
-    from archnet.targets.chips import CHIPS
-
-    return [chip.name for chip in CHIPS if chip.name.startswith(incomplete)]
 
 
 @app.command(
@@ -27,6 +21,7 @@ def complete_chips(context: click.Context, option: click.Parameter, incomplete: 
         "archnet targets install ethos-u",
         "archnet compile build --target ethos-u55-256 --seq-len 64",
         "archnet compile build --target ethos-u85-256 --json",
+        "archnet compile build --target openvino --original",
     ),
 )
 @folder_argument
@@ -46,16 +41,29 @@ def complete_chips(context: click.Context, option: click.Parameter, incomplete: 
     metavar="S",
     help="Of the compiler, in seconds.",
 )
+@click.option(
+    "--original",
+    is_flag=True,
+    help="Compile the trained model as it was, to compare: what is left to other processors is told.",
+)
 @json_option
-def compile_command(folder: Path, target: str, seq_len: int | None, time_limit: float, as_json: bool) -> None:
+def compile_command(
+    folder: Path, target: str, seq_len: int | None, time_limit: float, original: bool, as_json: bool
+) -> None:
     """Compile the network in DIR for a chip into DIR/compiled/NAME.
 
     Of a translation model that is the encoder, in DIR/encoder; the decoder stays on the host. Every
     operator must run on the chip: one that the compiler leaves to the CPU is an error that names it.
+
+    With --original the compiler gets the float original instead, which it may quantize in its own way,
+    leave to other processors, or refuse; the report shows both.
     """
     if not time_limit > 0:
         raise ArchNetError(f"--time-limit {time_limit:g} is no number of seconds", fix="give a positive one")
     quiet_libraries()
+    if original:
+        _compile_original(folder, target, seq_len, time_limit, as_json=as_json)
+        return
     from archnet.compiling import compile_for
 
     summary = compile_for(folder, target, sequence=seq_len, seconds=time_limit)
@@ -69,6 +77,20 @@ def compile_command(folder: Path, target: str, seq_len: int | None, time_limit: 
 
     terminal().print(compiled_table(summary))
     click.echo(str(folder / chip_part(folder) / "compiled" / target))
+
+
+def _compile_original(
+    folder: Path, target: str, seq_len: int | None, time_limit: float, *, as_json: bool
+) -> None:
+    from archnet.original import compile_original_of
+
+    answer = compile_original_of(folder, target, sequence=seq_len, seconds=time_limit)
+    if as_json:
+        print_json(answer.to_json())
+        return
+    from archnet.cli.tables import original_table
+
+    terminal().print(original_table(answer))
 
 
 @targets.command(

@@ -20,6 +20,13 @@ def complete_targets(context: click.Context, option: click.Parameter, incomplete
     return [profile.name for profile in list_profiles() if profile.name.startswith(incomplete)]
 
 
+def complete_chips(context: click.Context, option: click.Parameter, incomplete: str) -> list[str]:
+    """The names of chips that begin with what was typed."""
+    from archnet.targets.chips import CHIPS
+
+    return [chip.name for chip in CHIPS if chip.name.startswith(incomplete)]
+
+
 def complete_from(
     names: Sequence[str],
 ) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem | str]]:

@@ -6,7 +6,13 @@ import click
 
 from archnet.atomic import human_bytes
 from archnet.cli.app import app, examples, print_json, quiet_libraries, terminal
-from archnet.cli.completions import attention_option, bits_option, norms_option, target_option
+from archnet.cli.completions import (
+    attention_option,
+    bits_option,
+    complete_chips,
+    norms_option,
+    target_option,
+)
 from archnet.config import AUTO_BITS, known_norms
 from archnet.errors import ArchNetError
 
@@ -104,6 +110,7 @@ def remove(name: str) -> None:
         "archnet inspect ./bert --target archnet --attention relu",
         "archnet inspect ./bert --target tvm --bits w4a4",
         "archnet inspect model.py:make --target onnxruntime --json",
+        "archnet inspect ./bert --target k230 --chip k230",
     ),
 )
 @click.argument("model")
@@ -111,8 +118,16 @@ def remove(name: str) -> None:
 @bits_option("WxAy")
 @attention_option
 @norms_option
+@click.option(
+    "--chip",
+    metavar="NAME",
+    shell_complete=complete_chips,
+    help="First ask this chip's own compiler what it makes of MODEL unchanged; takes minutes.",
+)
 @json_option
-def inspect(model: str, target: str, bits: str, attention: str | None, norms: str, as_json: bool) -> None:
+def inspect(
+    model: str, target: str, bits: str, attention: str | None, norms: str, chip: str | None, as_json: bool
+) -> None:
     """Show every operator of MODEL and what becomes of it on a target; takes seconds, needs no data.
 
     Exits with 2 when something cannot be converted.
@@ -128,15 +143,22 @@ def inspect(model: str, target: str, bits: str, attention: str | None, norms: st
             fix="name widths such as w4a8; `archnet convert` takes --bits auto",
         )
     profile.ask_bits(bits, None)
+    if chip is not None:
+        from archnet.original import askable
+
+        askable(chip)
     quiet_libraries()
     from archnet import api
 
     plan = api.inspect(model, target, attention=attention, norms=norms, bits=bits)
+    answer = None if chip is None else api.original_on_chip(model, chip)
     if as_json:
-        print_json(plan.to_json())
+        print_json(plan.to_json() | ({} if answer is None else {"original": answer.to_json()}))
     else:
-        from archnet.cli.tables import plan_table
+        from archnet.cli.tables import original_table, plan_table
 
+        if answer is not None:
+            terminal().print(original_table(answer))
         terminal().print(plan_table(plan))
     if plan.refusals:
         raise ArchNetError(

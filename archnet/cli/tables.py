@@ -21,6 +21,7 @@ from archnet.results import group_emulated
 from archnet.targets.chips import CHIPS, needs_compiler
 
 if TYPE_CHECKING:
+    from archnet.original import OriginalSummary
     from archnet.plan import Plan
     from archnet.probing import ProbeReport
     from archnet.results import LatencyRow, TensorAgreement, ValidationResult
@@ -103,6 +104,7 @@ def compiled_table(summary: CompileSummary) -> Table:
     for name, value in (
         ("compiler", ", ".join(filter(None, (summary.tool, summary.configuration)))),
         ("operators", f"{summary.native_operators} on the chip, {summary.fallback_operators} elsewhere"),
+        ("elsewhere", ", ".join(summary.fallbacks)),
         ("in float", ", ".join(summary.float_operators)),
         ("cycles" if cycles else "time", f"{cycles} ({time})" if cycles and time else cycles or time),
         ("SRAM", _bytes(summary.sram_bytes)),
@@ -112,6 +114,14 @@ def compiled_table(summary: CompileSummary) -> Table:
         if value:
             table.add_row(Text(name, "bold"), Text(value))
     return table
+
+
+def original_table(answer: OriginalSummary) -> Group:
+    """What a chip's compiler made of the float original, or why it made nothing of it."""
+    title = Text(f"the original, unchanged, on {answer.target}", "bold")
+    if answer.compiled is None:
+        return Group(title, Text.assemble(("refused  ", "bold red"), answer.refused))
+    return Group(title, compiled_table(answer.compiled))
 
 
 def probe_table(report: ProbeReport) -> Group:

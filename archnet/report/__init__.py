@@ -15,6 +15,7 @@ from archnet.build import BuildDir
 from archnet.command_lines import options_of, wrapped
 from archnet.method import Method
 from archnet.report import figures, numbers
+from archnet.report.chip_rows import chip_rows
 from archnet.report.comparison import Comparison, compare
 from archnet.report.contents import ACTIONS, Contents, read_contents
 from archnet.report.verdict import verdict
@@ -88,6 +89,7 @@ def render_report(c: Contents, compared: Comparison | None = None) -> str:
         census_plots=figures.census_plots(c.census),
         cost_plots=figures.cost_plots(c.sizes, c.seconds),
         latency_plot=figures.latency_plot(c) if c.latency else "",
+        chips=chip_rows(c.compiled, c.originals),
         training_plots=figures.training_plots(c.training),
         reproduce=reproduce(c),
         facts=facts(c),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,7 @@ class Contents:
         weights: how they are stored, widest first; none where the graph cannot be read.
         choice: in words, how they were chosen; or empty.
         compiled: what chips' compilers said, a record a target.
+        originals: the same of the float original, by target; "refused" says why there is none.
     """
 
     folder: str
@@ -140,6 +141,7 @@ class Contents:
     weights: tuple[StoredWeights, ...] = ()
     source_sha256: str = ""
     compiled: tuple[Mapping[str, Json], ...] = ()
+    originals: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
 
     def command(self, verb: str, *rest: str) -> str:
         """A command line on this folder, quoted for a shell."""
@@ -228,6 +230,7 @@ def read_contents(folder: Path) -> Contents:
         seconds=metrics.get("seconds") or {},
         peak_memory_bytes=metrics.get("peak_memory_bytes"),
         compiled=tuple((metrics.get("compiled") or {}).values()),
+        originals=metrics.get("originals") or {},
         wider=tuple(_records(plan.get("wider"))),
         layers=_layers(plan.get("bits")),
         choice=_choice(plan.get("bits")),

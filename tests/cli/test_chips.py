@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from archnet.original import OriginalSummary
 from archnet.storage import save_graph
 from archnet.targets import toolchain
 from archnet.targets.chips import CompileSummary
@@ -52,6 +53,35 @@ def test_compile_prints_what_the_compiler_says(
     assert str(build / "compiled" / "ethos-u55-128") in result.stdout.replace("\n", "")
     told = json.loads(archnet("compile", str(build), "--target", "ethos-u55-128", "--json").stdout)
     assert (told["cycles"], told["fallbacks"]) == (95688, [])
+
+
+def test_compile_original_tells_what_is_left_to_others(
+    archnet: Archnet, replace_module: Replace, build: Path
+) -> None:
+    made = CompileSummary("k230", "nncase 2.11.0", 61, 14, ("13 LayerNorm", "1 Gather"), "model.kmodel", 2048)
+    answers = [OriginalSummary("k230", compiled=made), OriginalSummary("k230", refused="it crashed")]
+    asked: list[Any] = []
+
+    def compile_original_of(folder: Path, target: str, **options: Any) -> OriginalSummary:
+        asked.append((folder, target, options))
+        return answers[min(len(asked), 2) - 1]
+
+    replace_module("archnet.original", compile_original_of=compile_original_of)
+    command = ("compile", str(build), "--target", "k230", "--original")
+    result = archnet(*command, "--seq-len", "32")
+    assert result.exit_code == 0
+    assert asked == [(build, "k230", {"sequence": 32, "seconds": 1800.0})]
+    for words in (
+        "the original, unchanged, on k230",
+        "61 on the chip, 14 elsewhere",
+        "13 LayerNorm, 1 Gather",
+    ):
+        assert words in result.stdout
+    refused = archnet(*command)
+    assert refused.exit_code == 0
+    assert "refused  it crashed" in refused.stdout
+    told = json.loads(archnet(*command, "--json").stdout)
+    assert told == {"target": "k230", "refused": "it crashed", "compiled": None}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from archnet.cli import app
 from archnet.engine import Interrupted
 from archnet.errors import ArchNetError
 from archnet.events import EventSink, Note, Progress, StageFinished, StageStarted
+from archnet.original import OriginalSummary
 from archnet.plan import Decision, Plan
 from archnet.results import (
     merge_metrics,
@@ -140,6 +141,36 @@ def test_inspect_lists_what_stays_wider_than_was_asked_for(archnet: Archnet, rep
     assert "Wider than w4a4:" in result.output
     row = next(line for line in result.output.splitlines() if "attention scores" in line)
     assert row.split()[-6:] == ["8", "6", "the", "softmax", "reads", "them"]
+
+
+def test_inspect_asks_a_chips_compiler_about_the_original_first(
+    archnet: Archnet, replace_module: Replace
+) -> None:
+    asked: list[object] = []
+
+    def original_on_chip(model: str, chip: str) -> OriginalSummary:
+        asked.append((model, chip))
+        return OriginalSummary("k230", refused="nncase crashed")
+
+    plan = Plan("tiny", "archnet", GOOD)
+    replace_module("archnet.original", askable=lambda chip: None, OriginalSummary=OriginalSummary)
+    replace_module(
+        "archnet.api",
+        inspect=lambda model, target, attention, norms, bits: plan,
+        original_on_chip=original_on_chip,
+    )
+    result = archnet("inspect", "tiny", "--target", "archnet", "--chip", "k230")
+    assert result.exit_code == 0
+    assert asked == [("tiny", "k230")]
+    assert result.stdout.index("refused  nncase crashed") < result.stdout.index("LayerNorm")
+    told = json.loads(archnet("inspect", "tiny", "--target", "archnet", "--chip", "k230", "--json").stdout)
+    assert told["original"]["refused"] == "nncase crashed"
+
+
+def test_inspect_tells_at_once_that_a_chip_is_unknown(archnet: Archnet) -> None:
+    result = archnet("inspect", "nowhere", "--target", "archnet", "--chip", "k23")
+    assert result.exit_code == 2
+    assert "'k23' cannot be compiled for" in result.stderr
 
 
 def test_inspect_lists_all_refusals_and_exits_with_2(archnet: Archnet, replace_module: Replace) -> None:

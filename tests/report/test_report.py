@@ -131,6 +131,34 @@ def test_what_chips_compilers_said_is_there_once_it_is_known(tmp_path: Path, ful
         assert word in text
 
 
+def test_originals_on_chips_stand_before_what_they_became(tmp_path: Path) -> None:
+    folder = make_build(tmp_path / "b")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    record = {
+        "target": "k230", "tool": "nncase 2.11.0", "native_operators": 156, "fallback_operators": 0,
+        "fallbacks": [], "float_operators": [], "configuration": "119 pieces of work",
+        "cycles": None, "milliseconds": None, "sram_bytes": None, "binary_bytes": 2048,
+    }  # fmt: skip
+    before = {
+        **record,
+        "native_operators": 61,
+        "fallback_operators": 14,
+        "fallbacks": ["13 LayerNorm", "1 Gather"],
+    }
+    before["float_operators"] = ["6 Softmax"]
+    metrics["compiled"] = {"k230": record}
+    metrics["originals"] = {
+        "k230": {"target": "k230", "refused": "", "compiled": before},
+        "iree": {"target": "iree", "refused": "it took longer than 9 s <here>", "compiled": None},
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    text = page_of(folder)[1].text.replace("\u202f", " ")
+    for words in ("14 (13 LayerNorm, 1 Gather)", "6 Softmax", "refused: it took longer than 9 s <here>"):
+        assert words in text
+    assert text.index("61") < text.index("156")
+    assert "k230, Arch-Net: nncase 2.11.0, 119 pieces of work" in text
+
+
 def test_integers_are_compared_by_backend_and_scope(full: tuple[str, Page]) -> None:
     text = full[1].text
     assert "18 of 24 tensors are equal; 0.0065\u202f% of the elements differ, by at most 1 LSB" in text

@@ -61,6 +61,11 @@ def test_a_program_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         run_tool([str(tmp_path / "absent")], log=tmp_path / "log", seconds=1, title="It", fix="install it")
 
 
+def test_what_a_dotnet_program_died_of_stands_before_its_stack() -> None:
+    died = "Unhandled exception. System.NotSupportedException: Not support reshape attribute: allowzero"
+    assert last_line(f"compiling\n{died}\n   at Nncase.Importer.Visit(NodeProto op)\n") == died
+
+
 def test_lines_without_letters_say_nothing() -> None:
     assert last_line("it broke\n-----\n  42\n\n") == "it broke"
     assert last_line("1\n2\n") == ""

@@ -1,0 +1,70 @@
+"""What chips' own compilers made of the trained model, and of what it was converted into, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from archnet.results import Json
+
+ORIGINAL, OURS = "the original", "Arch-Net"
+
+
+@dataclass(frozen=True, slots=True)
+class ChipRow:
+    """A network on a chip.
+
+    Attributes:
+        target: the chip.
+        network: ORIGINAL or OURS.
+        record: what `archnet.targets.chips.CompileSummary` holds; None where the compiler refused it.
+        refused: then its words.
+    """
+
+    target: str
+    network: str
+    record: Mapping[str, Json] | None
+    refused: str = ""
+
+    @property
+    def compiler(self) -> str:
+        """The compiler, and what its figures are for."""
+        record = self.record or {}
+        return ", ".join(str(record[key]) for key in ("tool", "configuration") if record.get(key))
+
+    @property
+    def elsewhere(self) -> str:
+        """What runs on another processor, in words."""
+        return _words(self.record, "fallbacks")
+
+    @property
+    def floats(self) -> str:
+        """What the chip computes in float, in words."""
+        return _words(self.record, "float_operators")
+
+
+def chip_rows(
+    compiled: Sequence[Mapping[str, Json]], originals: Mapping[str, Mapping[str, Json]]
+) -> list[ChipRow]:
+    """Chip by chip, the original first.
+
+    Args:
+        compiled: records of the converted network.
+        originals: answers of `archnet.original`, by target.
+    """
+    ours = {str(record["target"]): record for record in compiled}
+    rows = []
+    for target in dict.fromkeys((*ours, *originals)):
+        if target in originals:
+            answer = originals[target]
+            record = answer.get("compiled")
+            found = record if isinstance(record, Mapping) else None
+            rows.append(ChipRow(target, ORIGINAL, found, str(answer.get("refused") or "")))
+        if target in ours:
+            rows.append(ChipRow(target, OURS, ours[target]))
+    return rows
+
+
+def _words(record: Mapping[str, Json] | None, key: str) -> str:
+    named = record.get(key) if record is not None else None
+    return ", ".join(str(name) for name in named) if isinstance(named, Sequence) else ""

@@ -1,0 +1,116 @@
+"""What a chip's compiler makes of the float original: ONNX Runtime, and one that dies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from archnet import routes
+from archnet.api import original_on_chip
+from archnet.errors import ArchNetError
+from archnet.original import askable, compile_original_of
+from archnet.results import read_metrics
+from archnet.routes import OriginalJob
+from archnet.targets.chips import CHIPS
+from tests.archnet.integer_build import MAX_SEQUENCE, make_integer_build
+from tests.hf_models import make_image_folder, make_model_folder, make_translation_folder
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    make_integer_build(tmp_path / "build")
+    return tmp_path / "build"
+
+
+def test_the_answer_is_kept_beside_that_about_the_converted_network(build: Path) -> None:
+    left = build / "compiled" / ".onnxruntime-original.999999999.archnet-tmp"  # of a process that was killed
+    left.mkdir(parents=True)
+    answer = compile_original_of(build, "onnxruntime", sequence=7, seconds=60)
+    assert not left.exists()
+    made = answer.compiled
+    assert made is not None
+    assert (answer.refused, made.fallback_operators, made.sequence) == ("", 0, 7)
+    assert made.float_operators
+    assert (build / "compiled" / "onnxruntime-original" / made.binary).stat().st_size == made.binary_bytes
+    assert read_metrics(build / "metrics.json")["originals"] == {
+        "onnxruntime": json.loads(json.dumps(answer.to_json()))
+    }
+    longest = compile_original_of(build, "onnxruntime", seconds=60).compiled
+    assert longest is not None
+    assert longest.sequence == MAX_SEQUENCE
+
+
+def test_a_compiler_that_refuses_is_an_answer(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_original_of(build, "onnxruntime", seconds=60)
+
+    def refuse(job: OriginalJob) -> None:
+        raise ArchNetError("the compiler crashed (SIGABRT)", fix="no")
+
+    monkeypatch.setattr("archnet.routes.onnxruntime.compile_original", refuse)
+    answer = compile_original_of(build, "onnxruntime", seconds=60)
+    assert (answer.refused, answer.compiled) == ("the compiler crashed (SIGABRT)", None)
+    assert [path.name for path in (build / "compiled").iterdir()] == ["onnxruntime-original.log"]
+    stored = read_metrics(build / "metrics.json")["originals"]["onnxruntime"]
+    assert stored["refused"] == answer.refused
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("k23", "--target 'k23' cannot be compiled for"),
+        ("ethos-u55-128", "no way is known here to give its compiler the original"),
+        ("openvino", "the toolchain openvino (OpenVINO"),
+    ],
+)
+def test_what_cannot_be_asked_is_an_error(target: str, words: str, build: Path) -> None:
+    with pytest.raises(ArchNetError) as caught:
+        compile_original_of(build, target, seconds=60)
+    assert words in caught.value.problem
+    assert not (build / "compiled").exists()
+
+
+@pytest.mark.parametrize("sequence", [0, MAX_SEQUENCE + 1])
+def test_a_length_that_the_network_does_not_take(sequence: int, build: Path) -> None:
+    with pytest.raises(ArchNetError, match=f"--seq-len {sequence} is not in 1 .. {MAX_SEQUENCE}"):
+        compile_original_of(build, "onnxruntime", sequence=sequence, seconds=60)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no model"])
+def test_a_missing_or_damaged_original(content: bytes | None, build: Path) -> None:
+    file = build / "onnx" / "float.onnx"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ArchNetError, match=r"float\.onnx"):
+        compile_original_of(build, "onnxruntime", seconds=60)
+
+
+def test_every_chip_that_can_be_asked_is_told_in_the_refusal() -> None:
+    able = [chip.name for chip in CHIPS if routes.takes_originals(chip)]
+    assert {"k230", "onnxruntime", "openvino", "iree"} <= set(able)
+    with pytest.raises(ArchNetError) as caught:
+        askable("ethos-u85-256")
+    assert all(name in caught.value.fix for name in able)
+
+
+def test_a_model_is_asked_about_before_any_conversion(tmp_path: Path) -> None:
+    bert = make_model_folder(tmp_path / "bert", "bert", layers=1)
+    made = original_on_chip(str(bert), "onnxruntime", seq_len=9).compiled
+    assert made is not None
+    assert made.sequence == 9
+    assert any("LayerNormalization" in words for words in made.float_operators)
+    pictures = original_on_chip(str(make_image_folder(tmp_path / "vit", "vit")), "onnxruntime").compiled
+    assert pictures is not None
+    assert pictures.sequence is None
+
+
+def test_two_networks_are_not_asked_about(tmp_path: Path) -> None:
+    with pytest.raises(ArchNetError, match="has two networks"):
+        original_on_chip(str(make_translation_folder(tmp_path / "marian")), "onnxruntime")
