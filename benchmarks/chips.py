@@ -1,6 +1,7 @@
 """The table chip x model: what installed compilers make of finished builds, and how close they compute.
 
     python benchmarks/chips.py build-text build-images --seq-len 32 --out chips.json --markdown chips.md
+    python benchmarks/chips.py build-text --seq-len 32 --originals     # and the trained model unchanged
 
 Each build is compiled for every chip, and what was compiled is run where its simulator or the processor is
 here: its outputs are compared with the reference executor's. A chip whose toolchain is missing, and one that
@@ -29,7 +30,9 @@ from archnet.build import BuildDir
 from archnet.compiling import compile_for
 from archnet.errors import ArchNetError
 from archnet.metrics import cosine
-from archnet.parts import chip_part
+from archnet.original import compile_original_of
+from archnet.parts import chip_part, is_translation
+from archnet.routes import takes_originals
 from archnet.storage import load_graph
 from archnet.targets.chips import CHIPS, Chip, CompileSummary, find_chip
 from archnet.targets.toolchain import find_toolchain
@@ -155,6 +158,21 @@ def one_row(build: Path, chip: Chip, sequence: int | None, count: int, seconds: 
         return {**row, "said": error.problem}
 
 
+def original_row(build: Path, chip: Chip, sequence: int | None, seconds: float) -> Json:
+    """What the compiler makes of the trained model unchanged; it is not run."""
+    row: Json = {"build": build.name, "chip": chip.name, "toolchain": chip.toolchain, "original": True}
+    if chip.toolchain is not None and find_toolchain(chip.toolchain).installed() is None:
+        return {**row, "status": "missing", "said": f"archnet targets install {chip.toolchain}"}
+    graph = load_graph(build / "graph")
+    tokens = any("sequence" in spec.shape for spec in graph.inputs)
+    length = min(sequence, graph.max_sequence) if tokens and sequence is not None else None
+    answer = compile_original_of(build, chip.name, sequence=length, seconds=seconds)
+    if answer.compiled is None:
+        return {**row, "status": "refused", "said": answer.refused}
+    summary = dataclasses.asdict(answer.compiled)
+    return {**row, "status": "compiled", "summary": summary, "agreement": None, "said": "the original"}
+
+
 def fill(builds: Sequence[Path], chips: Sequence[Chip], out: Path, options: argparse.Namespace) -> Json:
     """Make the rows that are missing, and keep each at once."""
     table: Json = dict(read_json(out)) if out.is_file() else {}
@@ -163,12 +181,20 @@ def fill(builds: Sequence[Path], chips: Sequence[Chip], out: Path, options: argp
         for chip in chips:
             tool = find_toolchain(chip.toolchain).tool if chip.toolchain else "-"
             key = f"{build.name} {network} {chip.name} {tool} {options.seq_len} {options.samples}"
-            if table.get(key, {}).get("status") not in (None, "missing"):
-                continue
-            print(f"{build.name} -> {chip.name}", file=sys.stderr, flush=True)
-            table[key] = one_row(build, chip, options.seq_len, options.samples, options.time_limit)
-            write_json(out, table)
+            asked = options.originals and takes_originals(chip) and not is_translation(build)
+            if asked and not _known(table, f"{key} original"):
+                print(f"{build.name}, the original -> {chip.name}", file=sys.stderr, flush=True)
+                table[f"{key} original"] = original_row(build, chip, options.seq_len, options.time_limit)
+                write_json(out, table)
+            if not _known(table, key):
+                print(f"{build.name} -> {chip.name}", file=sys.stderr, flush=True)
+                table[key] = one_row(build, chip, options.seq_len, options.samples, options.time_limit)
+                write_json(out, table)
     return table
+
+
+def _known(table: Json, key: str) -> bool:
+    return table.get(key, {}).get("status") not in (None, "missing")
 
 
 def markdown(rows: Sequence[Json]) -> str:
@@ -178,7 +204,7 @@ def markdown(rows: Sequence[Json]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = [row["build"], f"`{row['chip']}`"]
+        cells = [row["build"] + (", unchanged" if row.get("original") else ""), f"`{row['chip']}`"]
         if row["status"] != "compiled":
             word = "not installed" if row["status"] == "missing" else "refused"
             cells += ["", "", "", "", "", f"{word}: {_short(row['said'])}"]
@@ -226,6 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("builds", nargs="+", type=Path)
     parser.add_argument("--chips", help="names with commas; all when left out")
     parser.add_argument("--seq-len", type=int)
+    parser.add_argument(
+        "--originals", action="store_true", help="a row each for the trained model unchanged, where possible"
+    )
     parser.add_argument("--samples", type=int, default=4, help="sentences or pictures that are compared")
     parser.add_argument("--time-limit", type=float, default=3600.0, help="of one compiler, in seconds")
     parser.add_argument("--out", type=Path, default=Path("chips.json"))
@@ -240,7 +269,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error.problem}\n  fix: {error.fix}", file=sys.stderr)
         return 2
     wanted = {(build.name, chip.name) for build in options.builds for chip in chips}
-    rows = [row for row in table.values() if (row["build"], row["chip"]) in wanted]
+    rows = [
+        row
+        for row in table.values()
+        if (row["build"], row["chip"]) in wanted and (options.originals or not row.get("original"))
+    ]
     text = markdown(rows)
     if options.markdown is not None:
         options.markdown.write_text(text, encoding="utf-8")

@@ -12,6 +12,7 @@ import pytest
 from archnet.build import BuildDir
 from archnet.config import Bits, ConvertSettings
 from archnet.storage import save_graph
+from tests.archnet.integer_build import make_integer_build
 from tests.graphs import random_inputs, tiny_encoder
 
 
@@ -69,3 +70,19 @@ def test_a_refusal_is_a_row_and_a_misspelt_chip_is_an_error(
     assert "refused: TVM " in capsys.readouterr().out
     assert chips.main([str(build), "--chips", "onnxruntim", *wanted]) == 2
     assert "did you mean 'onnxruntime'" in capsys.readouterr().err
+
+
+def test_the_trained_model_unchanged_has_a_row_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    make_integer_build(tmp_path / "tiny")
+    out, table = tmp_path / "chips.json", tmp_path / "chips.md"
+    names = "onnxruntime,openvino,ethos-u55-128"
+    wanted = ["--chips", names, "--out", str(out), "--markdown", str(table), "--seq-len", "8"]
+    assert chips.main([str(tmp_path / "tiny"), *wanted, "--originals"]) == 0
+    rows = [row for row in json.loads(out.read_text()).values() if row.get("original")]
+    assert {row["chip"]: row["status"] for row in rows} == {"onnxruntime": "compiled", "openvino": "missing"}
+    assert "| tiny, unchanged | `onnxruntime` |" in table.read_text()
+    assert chips.main([str(tmp_path / "tiny"), *wanted]) == 0
+    assert "unchanged" not in table.read_text()
