@@ -1,17 +1,22 @@
 """The float original's ONNX file for compilers that want one size, and read only older operator sets.
 
-LayerNormalization and Gelu become what they are defined as (ONNX 1.23, "Operators.md"), by operators of
-opset 13; the rest is what `onnx.version_converter` makes of it.
+LayerNormalization and Gelu become what they are defined as (ONNX 1.23, "Operators.md"), and Split one Slice
+a part, by operators of opset 13; the rest is what `onnx.version_converter` makes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxsim
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper, version_converter
 
 from archnet.errors import ArchNetError
@@ -26,7 +31,7 @@ _NEWER = "noop_with_empty_axes"
 
 
 def of_one_size(model: ModelProto, sequence: int | None) -> ModelProto:
-    """The model for batch 1 and so many tokens, without what is then known beforehand.
+    """The model for batch 1 and so many tokens, without what is then known beforehand, and else as it is.
 
     Args:
         model: inputs "input_ids" and "attention_mask", or "pixel_values", with a free batch.
@@ -42,7 +47,8 @@ def of_one_size(model: ModelProto, sequence: int | None) -> ModelProto:
         for value in model.graph.input
     }
     try:
-        simple, same = onnxsim.simplify(model, overwrite_input_shapes=shapes)
+        with _silent():  # it tells on the terminal what it could not compute beforehand
+            simple, same = onnxsim.simplify(model, overwrite_input_shapes=shapes, perform_optimization=False)
     except Exception as error:  # whatever its C++ part raises
         raise _unsimplified(str(error).partition("\n")[0]) from error
     if not same:
@@ -72,7 +78,7 @@ def at_opset(model: ModelProto, opset: int) -> ModelProto:
         older: ModelProto = version_converter.convert_version(plain, opset)
     except Exception as error:  # its adapters raise whatever they do
         raise ArchNetError(
-            f"the float original has no form in ONNX's operator set {opset}: {str(error).splitlines()[0]}",
+            f"the float original has no form in ONNX's operator set {opset}: {_reason(error)}",
             fix="compile without --original; the converted network does not need this",
         ) from error
     older.ir_version = IR_VERSION
@@ -80,11 +86,22 @@ def at_opset(model: ModelProto, opset: int) -> ModelProto:
     return older
 
 
+def _reason(error: Exception) -> str:
+    """What an adapter says, without the place in its source."""
+    return str(error).partition("\n")[0].rpartition("failed: ")[2]
+
+
+def _constants(graph: GraphProto) -> dict[str, NDArray[Any]]:
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    tensors = [
+        node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"
+    ]
+    return values | {node.output[0]: numpy_helper.to_array(node.attribute[0].t) for node in tensors}
+
+
 def _drop_idle(graph: GraphProto) -> None:
     """Drop attributes that say nothing here and that readers stumble over."""
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    constants = [node for node in graph.node if node.op_type == "Constant"]
-    values |= {n.output[0]: numpy_helper.to_array(helper.get_node_attr_value(n, "value")) for n in constants}
+    values = _constants(graph)
     for node in graph.node:
         idle = {_NEWER}
         if node.op_type == "Reshape" and node.input[1] in values and values[node.input[1]].all():
@@ -97,12 +114,13 @@ def _drop_idle(graph: GraphProto) -> None:
 def _decompose(graph: GraphProto) -> None:
     """Put what has no form before opset 17 as operators that have, in place."""
     nodes: list[NodeProto] = []
+    values = _constants(graph)
     for node in graph.node:
         decompose = DECOMPOSITIONS.get(node.op_type)
         if decompose is None:
             nodes.append(node)
         else:
-            made = _Made(node)
+            made = _Made(node, values)
             decompose(made)
             nodes.extend(made.nodes)
             graph.initializer.extend(made.constants)
@@ -113,8 +131,8 @@ def _decompose(graph: GraphProto) -> None:
 class _Made:
     """The nodes that stand for one; their names are its own with a number behind."""
 
-    def __init__(self, node: NodeProto) -> None:
-        self.node = node
+    def __init__(self, node: NodeProto, values: Mapping[str, NDArray[Any]]) -> None:
+        self.node, self.values = node, values
         self.attributes: Mapping[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         self.nodes: list[NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
@@ -124,8 +142,8 @@ class _Made:
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype), name))
         return name
 
-    def add(self, kind: str, *inputs: str, last: bool = False, **attributes: Any) -> str:
-        name = self.node.output[0] if last else f"{self.node.output[0]}.step_{len(self.nodes)}"
+    def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        name = output or f"{self.node.output[0]}.step_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return name
 
@@ -144,13 +162,13 @@ def _layer_norm(made: _Made) -> None:
         "Sqrt", made.add("Add", variance, made.constant(made.attributes.get("epsilon", 1e-5)))
     )
     normed = made.add("Div", centred, deviation)
-    scaled = made.add("Mul", normed, scale, last=not bias)
+    scaled = made.add("Mul", normed, scale, output="" if bias else made.node.output[0])
     if bias:
-        made.add("Add", scaled, bias[0], last=True)
+        made.add("Add", scaled, bias[0], output=made.node.output[0])
 
 
 def _gelu(made: _Made) -> None:
-    """x / 2 * (1 + erf(x / sqrt 2)), or its form with tanh."""
+    """x * (1 + erf(x / sqrt 2)) / 2, or its form with tanh, in the order that compilers look for."""
     (x,) = made.node.input
     half, one = made.constant(0.5), made.constant(1.0)
     if made.attributes.get("approximate", b"none") == b"tanh":
@@ -159,7 +177,40 @@ def _gelu(made: _Made) -> None:
         curve = made.add("Tanh", made.add("Mul", inner, made.constant(np.sqrt(2 / np.pi))))
     else:
         curve = made.add("Erf", made.add("Div", x, made.constant(np.sqrt(2.0))))
-    made.add("Mul", made.add("Mul", x, half), made.add("Add", curve, one), last=True)
+    made.add("Mul", made.add("Mul", x, made.add("Add", curve, one)), half, output=made.node.output[0])
 
 
-DECOMPOSITIONS: Mapping[str, Callable[[_Made], None]] = {"LayerNormalization": _layer_norm, "Gelu": _gelu}
+def _split(made: _Made) -> None:
+    """One Slice a part."""
+    x, *sizes = made.node.input
+    if not sizes or sizes[0] not in made.values:
+        raise ArchNetError(
+            "the float original has a Split whose parts' sizes are not written down",
+            fix="compile without --original",
+        )
+    axis, begin = made.constant([made.attributes.get("axis", 0)], np.int64), 0
+    for output, size in zip(made.node.output, made.values[sizes[0]].tolist(), strict=True):
+        bounds = (made.constant([at], np.int64) for at in (begin, begin + size))
+        made.add("Slice", x, *bounds, axis, output=output)
+        begin += size
+
+
+DECOMPOSITIONS: Mapping[str, Callable[[_Made], None]] = {
+    "LayerNormalization": _layer_norm,
+    "Gelu": _gelu,
+    "Split": _split,
+}
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what C++ prints on the standard error."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)

@@ -83,6 +83,23 @@ def test_axes_of_reductions_become_attributes_and_idle_ones_go() -> None:
     np.testing.assert_allclose(run(older, x), run(model, x), rtol=1e-6)
 
 
+def test_a_split_is_a_slice_a_part() -> None:
+    sizes = np.array([2, FEATURES - 5, 3])
+    nodes = (
+        helper.make_node("Split", ["x", "sizes"], ["a", "b", "c"], axis=-1),
+        helper.make_node("Concat", ["c", "b", "a"], ["y"], axis=-1),
+    )
+    model = model_of(*nodes, constants={"sizes": sizes})
+    older = at_opset(model, 16)
+    onnx.checker.check_model(older)
+    x = np.random.default_rng(0).normal(size=(2, 3, FEATURES)).astype(np.float32)
+    np.testing.assert_array_equal(run(older, x), run(model, x))
+    equal = helper.make_node("Split", ["x"], ["a", "b"], axis=-1, num_outputs=2)
+    both = model_of(equal, helper.make_node("Concat", ["b", "a"], ["y"], axis=-1))
+    with pytest.raises(ArchNetError, match="a Split whose parts' sizes are not written down"):
+        at_opset(both, 16)
+
+
 def test_a_newer_operator_set_keeps_its_operators() -> None:
     model = model_of(helper.make_node("Gelu", ["x"], ["y"]))
     assert [node.op_type for node in at_opset(model, 20).graph.node] == ["Gelu"]
@@ -96,7 +113,16 @@ def test_what_has_no_older_form_is_named() -> None:
     assert "without --original" in caught.value.fix
 
 
-def test_one_size_is_the_same_function_without_free_sizes() -> None:
+def test_what_the_converter_cannot_make_older_is_told_in_its_words() -> None:
+    model = model_of(helper.make_node("Mish", ["x"], ["y"]))
+    with pytest.raises(ArchNetError) as caught:
+        at_opset(model, 16)
+    assert caught.value.problem == (
+        "the float original has no form in ONNX's operator set 16: No Previous Version of Mish exists"
+    )
+
+
+def test_one_size_is_the_same_function_without_free_sizes(capfd: pytest.CaptureFixture[str]) -> None:
     shape = helper.make_node("Shape", ["input_ids"], ["shape"])
     ones = helper.make_node("ConstantOfShape", ["shape"], ["ones"])
     cast = helper.make_node("Cast", ["input_ids"], ["real"], to=TensorProto.FLOAT)
@@ -109,6 +135,7 @@ def test_one_size_is_the_same_function_without_free_sizes() -> None:
     fixed = of_one_size(model, 5)
     assert [d.dim_value for d in fixed.graph.input[0].type.tensor_type.shape.dim] == [1, 5]
     assert "Shape" not in {node.op_type for node in fixed.graph.node}
+    assert capfd.readouterr().err == ""
 
 
 def test_what_cannot_be_simplified_is_an_error_that_says_so() -> None:
