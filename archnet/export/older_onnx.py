@@ -205,6 +205,9 @@ DECOMPOSITIONS: Mapping[str, Callable[[_Made], None]] = {
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Without what C++ prints on the standard error."""
+    if sys.stderr is None:  # closed by who started the process
+        yield
+        return
     sys.stderr.flush()
     before = os.dup(2)
     try:
