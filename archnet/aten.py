@@ -15,12 +15,21 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, fx, nn
 
-from archnet.aten_attention import attention, matmul, permute, reshape, scaled, scaled_features, softmax
+from archnet.aten_attention import (
+    attention,
+    filled,
+    matmul,
+    permute,
+    reshape,
+    scaled,
+    scaled_features,
+    softmax,
+)
 from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
 from archnet.aten_moved import SCALING, moved, named
-from archnet.aten_pooling import centred, masked, row_norm, summed
+from archnet.aten_pooling import centred, row_norm, summed
 from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select, slice_of
-from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of
+from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant
@@ -241,6 +250,9 @@ class Translator:
             return replace(
                 curve.base, site=self.add_site(curve.node, op, (curve.base.site,), attributes=attributes)
             )
+        if is_squared_relu(curve.samples):
+            relu = self.add_site(curve.node, Op.RELU, (curve.base.site,))
+            return replace(curve.base, site=self.add_site(curve.node, Op.MUL, (relu, relu)))
         operands = [a for a in curve.node.args[:2] if isinstance(a, fx.Node) and a in self.known]
         if node_kind(curve.node).rstrip("_") == "add" and len(operands) == 2 and not curve.node.kwargs:
             left, right = (self.value(a, "tokens", "row", "map") for a in operands)
@@ -414,7 +426,7 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "scaled_dot_product_attention": attention,
     "select": select,
     "slice": slice_of,
-    **dict.fromkeys(("masked_fill", "where"), masked),
+    **dict.fromkeys(("masked_fill", "where"), filled),
     "sum": summed,
     "sub": centred,
     **IMAGE_HANDLERS,

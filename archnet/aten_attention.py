@@ -16,7 +16,14 @@ from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, normed
 from archnet.converters.softmax import HIDDEN
 from archnet.network import SiteAttribute
 from archnet.operators import Op
-from archnet.side_values import bias_before, hides_padding, side_constant, visibility_of, window_of
+from archnet.side_values import (
+    NEGLIGIBLE,
+    bias_before,
+    hides_padding,
+    side_constant,
+    visibility_of,
+    window_of,
+)
 from archnet.token_values import HEADS, Curve, Known, Scores, Unknown, Value, node_kind, scalar_of
 
 if TYPE_CHECKING:
@@ -163,6 +170,20 @@ def matmul(t: Translator, node: fx.Node) -> Known:
     if key.layout != "heads_t":
         raise Unknown("a product of two activations that is not query times key")
     return Scores(query, key, query.gain * key.gain)
+
+
+def filled(t: Translator, node: fx.Node) -> Known:
+    """Token features with 0 in place of padding; or scores, some of which a mask hides."""
+    found = t.known.get(node.args[1]) if isinstance(node.args[1], fx.Node) else None
+    if not isinstance(found, Scores):
+        return masked(t, node)
+    keep, rest = node.args[0], node.args[2]
+    hidden = isinstance(rest, fx.Node) and rest not in t.known and t.is_constant(rest)
+    if not isinstance(keep, fx.Node) or keep in t.known or not hidden or found.probabilities:
+        raise Unknown("scores that are replaced by others")
+    if bool((t.tensor(rest) > NEGLIGIBLE).any()):
+        raise Unknown("scores that are replaced by a number that hides no key")
+    return replace(found, addends=(*found.addends, (keep, 1.0)))
 
 
 def softmax(t: Translator, node: fx.Node) -> Known:

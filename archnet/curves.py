@@ -64,6 +64,11 @@ def activation_of(samples: Tensor) -> tuple[Op, dict[str, SiteAttribute]] | None
     return Op.SILU, ({} if abs(slope - 1.0) < TOLERANCE else {"slope": slope})
 
 
+def is_squared_relu(samples: Tensor) -> bool:
+    """Whether they are those of max(x, 0) squared."""
+    return _same(samples, F.relu(GRID).square())
+
+
 def factor_of(samples: Tensor) -> float | None:
     """c, when the samples are those of c * x."""
     factor = float(samples[_ONE])

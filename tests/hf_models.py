@@ -105,7 +105,8 @@ _ROBERTA_TOKENS = (
     ("eos_token_id", 2),
     ("max_position_embeddings", MAX_POSITIONS + 2),
 )
-_GROUPED = (("num_key_value_heads", 2), ("head_dim", 8), ("bos_token_id", 2), ("eos_token_id", 3))
+_ENDS = (("bos_token_id", 2), ("eos_token_id", 3))
+_GROUPED = (("num_key_value_heads", 2), ("head_dim", 8), *_ENDS)
 _PICTURES = (("image_size", 16), ("patch_size", 4), ("num_channels", 3))
 
 FAMILIES: dict[str, Family] = {
@@ -136,14 +137,21 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(
         "gpt2",
         size_names=("n_embd", "n_layer", "n_head", "n_inner"),
-        extra=(("pad_token_id", 0), ("n_positions", MAX_POSITIONS), ("bos_token_id", 2), ("eos_token_id", 3)),
+        extra=(("pad_token_id", 0), ("n_positions", MAX_POSITIONS), *_ENDS),
     ),
+    "gpt_neo": Family(  # of one layer, whose attention is local
+        "gpt_neo",
+        attention="eager",
+        size_names=("hidden_size", "num_layers", "num_heads", "intermediate_size"),
+        extra=(*_PLAIN_TOKENS, *_ENDS, ("attention_types", [[["local"], 1]]), ("window_size", 4)),
+    ),
+    "arcee": Family("arcee", extra=(*_PLAIN_TOKENS, ("num_key_value_heads", 2), *_ENDS)),
     "gemma3_text": Family("gemma3_text", extra=(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8))),
     "olmo2": Family("olmo2", extra=(*_PLAIN_TOKENS, *_GROUPED[:1], *_GROUPED[2:])),
     "qwen3": Family("qwen3", extra=(*_PLAIN_TOKENS, *_GROUPED)),
     "llama": Family(
         "llama",
-        extra=(*_PLAIN_TOKENS, ("num_key_value_heads", 2), ("bos_token_id", 2), ("eos_token_id", 3)),
+        extra=(*_PLAIN_TOKENS, ("num_key_value_heads", 2), *_ENDS),
     ),
     "eurobert": Family("eurobert", extra=(*_PLAIN_TOKENS, ("num_key_value_heads", 2))),
     "vit": Family("vit", "none", extra=_PICTURES),

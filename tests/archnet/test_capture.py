@@ -22,7 +22,7 @@ from tests.small_encoder import LENGTH, Layer, SmallEncoder, padded_batch, rough
 CONVERTIBLE = (
     *("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet"),
     *("modernbert", "nomic_bert", "roformer", "esm", "eurobert"),
-    *("gemma3_text", "gpt2", "llama", "olmo2", "qwen3"),
+    *("arcee", "gemma3_text", "gpt2", "gpt_neo", "llama", "olmo2", "qwen3"),
 )
 
 
@@ -193,6 +193,46 @@ def test_causal_attention_is_recognised_by_its_flag() -> None:
     assert "causal" not in site.attributes
     later = torch.ones(8, 8).triu(1).bool()
     torch.testing.assert_close(found.network.parameter(site, "bias")[0], torch.where(later, HIDDEN, 0.0))
+
+
+def scored(rest: float, window: int) -> Callable[[Tensor], Tensor]:
+    """Attention whose scores are replaced where a key is later, or too far before."""
+
+    def attend(x: Tensor) -> Tensor:
+        heads = x.unflatten(-1, (2, -1)).transpose(1, 2)
+        scores = heads @ heads.transpose(-1, -2)
+        place = torch.arange(x.shape[1])
+        ahead = place[:, None] - place
+        keep = ((ahead >= 0) & (ahead < window))[None, None]
+        weights = torch.where(keep, scores, torch.tensor(rest)).softmax(-1)
+        return (weights @ heads).transpose(1, 2).flatten(2)
+
+    return attend
+
+
+@pytest.mark.parametrize("window", [3, 9, 99])
+def test_scores_that_a_mask_replaces_are_hidden(window: int) -> None:
+    found = capture(Elementwise(scored(torch.finfo(torch.float32).min, window)), max_sequence=16)
+    assert found.unknown == ()
+    (site,) = (site for site in found.network.sites if site.op is Op.ATTENTION)
+    place = torch.arange(16)
+    ahead = place[:, None] - place
+    seen = (ahead >= 0) & (ahead < window)
+    torch.testing.assert_close(found.network.parameter(site, "bias")[0], torch.where(seen, 0.0, HIDDEN))
+
+
+def test_scores_that_are_replaced_by_others_are_named() -> None:
+    found = capture(Elementwise(scored(0.5, 99)), max_sequence=16)
+    assert reasons(found)[0] == ("aten.where", "scores that are replaced by a number that hides no key")
+
+
+def test_a_squared_relu_is_a_relu_times_itself() -> None:
+    found = capture(Elementwise(lambda x: x.relu().square()), max_sequence=8)
+    assert found.unknown == ()
+    relu, square = (site for site in found.network.sites if site.op in (Op.RELU, Op.MUL))
+    assert square.inputs == (relu.name, relu.name)
+    other = capture(Elementwise(lambda x: x.relu().pow(3)), max_sequence=8)
+    assert reasons(other) == [("aten.pow", "an elementwise function that no converter knows")]
 
 
 def test_model_that_cannot_be_exported_is_one_error() -> None:

@@ -150,6 +150,7 @@ def test_a_bias_of_pairs_of_positions_is_added_in_integers(
         ("llama", "w4a8"),
         ("qwen3", "w8a8"),
         ("gemma3_text", "w8a8"),
+        ("arcee", "w4a4"),
     ],
 )
 def test_rotary_positions_and_gated_layers_are_products_in_integers(
@@ -167,8 +168,11 @@ def test_rotary_positions_and_gated_layers_are_products_in_integers(
     check_all_equal(archnet, out, "tvm")
 
 
-def test_a_decoder_alone_reads_whole_texts(archnet: Archnet, sentences: Path, tmp_path: Path) -> None:
-    model, out = make_model_folder(tmp_path / "gpt2", "gpt2", layers=1), tmp_path / "build"
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo"])
+def test_a_decoder_alone_reads_whole_texts(
+    family: str, archnet: Archnet, sentences: Path, tmp_path: Path
+) -> None:
+    model, out = make_model_folder(tmp_path / family, family, layers=1), tmp_path / "build"
     with short_presets(12, 4):
         done = archnet(
             *("convert", model, "--data", sentences, "--target", "tvm", "--bits", "w4a8"),
