@@ -27,7 +27,7 @@ seq_len_option = click.option(
     "--seq-len",
     type=int,
     metavar="N",
-    help="Tokens of a sentence in tflite, whose sizes are fixed.  [default: the network's most]",
+    help="Tokens of a sentence, where sizes are fixed (tflite, chips).  [default: the network's most]",
 )
 
 

@@ -151,6 +151,8 @@ def inspect(
     from archnet import api
 
     plan = api.inspect(model, target, attention=attention, norms=norms, bits=bits)
+    if chip is not None:
+        click.echo(f"asking the compiler of {chip} about the model unchanged; this takes minutes", err=True)
     answer = None if chip is None else api.original_on_chip(model, chip)
     if as_json:
         print_json(plan.to_json() | ({} if answer is None else {"original": answer.to_json()}))
