@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from side_by_side.network_folder import Calibration, Graph
 from side_by_side.recipe import Cannot, Order, parse_bits
-from side_by_side.recipes import RECIPES, esp_ppq, find_recipe, onnx_runtime, onnx_simplifier
+from side_by_side.recipes import RECIPES, esp_ppq, find_recipe, nncf_openvino, onnx_runtime, onnx_simplifier
 
 rng = np.random.default_rng(0)
 ROWS = rng.normal(size=(64, 32)).astype(np.float32)
@@ -87,6 +88,22 @@ def test_onnxsim_int4_weights_are_corrected(graph: Graph, tmp_path: Path) -> Non
     assert 0 < error_of(order) < 0.15
     with pytest.raises(Cannot, match="are for int4 weights"):
         onnx_simplifier.make_weights(order_of(graph, "w2a32", tmp_path), "AdaRound")
+
+
+def test_weights_by_rows_are_the_same_function_for_openvino(graph: Graph) -> None:
+    ov = pytest.importorskip("openvino", reason="needs archnet[benchmarks]")
+
+    def result() -> NDArray[np.float32]:
+        found: NDArray[np.float32] = ov.Core().compile_model(model, "CPU")([ROWS])[0]
+        return found
+
+    model = ov.Core().read_model(str(graph.onnx))
+    before = result()
+    nncf_openvino.weights_by_rows(model)
+    (product,) = (node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul")
+    assert product.get_attributes()["transpose_b"]
+    assert list(product.input_value(1).get_shape()) == [64, 32]
+    np.testing.assert_allclose(result(), before, atol=1e-5)
 
 
 def test_shapes_are_cut_by_a_slice_for_esp_ppq(tmp_path: Path) -> None:
