@@ -420,7 +420,7 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     ),
     "transpose": to_tokens(permute),
     "permute": to_tokens(permute),
-    "matmul": matmul,
+    **dict.fromkeys(("matmul", "mm"), matmul),
     "softmax": softmax,
     "_softmax": softmax,
     "scaled_dot_product_attention": attention,

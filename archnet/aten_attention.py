@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from archnet.aten_moved import scaled_queries
 from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, normed
+from archnet.aten_tokens import times_matrix
 from archnet.converters.softmax import HIDDEN
 from archnet.network import SiteAttribute
 from archnet.operators import Op
@@ -166,6 +167,8 @@ def matmul(t: Translator, node: fx.Node) -> Known:
     found = t.known.get(left) if isinstance(left, fx.Node) else None
     if isinstance(found, Scores):
         return _attend(t, node, found, t.value(right, "heads"))
+    if isinstance(right, fx.Node) and right not in t.known and t.is_constant(right):
+        return times_matrix(t, node, left, t.tensor(right))
     query, key = t.value(left, "heads"), t.value(right, "heads_t", "heads")
     if key.layout != "heads_t":
         raise Unknown("a product of two activations that is not query times key")

@@ -32,9 +32,12 @@ RESHAPES = frozenset(
 
 MOVES = frozenset(
     "transpose permute slice select cat stack chunk split split_with_sizes unbind narrow repeat_interleave "
-    "index_select flip roll".split()
+    "index index_select flip roll".split()
 )
 """Operators that move elements and change none."""
+
+TAKES = frozenset(("index", "index_select"))
+"""Of these, those that are told where to take elements."""
 
 SCALING = frozenset(("neg", "mul", "div"))
 """Operators that only change what elements are multiplied with, given a constant."""
@@ -68,7 +71,7 @@ def moved(t: Translator, node: fx.Node) -> Moved | MovedParts | None:
             tuple(x.expand(shape) if kind == "expand" else x.reshape(shape) for x in term) for term in m.terms
         ]
         return _checked(m, terms)
-    return _run(node, known) if kind in MOVES else None
+    return _run(t, node, known) if kind in MOVES else None
 
 
 def as_moved(t: Translator, node: fx.Node) -> Moved | None:
@@ -115,13 +118,17 @@ def _scaled(t: Translator, node: fx.Node, kind: str, item: tuple[fx.Node, Moved]
     return Moved(m.base, m.sizes, tuple((i.expand(shape), (g * factor).expand(shape)) for i, g in m.terms))
 
 
-def _run(node: fx.Node, known: dict[fx.Node, Moved]) -> Moved | MovedParts | None:
-    """A move of every term; a tensor with fewer terms than another has further ones times 0."""
-    if any(source not in known for source in node.all_input_nodes):
+def _run(t: Translator, node: fx.Node, known: dict[fx.Node, Moved]) -> Moved | MovedParts | None:
+    """A move of every term, to places that are constants.
+
+    A tensor with fewer terms than another has further ones times 0.
+    """
+    places = {source: t.tensor(source) for source in node.all_input_nodes if source not in known}
+    if places and node_kind(node) not in TAKES:
         return None
     count = max(len(m.terms) for m in known.values())
     first = next(iter(known.values()))
-    results = [[_moved_term(node, known, k, part) for part in (0, 1)] for k in range(count)]
+    results = [[_moved_term(node, known, places, k, part) for part in (0, 1)] for k in range(count)]
     if isinstance(results[0][0], Tensor):
         return _checked(first, [tuple(pair) for pair in results])
     parts = []
@@ -133,8 +140,12 @@ def _run(node: fx.Node, known: dict[fx.Node, Moved]) -> Moved | MovedParts | Non
     return MovedParts(tuple(parts))
 
 
-def _moved_term(node: fx.Node, known: dict[fx.Node, Moved], k: int, part: int) -> Any:
+def _moved_term(
+    node: fx.Node, known: dict[fx.Node, Moved], places: dict[fx.Node, Tensor], k: int, part: int
+) -> Any:
     def taken(source: fx.Node) -> Tensor:
+        if source in places:
+            return places[source]
         terms = known[source].terms
         if k < len(terms):
             return terms[k][part]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from archnet.aten_image import IMAGE_INPUT
 from archnet.aten_pooling import add_norm
@@ -24,6 +24,15 @@ def linear(t: Translator, node: fx.Node) -> Known:
     parameters = {"weight": t.tensor(node.args[1]) * x.gain}
     bias = node.args[2] if len(node.args) > 2 else None
     parameters["bias"] = t.tensor(bias) if bias is not None else torch.zeros(parameters["weight"].shape[0])
+    return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters), gain=1.0)
+
+
+def times_matrix(t: Translator, node: fx.Node, left: object, matrix: Tensor) -> Known:
+    """x @ W, a fully connected layer whose weight is written as (inputs, outputs)."""
+    x = t.scaled_value(left, "tokens", "row", "stacked")
+    if matrix.dim() != 2:
+        raise Unknown("a product with a constant that is no matrix")
+    parameters = {"weight": matrix.T.contiguous() * x.gain, "bias": torch.zeros(matrix.shape[1])}
     return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters), gain=1.0)
 
 

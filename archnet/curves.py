@@ -56,7 +56,7 @@ def activation_of(samples: Tensor) -> tuple[Op, dict[str, SiteAttribute]] | None
         if _same(samples, function(GRID)):
             return op, dict(attributes)
     at_one = float(samples[_ONE])
-    if not 0.0 < at_one < 1.0:
+    if not 0.0 < at_one < 1.0 or factor_of(samples) is not None:  # x / 2 is x * sigmoid(0 * x)
         return None
     slope = float(torch.logit(samples[_ONE]))  # of x * sigmoid(slope * x)
     if not _same(samples, GRID * torch.sigmoid(slope * GRID)):

@@ -226,6 +226,24 @@ def test_scores_that_are_replaced_by_others_are_named() -> None:
     assert reasons(found)[0] == ("aten.where", "scores that are replaced by a number that hides no key")
 
 
+@pytest.mark.parametrize("factor", [0.25, 0.5, 0.75])
+def test_a_part_of_features_is_no_activation(factor: float) -> None:
+    found = capture(Elementwise(lambda x: factor * x), max_sequence=8)
+    assert found.unknown == ()
+    assert ops(found) == [Op.EMBEDDING, Op.LINEAR, Op.LINEAR]
+
+
+def test_a_product_with_a_matrix_is_a_fully_connected_layer() -> None:
+    matrix = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    found = capture(Elementwise(lambda x: (0.5 * x) @ matrix), max_sequence=8)
+    assert found.unknown == ()
+    _, layer, _ = (site for site in found.network.sites if site.op is Op.LINEAR)
+    torch.testing.assert_close(found.network.parameter(layer, "weight"), 0.5 * matrix.T)
+    assert not bool(found.network.parameter(layer, "bias").any())
+    other = capture(Elementwise(lambda x: x @ matrix[None]), max_sequence=8)
+    assert reasons(other)[0][1] == "a product with a constant that is no matrix"
+
+
 def test_a_squared_relu_is_a_relu_times_itself() -> None:
     found = capture(Elementwise(lambda x: x.relu().square()), max_sequence=8)
     assert found.unknown == ()

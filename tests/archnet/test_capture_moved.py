@@ -43,6 +43,13 @@ def interleaved(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+def taken(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """By lists of numbers."""
+    packed = x.unflatten(-1, (3 * HEADS, WIDTH))
+    query, key, value = (packed[:, :, [part, part + 3]].transpose(1, 2) for part in range(3))
+    return query, key, value
+
+
 def grouped(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One key and value head for all query heads."""
     query, key, value = x.split((FEATURES, WIDTH, WIDTH), -1)
@@ -110,7 +117,7 @@ def same(x: Tensor) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("split", [chunked, unbound, interleaved, grouped])
+@pytest.mark.parametrize("split", [chunked, unbound, interleaved, taken, grouped])
 @pytest.mark.parametrize("turn", [same, turned_halves, turned_pairs, turned_in_part])
 def test_packed_projections_and_rotary_positions(split: Split, turn: Turn) -> None:
     rows = FEATURES + 2 * WIDTH if split is grouped else 3 * FEATURES
