@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from archnet.aten_moved import scaled_queries
+from archnet.aten_moved import as_moved, named, scaled_queries
 from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, normed
 from archnet.aten_tokens import times_matrix
 from archnet.converters.softmax import HIDDEN
@@ -25,7 +25,7 @@ from archnet.side_values import (
     visibility_of,
     window_of,
 )
-from archnet.token_values import HEADS, Curve, Known, Scores, Unknown, Value, node_kind, scalar_of
+from archnet.token_values import HEADS, Curve, Known, Moved, Scores, Unknown, Value, node_kind, scalar_of
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
@@ -197,7 +197,8 @@ def softmax(t: Translator, node: fx.Node) -> Known:
 
 
 def attention(t: Translator, node: fx.Node) -> Known:
-    query, key, value = (t.value(a, "heads") for a in node.args[:3])
+    query = t.value(node.args[0], "heads")
+    key, value = (_for_heads(t, argument, query.heads) for argument in node.args[1:3])
     args = dict(zip(("attn_mask", "dropout_p", "is_causal"), node.args[3:], strict=False)) | dict(node.kwargs)
     width = t.shape(node)[-1]
     scale = scalar_of(args.get("scale")) or width**-0.5
@@ -205,6 +206,19 @@ def attention(t: Translator, node: fx.Node) -> Known:
     addends = ((mask, 1.0),) if isinstance(mask, fx.Node) else ()
     scores = Scores(query, key, scale * query.gain * key.gain, addends, probabilities=True)
     return _attend(t, node, scores, value, causal=bool(args.get("is_causal")))
+
+
+def _for_heads(t: Translator, argument: object, heads: int) -> Value:
+    """Keys or values; fewer heads of them than of queries are repeated, as the operator does by itself."""
+    found = as_moved(t, argument) if isinstance(argument, fx.Node) and argument in t.known else None
+    if found is None:
+        return t.value(argument, "heads")
+    assert isinstance(argument, fx.Node)
+    times, rest = divmod(heads, t.shape(argument)[1])
+    if times < 2 or rest:
+        return t.value(argument, "heads")
+    terms = tuple((i.repeat_interleave(times, 1), g.repeat_interleave(times, 1)) for i, g in found.terms)
+    return named(t, argument, Moved(found.base, found.sizes, terms))
 
 
 def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causal: bool = False) -> Value:

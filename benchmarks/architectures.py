@@ -74,6 +74,7 @@ TEXTS = {
     **alike("starcoder2", GROUPED),
     **alike("cohere2 ernie4_5 exaone4 gemma gemma2 gemma3_text glm helium ministral", GROUPED, head_dim=8),
     **alike("hunyuan_v1_dense nemotron olmo3 phi3 qwen3 seed_oss", GROUPED, head_dim=8),
+    **alike("falcon", TOKENS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4),
     **alike("opt", TEXT, ffn_dim=64, word_embed_proj_dim=32),
     **alike("bloom", TOKENS, hidden_size=32, n_layer=2, n_head=4),
 }

@@ -63,6 +63,12 @@ def grouped(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return heads(query), repeated(key), repeated(value)
 
 
+def lent(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One key and value head, which the attention itself lends to all query heads."""
+    query, key, value = (heads(part) for part in x.split((FEATURES, WIDTH, WIDTH), -1))
+    return query, key, value
+
+
 def angles(length: int, width: int = WIDTH) -> Tensor:
     """(length, width): for each position, and for the first and the second half alike."""
     frequencies = 100.0 ** -(torch.arange(width // 2) / (width // 2))
@@ -117,10 +123,10 @@ def same(x: Tensor) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("split", [chunked, unbound, interleaved, taken, grouped])
+@pytest.mark.parametrize("split", [chunked, unbound, interleaved, taken, grouped, lent])
 @pytest.mark.parametrize("turn", [same, turned_halves, turned_pairs, turned_in_part])
 def test_packed_projections_and_rotary_positions(split: Split, turn: Turn) -> None:
-    rows = FEATURES + 2 * WIDTH if split is grouped else 3 * FEATURES
+    rows = FEATURES + 2 * WIDTH if split in (grouped, lent) else 3 * FEATURES
     found = captured(Packed(split, turn, rows))
     ops = [site.op for site in found.network.sites]
     (attention,) = (site for site in found.network.sites if site.op is Op.ATTENTION)
@@ -161,12 +167,12 @@ def rms_before_heads(x: Tensor) -> Tensor:
         (lambda x: F.layer_norm(x * 0.1, (WIDTH,)), Op.LAYER_NORM),
     ],
 )
-@pytest.mark.parametrize("split", [chunked, grouped])
+@pytest.mark.parametrize("split", [chunked, grouped, lent])
 @pytest.mark.parametrize("turn", [same, turned_halves, turned_pairs])
 def test_norms_within_heads_stay_behind_the_layer_that_makes_them(
     split: Split, turn: Turn, written: Turn, op: Op
 ) -> None:
-    rows = FEATURES + 2 * WIDTH if split is grouped else 3 * FEATURES
+    rows = FEATURES + 2 * WIDTH if split in (grouped, lent) else 3 * FEATURES
     network = captured(Packed(split, NormedHeads(written, turn), rows)).network
     norms = [site for site in network.sites if site.op is op]
     assert len(norms) == (2 if turn is same else 4)
