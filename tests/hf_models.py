@@ -139,11 +139,11 @@ FAMILIES: dict[str, Family] = {
         size_names=("n_embd", "n_layer", "n_head", "n_inner"),
         extra=(("pad_token_id", 0), ("n_positions", MAX_POSITIONS), *_ENDS),
     ),
-    "gpt_neo": Family(  # of one layer, whose attention is local
+    "gpt_neo": Family(
         "gpt_neo",
         attention="eager",
         size_names=("hidden_size", "num_layers", "num_heads", "intermediate_size"),
-        extra=(*_PLAIN_TOKENS, *_ENDS, ("attention_types", [[["local"], 1]]), ("window_size", 4)),
+        extra=(*_PLAIN_TOKENS, *_ENDS, ("window_size", 4)),
     ),
     "arcee": Family("arcee", extra=(*_PLAIN_TOKENS, ("num_key_value_heads", 2), *_ENDS)),
     "gemma3_text": Family("gemma3_text", extra=(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8))),
@@ -190,6 +190,8 @@ def make_model(
         settings["vocab_size"] = make_tokenizer(family).get_vocab_size()
     if labels:
         settings["num_labels"] = labels
+    if family == "gpt_neo":
+        settings["attention_types"] = [[["local"], layers]]
     settings.update(overrides)
     config = AutoConfig.for_model(entry.model_type, **settings)
     if not labels:
