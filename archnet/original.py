@@ -70,7 +70,7 @@ def askable(target: str) -> Chip:
     if not takes_originals(chip):
         able = ", ".join(c.name for c in CHIPS if takes_originals(c))
         raise ArchNetError(
-            f"{chip.name}: no way is known here to give its compiler the original",
+            f"{chip.name}: there is no route that gives its compiler the original",
             fix=f"ask for one of {able}; docs/chips.md has what was measured by hand for others",
         )
     if chip.toolchain is not None:

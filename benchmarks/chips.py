@@ -135,15 +135,19 @@ def _each(backend: Backend, inputs: Json) -> Json:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def one_row(build: Path, chip: Chip, sequence: int | None, count: int, seconds: float) -> Json:
-    """Compile, run and compare; a refusal is a row."""
-    row: Json = {"build": build.name, "chip": chip.name, "toolchain": chip.toolchain}
+def one_row(
+    build: Path, chip: Chip, sequence: int | None, count: int, seconds: float, *, original: bool = False
+) -> Json:
+    """Compile, run and compare; a refusal is a row. An original is compiled only."""
+    row: Json = {"build": build.name, "chip": chip.name, "toolchain": chip.toolchain, "original": original}
     if chip.toolchain is not None and find_toolchain(chip.toolchain).installed() is None:
         return {**row, "status": "missing", "said": f"archnet targets install {chip.toolchain}"}
     network = build / chip_part(build)
     graph = load_graph(network / "graph")
     tokens = any("sequence" in spec.shape for spec in graph.inputs)
     length = min(sequence, graph.max_sequence) if tokens and sequence is not None else None
+    if original:
+        return row | _original(build, chip, length, seconds)
     try:
         summary: CompileSummary = compile_for(build, chip.name, sequence=length, seconds=seconds)
     except ArchNetError as error:
@@ -158,19 +162,13 @@ def one_row(build: Path, chip: Chip, sequence: int | None, count: int, seconds: 
         return {**row, "said": error.problem}
 
 
-def original_row(build: Path, chip: Chip, sequence: int | None, seconds: float) -> Json:
-    """What the compiler makes of the trained model unchanged; it is not run."""
-    row: Json = {"build": build.name, "chip": chip.name, "toolchain": chip.toolchain, "original": True}
-    if chip.toolchain is not None and find_toolchain(chip.toolchain).installed() is None:
-        return {**row, "status": "missing", "said": f"archnet targets install {chip.toolchain}"}
-    graph = load_graph(build / "graph")
-    tokens = any("sequence" in spec.shape for spec in graph.inputs)
-    length = min(sequence, graph.max_sequence) if tokens and sequence is not None else None
+def _original(build: Path, chip: Chip, length: int | None, seconds: float) -> Json:
+    """What the compiler makes of the trained model unchanged."""
     answer = compile_original_of(build, chip.name, sequence=length, seconds=seconds)
     if answer.compiled is None:
-        return {**row, "status": "refused", "said": answer.refused}
+        return {"status": "refused", "said": answer.refused}
     summary = dataclasses.asdict(answer.compiled)
-    return {**row, "status": "compiled", "summary": summary, "agreement": None, "said": "the original"}
+    return {"status": "compiled", "summary": summary, "agreement": None, "said": "the original"}
 
 
 def fill(builds: Sequence[Path], chips: Sequence[Chip], out: Path, options: argparse.Namespace) -> Json:
@@ -182,19 +180,16 @@ def fill(builds: Sequence[Path], chips: Sequence[Chip], out: Path, options: argp
             tool = find_toolchain(chip.toolchain).tool if chip.toolchain else "-"
             key = f"{build.name} {network} {chip.name} {tool} {options.seq_len} {options.samples}"
             asked = options.originals and takes_originals(chip) and not is_translation(build)
-            if asked and not _known(table, f"{key} original"):
-                print(f"{build.name}, the original -> {chip.name}", file=sys.stderr, flush=True)
-                table[f"{key} original"] = original_row(build, chip, options.seq_len, options.time_limit)
-                write_json(out, table)
-            if not _known(table, key):
-                print(f"{build.name} -> {chip.name}", file=sys.stderr, flush=True)
-                table[key] = one_row(build, chip, options.seq_len, options.samples, options.time_limit)
+            for original in (True, False) if asked else (False,):
+                kept = f"{key} original" if original else key
+                if table.get(kept, {}).get("status") not in (None, "missing"):
+                    continue
+                print(f"{build.name}{', unchanged' * original} -> {chip.name}", file=sys.stderr, flush=True)
+                table[kept] = one_row(
+                    build, chip, options.seq_len, options.samples, options.time_limit, original=original
+                )
                 write_json(out, table)
     return table
-
-
-def _known(table: Json, key: str) -> bool:
-    return table.get(key, {}).get("status") not in (None, "missing")
 
 
 def markdown(rows: Sequence[Json]) -> str:

@@ -21,10 +21,9 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper, versio
 
 from archnet.errors import ArchNetError
 
-DECOMPOSED_OPSET = 17
-"""Until which a reduction's axes are an attribute, as the decompositions have them."""
-
 IR_VERSION = 8
+
+_FIX = "leave --original or --chip out: the converted network does not need this"
 
 _NEWER = "noop_with_empty_axes"
 """Of reductions since opset 18, which the converter leaves there; where axes are given it says nothing."""
@@ -60,26 +59,25 @@ def of_one_size(model: ModelProto, sequence: int | None) -> ModelProto:
 def _unsimplified(reason: str) -> ArchNetError:
     return ArchNetError(
         f"the float original cannot be written for one size: {reason}",
-        fix="compile without --original; the converted network does not need this",
+        fix=_FIX,
     )
 
 
 def at_opset(model: ModelProto, opset: int) -> ModelProto:
-    """The same model with an older operator set.
+    """The same model with an operator set of 13 to 17.
 
     Raises:
         ArchNetError: an operator has no older form.
     """
     plain = ModelProto()
     plain.CopyFrom(model)
-    if opset < DECOMPOSED_OPSET:
-        _decompose(plain.graph)
+    _decompose(plain.graph)
     try:
         older: ModelProto = version_converter.convert_version(plain, opset)
     except Exception as error:  # its adapters raise whatever they do
         raise ArchNetError(
             f"the float original has no form in ONNX's operator set {opset}: {_reason(error)}",
-            fix="compile without --original; the converted network does not need this",
+            fix=_FIX,
         ) from error
     older.ir_version = IR_VERSION
     _drop_idle(older.graph)
@@ -151,9 +149,7 @@ class _Made:
 def _layer_norm(made: _Made) -> None:
     """(x - mean) / sqrt(variance + eps) * scale + bias over the last axis."""
     if made.attributes.get("axis", -1) != -1:
-        raise ArchNetError(
-            "the float original has a LayerNormalization over several axes", fix="compile without --original"
-        )
+        raise ArchNetError("the float original has a LayerNormalization over several axes", fix=_FIX)
     x, scale, *bias = made.node.input
     axes = made.constant([-1], np.int64)
     centred = made.add("Sub", x, made.add("ReduceMean", x, axes, keepdims=1))
@@ -186,7 +182,7 @@ def _split(made: _Made) -> None:
     if not sizes or sizes[0] not in made.values:
         raise ArchNetError(
             "the float original has a Split whose parts' sizes are not written down",
-            fix="compile without --original",
+            fix=_FIX,
         )
     axis, begin = made.constant([made.attributes.get("axis", 0)], np.int64), 0
     for output, size in zip(made.node.output, made.values[sizes[0]].tolist(), strict=True):

@@ -28,9 +28,11 @@ class ChipRow:
 
     @property
     def compiler(self) -> str:
-        """The compiler, and what its figures are for."""
+        """The compiler, and what its figures are for: the two networks may have other lengths."""
         record = self.record or {}
-        return ", ".join(str(record[key]) for key in ("tool", "configuration") if record.get(key))
+        tokens = f"{record['sequence']} tokens" if record.get("sequence") else ""
+        said = (record.get("tool"), tokens, record.get("configuration"))
+        return ", ".join(str(words) for words in said if words)
 
     @property
     def elsewhere(self) -> str:

@@ -6,7 +6,6 @@ sentences or pictures of DIR/calibration.npz.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from archnet.export.float_twin import OPSET, export_float_twin
 from archnet.export.older_onnx import at_opset
 from archnet.graph import QuantizedGraph
 from archnet.routes import CompileJob, OriginalJob, network_of, reads_tokens
-from archnet.routes.static_onnx import write_original
+from archnet.routes.static_onnx import counted, write_original
 from archnet.targets.chips import CompileSummary
 from archnet.targets.nncase import read_placement
 from archnet.targets.toolchain import find_toolchain
@@ -93,7 +92,7 @@ def _compiled(
         tool=toolchain.tool,
         native_operators=placement.kpu,
         fallback_operators=len(placement.cpu),
-        fallbacks=tuple(f"{count} {kind}" for kind, count in Counter(placement.cpu).items()),
+        fallbacks=counted(placement.cpu),
         binary=KMODEL,
         binary_bytes=int(size),
         sequence=sequence,

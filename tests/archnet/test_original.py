@@ -65,7 +65,7 @@ def test_a_compiler_that_refuses_is_an_answer(build: Path, monkeypatch: pytest.M
     ("target", "words"),
     [
         ("k23", "--target 'k23' cannot be compiled for"),
-        ("ethos-u55-128", "no way is known here to give its compiler the original"),
+        ("ethos-u55-128", "there is no route that gives its compiler the original"),
         ("openvino", "the toolchain openvino (OpenVINO"),
     ],
 )

@@ -58,7 +58,9 @@ def test_compile_prints_what_the_compiler_says(
 def test_compile_original_tells_what_is_left_to_others(
     archnet: Archnet, replace_module: Replace, build: Path
 ) -> None:
-    made = CompileSummary("k230", "nncase 2.11.0", 61, 14, ("13 LayerNorm", "1 Gather"), "model.kmodel", 2048)
+    made = CompileSummary(
+        "k230", "nncase 2.11.0", 61, 14, ("13 LayerNorm", "1 Gather"), "model.kmodel", 2048, 32
+    )
     answers = [OriginalSummary("k230", compiled=made), OriginalSummary("k230", refused="it crashed")]
     asked: list[Any] = []
 
@@ -72,7 +74,7 @@ def test_compile_original_tells_what_is_left_to_others(
     assert result.exit_code == 0
     assert asked == [(build, "k230", {"sequence": 32, "seconds": 1800.0})]
     for words in (
-        "the original, unchanged, on k230",
+        "the original, unchanged, on k230, 32 tokens",
         "61 on the chip, 14 elsewhere",
         "13 LayerNorm, 1 Gather",
     ):

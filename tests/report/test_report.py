@@ -136,7 +136,7 @@ def test_originals_on_chips_stand_before_what_they_became(tmp_path: Path) -> Non
     metrics = json.loads((folder / "metrics.json").read_text())
     record = {
         "target": "k230", "tool": "nncase 2.11.0", "native_operators": 156, "fallback_operators": 0,
-        "fallbacks": [], "float_operators": [], "configuration": "119 pieces of work",
+        "fallbacks": [], "float_operators": [], "configuration": "119 pieces of work", "sequence": 32,
         "cycles": None, "milliseconds": None, "sram_bytes": None, "binary_bytes": 2048,
     }  # fmt: skip
     before = {
@@ -157,7 +157,7 @@ def test_originals_on_chips_stand_before_what_they_became(tmp_path: Path) -> Non
         "elsewhere: 13 LayerNorm, 1 Gather",
         "in float: 6 Softmax",
         "refused: it took longer than 9 s <here>",
-        "nncase 2.11.0, 119 pieces of work",
+        "nncase 2.11.0, 32 tokens, 119 pieces of work",
     ):
         assert words in text
     table = text[text.index("Compiled for chips") :]
