@@ -98,8 +98,8 @@ def augment(pixels: Tensor, generator: torch.Generator, shift: int = 4) -> Tenso
     return torch.where(blank, grey, moved).permute(0, 3, 1, 2)
 
 
-def make_model(kind: str, classes: list[str]) -> nn.Module:
-    """The untrained network."""
+def make_model(kind: str, classes: list[str], width: int, layers: int) -> nn.Module:
+    """The untrained network; width and layers are the ViT's."""
     names = dict(enumerate(classes))
     labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
     if kind == "resnet":
@@ -110,10 +110,10 @@ def make_model(kind: str, classes: list[str]) -> nn.Module:
             )
         ).to(memory_format=torch.channels_last)
     config = ViTConfig(
-        hidden_size=192,
-        num_hidden_layers=6,
+        hidden_size=width,
+        num_hidden_layers=layers,
         num_attention_heads=3,
-        intermediate_size=768,
+        intermediate_size=4 * width,
         image_size=STORED,
         patch_size=4,
         hidden_dropout_prob=0.0,
@@ -311,11 +311,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", choices=EPOCHS, required=True)
     parser.add_argument("--teacher", type=Path, help="model folder of a trained ResNet to imitate as well")
     parser.add_argument("--epochs", type=int, help="default 16 for the ResNet, 24 for the ViT")
+    parser.add_argument("--width", type=int, default=192, help="features of the ViT, a multiple of 12")
+    parser.add_argument("--layers", type=int, default=6, help="layers of the ViT")
     parser.add_argument("--batch", type=int, default=256, help="images a step")
     parser.add_argument("--rate", type=float, help="peak learning rate")
     parser.add_argument("--limit", type=int, help="use only that many training images: a trial run")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.width < 12 or args.width % 12:
+        parser.error(f"--width {args.width}: three heads and positions of four parts need a multiple of 12")
+    if args.layers < 1:
+        parser.error(f"--layers {args.layers}: at least 1")
     args.epochs = args.epochs or EPOCHS[args.model]
     args.rate = args.rate or RATES[args.model]
     return args
@@ -332,7 +338,7 @@ def main() -> None:
         chosen = torch.randperm(len(labels))[: args.limit]
         pixels, labels = pixels[chosen], labels[chosen]
     teacher = load_teacher(args.teacher).to(device) if args.teacher else None
-    model = make_model(args.model, classes).to(device)
+    model = make_model(args.model, classes, args.width, args.layers).to(device)
     optimizers = make_optimizers(args.model, model, args.rate)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     state = args.out / "training.safetensors"

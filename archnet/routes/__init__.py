@@ -85,7 +85,8 @@ def compile_by_route(job: CompileJob) -> CompileSummary:
 
 def takes_originals(chip: Chip) -> bool:
     """Whether the chip's route can show what its compiler makes of a float original."""
-    return hasattr(import_module(f"archnet.routes.{chip.route}"), "compile_original")
+    module = import_module(f"archnet.routes.{chip.route}")
+    return hasattr(module, "compile_original") and chip.name not in getattr(module, "WITHOUT_ORIGINALS", ())
 
 
 def original_by_route(job: OriginalJob) -> CompileSummary:

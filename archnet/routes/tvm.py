@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from pathlib import Path
 from typing import Any
 
 from archnet.atomic import read_json
 from archnet.errors import ArchNetError
 from archnet.export.tvm import LIBRARY
-from archnet.routes import CompileJob, network_of
-from archnet.routes.static_onnx import length
+from archnet.routes import CompileJob, OriginalJob, network_of
+from archnet.routes.static_onnx import length, write_original
 from archnet.routes.tvm_process import C_SOURCE, SAID
 from archnet.targets.chips import CompileSummary
 from archnet.targets.process import run_tool
@@ -23,11 +24,15 @@ PROCESSORS = {
 }
 """What `archnet.routes.tvm_process` calls the chips of this route."""
 
+WITHOUT_ORIGINALS = frozenset(("tvm-c",))
+"""The function that calls the C kernels is written by Arch-Net, for integer networks alone."""
+
 
 def compile_chip(job: CompileJob) -> CompileSummary:
     """Write model.so and meta.json, or C files (see `archnet.routes`)."""
     graph = network_of(job)
-    said = _run(job, PROCESSORS[job.chip.name])
+    tokens = [str(job.sequence)] if job.sequence is not None else []
+    said = _run(job, "tvm_process", job.network / "graph", *tokens)
     as_source = PROCESSORS[job.chip.name] == C_SOURCE
     if as_source:
         binary, size, calls = "kernels.c", said["source_bytes"] + said["constant_bytes"], said["calls"]
@@ -52,14 +57,31 @@ def compile_chip(job: CompileJob) -> CompileSummary:
     )
 
 
-def _run(job: CompileJob, processor: str) -> dict[str, Any]:
-    """What `tvm_process` says."""
+def compile_original(job: OriginalJob) -> CompileSummary:
+    """Write model.onnx and model.so of the float original (see `archnet.routes`)."""
+    said = _run(job, "tvm_original_process", write_original(job))
+    return CompileSummary(
+        target=job.chip.name,
+        tool=f"apache-tvm {said['tvm']}",
+        native_operators=said["kernels"],
+        fallback_operators=0,
+        fallbacks=(),
+        binary=LIBRARY,
+        binary_bytes=(job.folder / LIBRARY).stat().st_size,
+        sequence=job.sequence,
+        configuration=f"LLVM for {said['triple']}, {said['cpu']}, not tuned; operators are kernels",
+        float_operators=tuple(said["floats"]),
+    )
+
+
+def _run(job: CompileJob | OriginalJob, module: str, model: Path, *tokens: str) -> dict[str, Any]:
+    """What a program of `archnet.routes` says of the model that it has compiled into the job's folder."""
     fix = "pip install 'archnet[tvm]', which brings a linker; or try another --target"
     if importlib.util.find_spec("tvm") is None:
         raise ArchNetError("TVM is not installed here", fix=fix)
     command = [
-        sys.executable, "-m", "archnet.routes.tvm_process", str((job.network / "graph").absolute()),
-        str(job.folder.absolute()), processor, *([str(job.sequence)] if job.sequence is not None else []),
+        sys.executable, "-m", f"archnet.routes.{module}", str(model.absolute()),
+        str(job.folder.absolute()), PROCESSORS[job.chip.name], *tokens,
     ]  # fmt: skip
     run_tool(command, log=job.log, seconds=job.seconds, title="TVM", fix=fix)
     said = job.folder / SAID

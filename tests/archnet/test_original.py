@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import onnxruntime as ort
 import pytest
+import tvm
+from tvm import relax
 
 from archnet import routes
 from archnet.api import original_on_chip
@@ -45,6 +49,22 @@ def test_the_answer_is_kept_beside_that_about_the_converted_network(build: Path)
     longest = compile_original_of(build, "onnxruntime", seconds=60).compiled
     assert longest is not None
     assert longest.sequence == MAX_SEQUENCE
+
+
+def test_tvm_compiles_the_original_and_it_computes_what_the_onnx_file_does(build: Path) -> None:
+    made = compile_original_of(build, "tvm-x86-64", sequence=6, seconds=120).compiled
+    assert made is not None
+    assert made.native_operators > 0
+    assert made.float_operators
+    ids = np.arange(3, 9, dtype=np.int64)[None]
+    mask = np.array([[1, 1, 1, 1, 0, 0]], np.int64)
+    session = ort.InferenceSession(build / "onnx" / "float.onnx")
+    wanted = session.run(None, {"input_ids": ids, "attention_mask": mask})
+    library = tvm.runtime.load_module(str(build / "compiled" / "tvm-x86-64-original" / made.binary))
+    machine = relax.VirtualMachine(library, tvm.cpu())
+    found = machine["main"](tvm.runtime.tensor(ids), tvm.runtime.tensor(mask))
+    for want, have in zip(wanted, [found] if hasattr(found, "numpy") else found, strict=True):
+        np.testing.assert_allclose(have.numpy(), want, atol=1e-4)
 
 
 def test_a_compiler_that_refuses_is_an_answer(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +114,8 @@ def test_a_missing_or_damaged_original(content: bytes | None, build: Path) -> No
 
 def test_every_chip_that_can_be_asked_is_told_in_the_refusal() -> None:
     able = [chip.name for chip in CHIPS if routes.takes_originals(chip)]
-    assert {"k230", "onnxruntime", "openvino", "iree"} <= set(able)
+    assert {"k230", "onnxruntime", "openvino", "iree", "tvm-riscv64"} <= set(able)
+    assert "tvm-c" not in able
     with pytest.raises(ArchNetError) as caught:
         askable("ethos-u85-256")
     assert all(name in caught.value.fix for name in able)
