@@ -28,11 +28,17 @@ from archnet.export.host_split import static_length
 from archnet.export.older_onnx import of_one_size
 from archnet.parts import is_translation
 from archnet.results import merge_metrics, read_metrics
-from archnet.routes import OriginalJob, original_by_route, reads_tokens, takes_originals
+from archnet.routes import (
+    OriginalJob,
+    original_by_route,
+    reads_tokens,
+    require_for_original,
+    takes_originals,
+)
 from archnet.sources.source import Source
 from archnet.storage import load_graph
 from archnet.targets.chips import CHIPS, Chip, CompileSummary, find_chip
-from archnet.targets.toolchain import find_toolchain
+from archnet.targets.toolchain import cache_folder
 from archnet.validate import agreement_inputs
 
 SAMPLES = 16
@@ -73,8 +79,7 @@ def askable(target: str) -> Chip:
             f"{chip.name}: there is no route that gives its compiler the original",
             fix=f"ask for one of {able}; docs/chips.md has what was measured by hand for others",
         )
-    if chip.toolchain is not None:
-        find_toolchain(chip.toolchain).require()
+    require_for_original(chip)
     return chip
 
 
@@ -150,10 +155,12 @@ def ask_about(source: Source, chip: Chip, *, sequence: int, seconds: float) -> O
     else:
         size = (SAMPLES, *source.image_size)
         samples = {"pixel_values": draw.normal(size=size).astype(np.float32)}
+    logs = cache_folder()  # beside the toolchains', so that it is still there when an answer names it
+    with disk_errors(logs):
+        logs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="archnet-") as folder:
-        place = Path(folder)
-        length = sequence if text else None
-        return _ask(chip, model, samples, place / "made", place / "log", seconds, length)
+        made, log = Path(folder) / "made", logs / f"{chip.name}-original.log"
+        return _ask(chip, model, samples, made, log, seconds, sequence if text else None)
 
 
 def _read(path: Path) -> onnx.ModelProto:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from archnet.errors import ArchNetError, nearest
@@ -64,6 +66,18 @@ class CompileSummary:
     other_bytes: int | None = None
     macs: int | None = None
     float_operators: tuple[str, ...] = ()
+
+
+_NAMED = 8
+"""Operators that are told by name; where there are more, each kind is told once."""
+
+
+def in_words(operators: Sequence[str]) -> str:
+    """What a CompileSummary lists, each entry a kind and perhaps a name in brackets, in a line for people."""
+    if len(operators) <= _NAMED:
+        return ", ".join(operators)
+    kinds = Counter(entry.partition(" (")[0] for entry in operators)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
 def _ethos(name: str, title: str, profile: str) -> Chip:

@@ -18,7 +18,7 @@ from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.cli.progress_state import human_seconds
 from archnet.parts import is_translation, part_names
 from archnet.results import group_emulated
-from archnet.targets.chips import CHIPS, needs_compiler
+from archnet.targets.chips import CHIPS, in_words, needs_compiler
 
 if TYPE_CHECKING:
     from archnet.original import OriginalSummary
@@ -104,7 +104,7 @@ def compiled_table(summary: CompileSummary) -> Table:
     for name, value in (
         ("compiler", ", ".join(filter(None, (summary.tool, summary.configuration)))),
         ("operators", f"{summary.native_operators} on the chip, {summary.fallback_operators} elsewhere"),
-        ("elsewhere", ", ".join(summary.fallbacks)),
+        ("elsewhere", in_words(summary.fallbacks)),
         ("in float", ", ".join(summary.float_operators)),
         ("cycles" if cycles else "time", f"{cycles} ({time})" if cycles and time else cycles or time),
         ("SRAM", _bytes(summary.sram_bytes)),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from archnet.results import Json
+from archnet.targets.chips import in_words
 
 ORIGINAL, OURS = "the original", "Arch-Net"
 
@@ -37,12 +38,12 @@ class ChipRow:
     @property
     def elsewhere(self) -> str:
         """What runs on another processor, in words."""
-        return _words(self.record, "fallbacks")
+        return in_words(_listed(self.record, "fallbacks"))
 
     @property
     def floats(self) -> str:
         """What the chip computes in float, in words."""
-        return _words(self.record, "float_operators")
+        return ", ".join(_listed(self.record, "float_operators"))
 
 
 def chip_rows(
@@ -67,6 +68,6 @@ def chip_rows(
     return rows
 
 
-def _words(record: Mapping[str, Json] | None, key: str) -> str:
+def _listed(record: Mapping[str, Json] | None, key: str) -> list[str]:
     named = record.get(key) if record is not None else None
-    return ", ".join(str(name) for name in named) if isinstance(named, Sequence) else ""
+    return [str(name) for name in named] if isinstance(named, Sequence) else []

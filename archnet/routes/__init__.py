@@ -21,6 +21,7 @@ from archnet.graph import QuantizedGraph
 from archnet.parts import chip_part
 from archnet.storage import load_graph
 from archnet.targets.chips import Chip, CompileSummary
+from archnet.targets.toolchain import find_toolchain
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,17 @@ def takes_originals(chip: Chip) -> bool:
     """Whether the chip's route can show what its compiler makes of a float original."""
     module = import_module(f"archnet.routes.{chip.route}")
     return hasattr(module, "compile_original") and chip.name not in getattr(module, "WITHOUT_ORIGINALS", ())
+
+
+def require_for_original(chip: Chip) -> None:
+    """Raises ArchNetError where a toolchain that an original needs on its way to the chip is not installed.
+
+    Those are the chip's own, and where a route names one in ORIGINAL_TOOLCHAIN, that too.
+    """
+    more = getattr(import_module(f"archnet.routes.{chip.route}"), "ORIGINAL_TOOLCHAIN", None)
+    for name in (chip.toolchain, more):
+        if name is not None:
+            find_toolchain(name).require()
 
 
 def original_by_route(job: OriginalJob) -> CompileSummary:

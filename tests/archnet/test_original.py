@@ -13,11 +13,13 @@ from tvm import relax
 
 from archnet import routes
 from archnet.api import original_on_chip
+from archnet.atomic import write_json
 from archnet.errors import ArchNetError
 from archnet.original import askable, compile_original_of
 from archnet.results import read_metrics
 from archnet.routes import OriginalJob
 from archnet.targets.chips import CHIPS
+from archnet.targets.toolchain import RECORD, find_toolchain
 from tests.archnet.integer_build import MAX_SEQUENCE, make_integer_build
 from tests.hf_models import make_image_folder, make_model_folder, make_translation_folder
 
@@ -85,7 +87,8 @@ def test_a_compiler_that_refuses_is_an_answer(build: Path, monkeypatch: pytest.M
     ("target", "words"),
     [
         ("k23", "--target 'k23' cannot be compiled for"),
-        ("ethos-u55-128", "there is no route that gives its compiler the original"),
+        ("bm1684x", "there is no route that gives its compiler the original"),
+        ("ethos-u55-128", "the toolchain ethos-u (Vela"),
         ("openvino", "the toolchain openvino (OpenVINO"),
     ],
 )
@@ -94,6 +97,16 @@ def test_what_cannot_be_asked_is_an_error(target: str, words: str, build: Path) 
         compile_original_of(build, target, seconds=60)
     assert words in caught.value.problem
     assert not (build / "compiled").exists()
+
+
+def test_a_toolchain_that_only_originals_need_is_asked_for(build: Path) -> None:
+    vela = find_toolchain("ethos-u")
+    vela.python.parent.mkdir(parents=True)
+    vela.python.touch()
+    write_json(vela.folder / RECORD, {"packages": list(vela.packages)})
+    with pytest.raises(ArchNetError, match=r"the toolchain onnx2tf .* is not installed") as caught:
+        compile_original_of(build, "ethos-u55-128", seconds=60)
+    assert caught.value.fix == "archnet targets install onnx2tf"
 
 
 @pytest.mark.parametrize("sequence", [0, MAX_SEQUENCE + 1])
@@ -114,10 +127,10 @@ def test_a_missing_or_damaged_original(content: bytes | None, build: Path) -> No
 
 def test_every_chip_that_can_be_asked_is_told_in_the_refusal() -> None:
     able = [chip.name for chip in CHIPS if routes.takes_originals(chip)]
-    assert {"k230", "onnxruntime", "openvino", "iree", "tvm-riscv64"} <= set(able)
+    assert {"k230", "onnxruntime", "openvino", "iree", "tvm-riscv64", "ethos-u85-256"} <= set(able)
     assert "tvm-c" not in able
     with pytest.raises(ArchNetError) as caught:
-        askable("ethos-u85-256")
+        askable("rk3588")
     assert all(name in caught.value.fix for name in able)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from archnet.api import original_on_chip
 from archnet.build import BuildDir
 from archnet.config import Bits, ConvertSettings
 from archnet.graph import QuantizedGraph
@@ -19,6 +21,7 @@ from archnet.targets.profile import load_profile
 from archnet.targets.toolchain import find_toolchain
 from tests.attention_graphs import with_padding
 from tests.graphs import tiny_encoder
+from tests.hf_models import make_image_folder, make_model_folder
 from tests.image_graphs import AVERAGES, average_graph, image_graph
 
 pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
@@ -85,3 +88,25 @@ def test_every_operator_of_the_profile_is_placed_on_the_npu(target: str, op: Op)
     report = probe(CHIPS[target], [str(op)])
     assert len(report.operators) >= len(OPERATORS[op])
     assert [answer for answer in report.operators if answer.outcome != "native"] == []
+
+
+@pytest.mark.skipif(
+    find_toolchain("onnx2tf").installed() is None, reason="needs archnet targets install onnx2tf"
+)
+@pytest.mark.parametrize("kind", ["text", "pictures"])
+def test_the_original_goes_there_by_tools_of_others_and_leaves_its_norms_to_the_cpu(
+    tmp_path: Path, kind: str
+) -> None:
+    if kind == "text":
+        made = make_model_folder(tmp_path / "bert", "bert", layers=1)
+    else:
+        made = make_image_folder(tmp_path / "vit", "vit")  # of one layer
+    answer = original_on_chip(str(made), "ethos-u55-256", seq_len=9, seconds=300)
+    assert answer.refused == ""
+    summary = answer.compiled
+    assert summary is not None
+    assert summary.native_operators > 20
+    kinds = Counter(entry.partition(" (")[0] for entry in summary.fallbacks)
+    assert kinds["Sqrt"] == 3
+    assert kinds["FullyConnected"] == kinds["BatchMatMul"] == kinds["Conv2D"] == 0
+    assert "onnx2tf 2.6.9" in summary.configuration

@@ -1,10 +1,10 @@
-"""Which profiles are of chips that only a vendor's compiler makes programs for."""
+"""Which profiles need a vendor's compiler, and how what one lists is told."""
 
 from __future__ import annotations
 
 import pytest
 
-from archnet.targets.chips import needs_compiler
+from archnet.targets.chips import in_words, needs_compiler
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,11 @@ from archnet.targets.chips import needs_compiler
 )
 def test_profiles_whose_networks_need_a_compiler(profile: str, needed: bool) -> None:
     assert needs_compiler(profile) is needed
+
+
+def test_few_operators_are_told_by_name_and_many_by_kind() -> None:
+    few = ("Sqrt (norm)", "Cast (mask)")
+    assert in_words(few) == "Sqrt (norm), Cast (mask)"
+    assert in_words(()) == ""
+    many = (*(f"Div (norm_{i})" for i in range(6)), *few, "Sqrt (a (b))")
+    assert in_words(many) == "6 Div, 2 Sqrt, 1 Cast"
