@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,13 @@ class OriginalSummary:
         target: the chip's name.
         refused: the compiler's own words where it made nothing of the model; else "".
         compiled: what it made.
+        part: "encoder" where the model has a decoder too, which is not asked about.
     """
 
     target: str
     refused: str = ""
     compiled: CompileSummary | None = None
+    part: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON."""
@@ -103,8 +105,8 @@ def compile_original_of(
     build = BuildDir.open_finished(build_dir)
     if is_translation(build.path):
         raise ArchNetError(
-            f"{build.path} translates, and originals of two networks are not compiled",
-            fix="leave --original out",
+            f"{build.path} translates, and the build of such a model holds no ONNX file of its original",
+            fix=f"archnet inspect MODEL --chip {target} asks about its encoder",
         )
     graph = load_graph(build.path / "graph")
     if sequence is not None and not reads_tokens(graph):
@@ -134,17 +136,18 @@ def compile_original_of(
 def ask_about(source: Source, chip: Chip, *, sequence: int, seconds: float) -> OriginalSummary:
     """Let a chip's compiler make what it can of an opened model, calibrated with random inputs.
 
+    Of a translation model that is the encoder, as it is of a build.
+
     Args:
         chip: of `askable`.
         sequence: tokens of a sentence, where the model reads any.
 
     Raises:
-        ArchNetError: the model has two networks, or cannot be written as ONNX.
+        ArchNetError: the model cannot be written as ONNX.
     """
     if source.kind == "translation":
-        raise ArchNetError(
-            f"{source.name} has two networks, and originals of two are not compiled", fix="leave --chip out"
-        )
+        encoder = ask_about(_encoder_of(source), chip, sequence=sequence, seconds=seconds)
+        return replace(encoder, part="encoder")
     model = build_float_onnx(source)
     text = source.kind == "text"
     draw = np.random.default_rng(0)
@@ -161,6 +164,16 @@ def ask_about(source: Source, chip: Chip, *, sequence: int, seconds: float) -> O
     with tempfile.TemporaryDirectory(prefix="archnet-") as folder:
         made, log = Path(folder) / "made", logs / f"{chip.name}-original.log"
         return _ask(chip, model, samples, made, log, seconds, sequence if text else None)
+
+
+def _encoder_of(source: Source) -> Source:
+    """The encoder of a translation model as a model of its own."""
+    find = getattr(getattr(source.module, "model", None), "get_encoder", None)
+    if not callable(find):
+        raise ArchNetError(
+            f"{source.name} does not say which part of it is the encoder", fix="leave --chip out"
+        )
+    return replace(source, module=find(), kind="text", output_names=("last_hidden_state",))
 
 
 def _read(path: Path) -> onnx.ModelProto:

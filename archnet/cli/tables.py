@@ -120,7 +120,8 @@ def original_table(answer: OriginalSummary) -> Group:
     """What a chip's compiler made of the float original, or why it made nothing of it."""
     length = answer.compiled.sequence if answer.compiled is not None else None
     tokens = f", {length} tokens" if length is not None else ""
-    title = Text(f"the original, unchanged, on {answer.target}{tokens}", "bold")
+    whose = f"the original's {answer.part}" if answer.part else "the original"
+    title = Text(f"{whose}, unchanged, on {answer.target}{tokens}", "bold")
     if answer.compiled is None:
         return Group(title, Text.assemble(("refused  ", "bold red"), answer.refused))
     return Group(title, compiled_table(answer.compiled))

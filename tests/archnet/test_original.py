@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
 import tvm
+from rich.console import Console
 from tvm import relax
 
 from archnet import routes
 from archnet.api import original_on_chip
 from archnet.atomic import write_json
+from archnet.cli.tables import original_table
 from archnet.errors import ArchNetError
-from archnet.original import askable, compile_original_of
+from archnet.original import OriginalSummary, ask_about, askable, compile_original_of
 from archnet.results import read_metrics
 from archnet.routes import OriginalJob
+from archnet.sources import open_model
 from archnet.targets.chips import CHIPS
 from archnet.targets.toolchain import RECORD, find_toolchain
 from tests.archnet.integer_build import MAX_SEQUENCE, make_integer_build
@@ -145,6 +151,24 @@ def test_a_model_is_asked_about_before_any_conversion(tmp_path: Path) -> None:
     assert pictures.sequence is None
 
 
-def test_two_networks_are_not_asked_about(tmp_path: Path) -> None:
-    with pytest.raises(ArchNetError, match="has two networks"):
-        original_on_chip(str(make_translation_folder(tmp_path / "marian")), "onnxruntime")
+def test_of_two_networks_the_encoder_is_asked_about(tmp_path: Path) -> None:
+    answer = original_on_chip(str(make_translation_folder(tmp_path / "marian")), "onnxruntime", seq_len=7)
+    assert answer.part == "encoder"
+    assert answer.compiled is not None
+    assert answer.compiled.sequence == 7
+    kinds = dict(words.split(" ", 1)[::-1] for words in answer.compiled.float_operators)
+    assert kinds["Softmax"] == "2"  # one a layer; two of the decoder would have four more
+    assert "the original's encoder, unchanged, on onnxruntime, 7 tokens" in shown(answer)
+
+
+def test_a_module_that_does_not_show_its_encoder_is_refused(tmp_path: Path) -> None:
+    source = open_model(str(make_translation_folder(tmp_path / "marian")), tokenizer_required=False)
+    hidden = replace(source, module=torch.nn.Identity())
+    with pytest.raises(ArchNetError, match="does not say which part of it is the encoder"):
+        ask_about(hidden, askable("onnxruntime"), sequence=7, seconds=60)
+
+
+def shown(answer: OriginalSummary) -> str:
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(original_table(answer))
+    return console.export_text()
