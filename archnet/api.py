@@ -19,7 +19,7 @@ from archnet.calibration.data import load_sentences
 from archnet.calibration.image_files import holds_pictures
 from archnet.classify import PIXELS, Prediction, classify_files
 from archnet.compiling import COMPILE_SECONDS
-from archnet.config import NORM_FORMS, Bits, ConvertSettings, known_norms
+from archnet.config import NORM_FORMS, Bits, ConvertSettings, check_length, known_norms
 from archnet.encode import encode, open_tokenizer, padding_id
 from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, ignore
@@ -133,6 +133,7 @@ def inspect(
     Raises:
         ArchNetError: the model cannot be opened or captured, or the target is unknown.
     """
+    check_length(seq_len)
     profile = load_profile(target)
     attends = profile.choose_attention(attention)
     wanted = profile.ask_bits(bits, None)
@@ -160,6 +161,7 @@ def original_on_chip(
         ArchNetError: the model cannot be opened or written as ONNX; the chip is unknown, its compiler takes
             no such model, or is not installed.
     """
+    check_length(seq_len)
     asked = askable(chip)
     source = open_model(model, tokenizer_required=False)
     return ask_about(source, asked, sequence=min(seq_len, source.max_length), seconds=seconds)

@@ -72,6 +72,15 @@ class Bits:
         return f"w{self.weights}a{self.activations}"
 
 
+def check_length(seq_len: int) -> None:
+    """Raises ArchNetError where no network has this longest sequence, in tokens."""
+    if not 2 <= seq_len <= MAX_SEQUENCE:
+        raise ArchNetError(
+            f"--seq-len {seq_len} is out of range",
+            fix=f"give a number of tokens from 2 to {MAX_SEQUENCE}",
+        )
+
+
 def known_norms(form: str) -> str:
     """The form of norms that was asked for.
 
@@ -141,11 +150,7 @@ class ConvertSettings:
                 f"--max-drop {self.max_drop:g} is out of range",
                 fix="give points of the metric, from 0 to 100",
             )
-        if not 2 <= self.seq_len <= MAX_SEQUENCE:
-            raise ArchNetError(
-                f"--seq-len {self.seq_len} is out of range",
-                fix=f"give a number of tokens from 2 to {MAX_SEQUENCE}",
-            )
+        check_length(self.seq_len)
         if not 0 <= self.seed < 2**32:
             raise ArchNetError(
                 f"--seed {self.seed} is out of range", fix="give a number from 0 to 4294967295"

@@ -73,8 +73,12 @@ _NAMED = 8
 
 
 def in_words(operators: Sequence[str]) -> str:
-    """What a CompileSummary lists, each entry a kind and perhaps a name in brackets, in a line for people."""
-    if len(operators) <= _NAMED:
+    """What a CompileSummary lists in a line for people.
+
+    Args:
+        operators: each a kind with a name in brackets; what a compiler has counted already stays as it is.
+    """
+    if len(operators) <= _NAMED or not all(" (" in entry for entry in operators):
         return ", ".join(operators)
     kinds = Counter(entry.partition(" (")[0] for entry in operators)
     return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

@@ -13,7 +13,7 @@ from archnet.cli.completions import (
     norms_option,
     target_option,
 )
-from archnet.config import AUTO_BITS, known_norms
+from archnet.config import AUTO_BITS, check_length, known_norms
 from archnet.errors import ArchNetError
 
 json_option = click.option(
@@ -110,7 +110,7 @@ def remove(name: str) -> None:
         "archnet inspect ./bert --target archnet --attention relu",
         "archnet inspect ./bert --target tvm --bits w4a4",
         "archnet inspect model.py:make --target onnxruntime --json",
-        "archnet inspect ./bert --target k230 --chip k230",
+        "archnet inspect ./bert --target k230 --chip k230 --seq-len 32",
     ),
 )
 @click.argument("model")
@@ -118,6 +118,7 @@ def remove(name: str) -> None:
 @bits_option("WxAy")
 @attention_option
 @norms_option
+@click.option("--seq-len", default=128, show_default=True, metavar="N", help="Longest sequence, in tokens.")
 @click.option(
     "--chip",
     metavar="NAME",
@@ -126,7 +127,14 @@ def remove(name: str) -> None:
 )
 @json_option
 def inspect(
-    model: str, target: str, bits: str, attention: str | None, norms: str, chip: str | None, as_json: bool
+    model: str,
+    target: str,
+    bits: str,
+    attention: str | None,
+    norms: str,
+    seq_len: int,
+    chip: str | None,
+    as_json: bool,
 ) -> None:
     """Show every operator of MODEL and what becomes of it on a target; takes seconds, needs no data.
 
@@ -137,6 +145,7 @@ def inspect(
     profile = load_profile(target)  # a misspelt name is told before torch loads
     profile.choose_attention(attention)
     known_norms(norms)
+    check_length(seq_len)
     if bits.strip().lower() == AUTO_BITS:
         raise ArchNetError(
             "--bits auto is chosen by measurements of the distilled network, which inspect does not make",
@@ -150,10 +159,10 @@ def inspect(
     quiet_libraries()
     from archnet import api
 
-    plan = api.inspect(model, target, attention=attention, norms=norms, bits=bits)
+    plan = api.inspect(model, target, seq_len=seq_len, attention=attention, norms=norms, bits=bits)
     if chip is not None:
         click.echo(f"asking the compiler of {chip} about the model unchanged; this takes minutes", err=True)
-    answer = None if chip is None else api.original_on_chip(model, chip)
+    answer = None if chip is None else api.original_on_chip(model, chip, seq_len=seq_len)
     if as_json:
         print_json(plan.to_json() | ({} if answer is None else {"original": answer.to_json()}))
     else:

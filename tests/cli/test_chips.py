@@ -83,7 +83,7 @@ def test_compile_original_tells_what_is_left_to_others(
     assert refused.exit_code == 0
     assert "refused  it crashed" in refused.stdout
     told = json.loads(archnet(*command, "--json").stdout)
-    assert told == {"target": "k230", "refused": "it crashed", "compiled": None}
+    assert told == {"target": "k230", "refused": "it crashed", "compiled": None, "part": ""}
 
 
 @pytest.mark.parametrize(

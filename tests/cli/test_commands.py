@@ -114,7 +114,7 @@ BAD = (
 def test_inspect_counts_operators(archnet: Archnet, replace_module: Replace) -> None:
     replace_module(
         "archnet.api",
-        inspect=lambda model, target, attention, norms, bits: Plan("tiny", "archnet", GOOD, bits),
+        inspect=lambda model, target, seq_len, attention, norms, bits: Plan("tiny", "archnet", GOOD, bits),
     )
     result = archnet("inspect", "tiny", "--target", "archnet")
     assert result.exit_code == 0
@@ -130,11 +130,21 @@ def test_inspect_cannot_choose_widths(archnet: Archnet, replace_module: Replace)
     assert "`archnet convert` takes --bits auto" in result.stderr
 
 
+def test_inspect_refuses_lengths_that_no_network_has(archnet: Archnet, replace_module: Replace) -> None:
+    replace_module("archnet.api")
+    result = archnet("inspect", "tiny", "--target", "archnet", "--seq-len", "1025")
+    assert result.exit_code == 2
+    assert "--seq-len 1025 is out of range" in result.stderr
+    assert "give a number of tokens from 2 to 1024" in result.stderr
+
+
 def test_inspect_lists_what_stays_wider_than_was_asked_for(archnet: Archnet, replace_module: Replace) -> None:
     wider = (Wider("attention scores", 8, 6, "the softmax reads them"),)
     replace_module(
         "archnet.api",
-        inspect=lambda model, target, attention, norms, bits: Plan("tiny", "archnet", GOOD, bits, wider),
+        inspect=lambda model, target, seq_len, attention, norms, bits: Plan(
+            "tiny", "archnet", GOOD, bits, wider
+        ),
     )
     result = archnet("inspect", "tiny", "--target", "archnet", "--bits", "w4a4")
     assert result.exit_code == 0
@@ -148,20 +158,20 @@ def test_inspect_asks_a_chips_compiler_about_the_original_first(
 ) -> None:
     asked: list[object] = []
 
-    def original_on_chip(model: str, chip: str) -> OriginalSummary:
-        asked.append((model, chip))
+    def original_on_chip(model: str, chip: str, *, seq_len: int) -> OriginalSummary:
+        asked.append((model, chip, seq_len))
         return OriginalSummary("k230", refused="nncase crashed")
 
     plan = Plan("tiny", "archnet", GOOD)
     replace_module("archnet.original", askable=lambda chip: None, OriginalSummary=OriginalSummary)
     replace_module(
         "archnet.api",
-        inspect=lambda model, target, attention, norms, bits: plan,
+        inspect=lambda model, target, seq_len, attention, norms, bits: plan,
         original_on_chip=original_on_chip,
     )
-    result = archnet("inspect", "tiny", "--target", "archnet", "--chip", "k230")
+    result = archnet("inspect", "tiny", "--target", "archnet", "--chip", "k230", "--seq-len", "32")
     assert result.exit_code == 0
-    assert asked == [("tiny", "k230")]
+    assert asked == [("tiny", "k230", 32)]
     assert result.stdout.index("refused  nncase crashed") < result.stdout.index("LayerNorm")
     told = json.loads(archnet("inspect", "tiny", "--target", "archnet", "--chip", "k230", "--json").stdout)
     assert told["original"]["refused"] == "nncase crashed"
@@ -175,7 +185,7 @@ def test_inspect_tells_at_once_that_a_chip_is_unknown(archnet: Archnet) -> None:
 
 def test_inspect_lists_all_refusals_and_exits_with_2(archnet: Archnet, replace_module: Replace) -> None:
     plan = Plan("tiny", "archnet", GOOD + BAD)
-    replace_module("archnet.api", inspect=lambda model, target, attention, norms, bits: plan)
+    replace_module("archnet.api", inspect=lambda model, target, seq_len, attention, norms, bits: plan)
     result = archnet("inspect", "tiny", "--target", "archnet")
     assert result.exit_code == 2
     assert "a.fft" in result.stdout
@@ -382,7 +392,7 @@ def test_completion_knows_widths_and_methods(
 
 
 def test_an_error_of_ours_is_two_lines(archnet: Archnet, replace_module: Replace) -> None:
-    def inspect(model: str, target: str, attention: str | None, norms: str, bits: str) -> None:
+    def inspect(model: str, target: str, **_options: object) -> None:
         raise ArchNetError("tiny/config.json is no JSON", fix="download it again")
 
     replace_module("archnet.api", inspect=inspect)
@@ -403,7 +413,7 @@ def test_an_error_of_ours_is_two_lines(archnet: Archnet, replace_module: Replace
 def test_what_the_machine_lacks_is_bad_input(
     archnet: Archnet, replace_module: Replace, error: Exception, words: str
 ) -> None:
-    def inspect(model: str, target: str, attention: str | None, norms: str, bits: str) -> None:
+    def inspect(model: str, target: str, **_options: object) -> None:
         raise error
 
     replace_module("archnet.api", inspect=inspect)

@@ -31,3 +31,5 @@ def test_few_operators_are_told_by_name_and_many_by_kind() -> None:
     assert in_words(()) == ""
     many = (*(f"Div (norm_{i})" for i in range(6)), *few, "Sqrt (a (b))")
     assert in_words(many) == "6 Div, 2 Sqrt, 1 Cast"
+    counted = [f"{count} Op{count}" for count in range(1, 12)]
+    assert in_words(counted) == ", ".join(counted)
