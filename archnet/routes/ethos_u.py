@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from onnx import helper
 
 from archnet.atomic import disk_errors
 from archnet.compiling import write_tflite
-from archnet.export.gemm_layers import with_gemm_layers
+from archnet.export.onnx_for_tflite import for_tflite
 from archnet.routes import CompileJob, OriginalJob
 from archnet.routes.static_onnx import write_original
 from archnet.targets.chips import CompileSummary
@@ -32,10 +33,12 @@ def compile_chip(job: CompileJob) -> CompileSummary:
 
 def compile_original(job: OriginalJob) -> CompileSummary:
     """Have the float original quantized to model.tflite, and compile that (see `archnet.routes`)."""
-    plain = write_original(job, with_gemm_layers(job.model))
+    given = for_tflite(job.model)
+    plain = write_original(job, given)
     model, samples = job.folder / MODEL, job.folder / "samples.npz"
+    types = {v.name: helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in given.graph.input}
     with disk_errors(samples):
-        np.savez(samples, allow_pickle=False, **job.samples)
+        np.savez(samples, allow_pickle=False, **{n: v.astype(types[n]) for n, v in job.samples.items()})
     tools = find_toolchain(ORIGINAL_TOOLCHAIN)
     files = {"model": plain, "samples": samples, "tflite": model}
     request = {name: str(path.absolute()) for name, path in files.items()}

@@ -93,15 +93,17 @@ def test_every_operator_of_the_profile_is_placed_on_the_npu(target: str, op: Op)
 @pytest.mark.skipif(
     find_toolchain("onnx2tf").installed() is None, reason="needs archnet targets install onnx2tf"
 )
-@pytest.mark.parametrize("kind", ["text", "pictures"])
+@pytest.mark.parametrize(
+    ("kind", "chip"), [("text", "ethos-u55-256"), ("text", "ethos-u85-256"), ("pictures", "ethos-u65-256")]
+)
 def test_the_original_goes_there_by_tools_of_others_and_leaves_its_norms_to_the_cpu(
-    tmp_path: Path, kind: str
+    tmp_path: Path, kind: str, chip: str
 ) -> None:
     if kind == "text":
         made = make_model_folder(tmp_path / "bert", "bert", layers=1)
     else:
         made = make_image_folder(tmp_path / "vit", "vit")  # of one layer
-    answer = original_on_chip(str(made), "ethos-u55-256", seq_len=9, seconds=300)
+    answer = original_on_chip(str(made), chip, seq_len=9, seconds=300)
     assert answer.refused == ""
     summary = answer.compiled
     assert summary is not None

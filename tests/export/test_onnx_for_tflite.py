@@ -1,4 +1,4 @@
-"""Products with constant matrices as Gemm: the same numbers, and nothing else touched."""
+"""Products with constant matrices as Gemm, ids of int32: the same numbers, and nothing else touched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from archnet.export.gemm_layers import with_gemm_layers
+from archnet.export.onnx_for_tflite import for_tflite, with_gemm_layers, with_int32_inputs
 
 TOKENS, WIDE, NARROW = 5, 6, 4
 
@@ -67,3 +67,31 @@ def test_the_numbers_stay_and_every_layer_is_a_gemm(seed: int, turned: bool, out
     # The sum of p is taken in unless p is shown; that of q has two readers, d is no vector.
     assert (kinds["Gemm"], kinds["MatMul"], kinds["Add"]) == (4, 1, 3 if outside else 2)
     assert Counter(node.op_type for node in before.graph.node)["MatMul"] == 5  # what was given is untouched
+
+
+def looked_up(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+    """Rows of a table for int64 ids, after the nodes that make "rows" of "ids"."""
+    table = np.arange(8, dtype=np.float32).reshape(4, 2)
+    graph = helper.make_graph(
+        [*nodes, helper.make_node("Gather", ["table", "rows" if nodes else "ids"], ["y"])], "g",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 2])],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([1], np.int64), "one")],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def test_ids_are_int32_where_nothing_asks_for_int64() -> None:
+    model = looked_up()
+    after = for_tflite(model)
+    assert after.graph.input[0].type.tensor_type.elem_type == TensorProto.INT32
+    assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.INT64
+    session = ort.InferenceSession(after.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"ids": np.array([[3, 0, 1]], np.int32)})[0].tolist() == [
+        [[6, 7], [0, 1], [2, 3]]
+    ]
+
+
+def test_ids_that_are_added_to_int64_constants_stay() -> None:
+    model = looked_up(helper.make_node("Sub", ["ids", "one"], ["rows"]))
+    assert with_int32_inputs(model) is model

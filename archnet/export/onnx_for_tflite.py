@@ -1,7 +1,8 @@
-"""Fully connected layers of an ONNX file as Gemm, for converters that make them of nothing else.
+"""The float original's ONNX file in the form that the tools on its way to an Ethos-U do best with.
 
 PyTorch's export writes a layer over tokens as a MatMul with constants and an Add. onnx2tf makes of that a
-product of two activations, which Vela leaves to the CPU where its weights have a scale a channel.
+product of two activations, which Vela leaves to the CPU where its weights have a scale a channel; of a Gemm
+it makes a fully connected layer. And Vela 5.2 crashes for U85 on what is computed of ids in int64.
 """
 
 from __future__ import annotations
@@ -11,7 +12,31 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+
+def for_tflite(model: ModelProto) -> ModelProto:
+    """The same model with layers as Gemm, and with int32 inputs where nothing in it asks for int64.
+
+    Args:
+        model: of sizes that are all known; it stays as it is.
+    """
+    return with_int32_inputs(with_gemm_layers(model))
+
+
+def with_int32_inputs(model: ModelProto) -> ModelProto:
+    """The same model with inputs of int32 for int64; itself where an operator takes no others."""
+    made = ModelProto()
+    made.CopyFrom(model)
+    for value in made.graph.input:
+        if value.type.tensor_type.elem_type == TensorProto.INT64:
+            value.type.tensor_type.elem_type = TensorProto.INT32
+    del made.graph.value_info[:]  # types that may be others now
+    try:
+        onnx.checker.check_model(made, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        return model
+    return made
 
 
 def with_gemm_layers(model: ModelProto) -> ModelProto:
