@@ -47,8 +47,9 @@ def compile_original(job: OriginalJob) -> CompileSummary:
     samples.unlink()
     summary = compile_vela(model, job.folder, job.chip.name, log=job.log, seconds=job.seconds)
     made_by = " and ".join(tools.packages[:2]).replace("==", " ")
+    part = "; cycles without the CPU's part" if summary.fallback_operators else ""
     return replace(
         summary,
         sequence=job.sequence,
-        configuration=f"{summary.configuration}; made int8 by {made_by}",
+        configuration=f"{summary.configuration}; made int8 by {made_by}{part}",
     )
