@@ -78,7 +78,7 @@ def test_the_trained_model_unchanged_has_a_row_of_its_own(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     make_integer_build(tmp_path / "tiny")
     out, table = tmp_path / "chips.json", tmp_path / "chips.md"
-    names = "onnxruntime,openvino,ethos-u55-128"
+    names = "onnxruntime,openvino,rk3588"
     wanted = ["--chips", names, "--out", str(out), "--markdown", str(table), "--seq-len", "8"]
     assert chips.main([str(tmp_path / "tiny"), *wanted, "--originals"]) == 0
     rows = [row for row in json.loads(out.read_text()).values() if row.get("original")]
