@@ -91,14 +91,17 @@ def takes_originals(chip: Chip) -> bool:
 
 
 def require_for_original(chip: Chip) -> None:
-    """Raises ArchNetError where a toolchain that an original needs on its way to the chip is not installed.
+    """Raises ArchNetError where something that an original needs on its way to the chip is not installed.
 
-    Those are the chip's own, and where a route names one in ORIGINAL_TOOLCHAIN, that too.
+    That is the chip's own toolchain, one that a route names in ORIGINAL_TOOLCHAIN, and what a route's
+    function `require_packages` asks for.
     """
-    more = getattr(import_module(f"archnet.routes.{chip.route}"), "ORIGINAL_TOOLCHAIN", None)
-    for name in (chip.toolchain, more):
+    module = import_module(f"archnet.routes.{chip.route}")
+    for name in (chip.toolchain, getattr(module, "ORIGINAL_TOOLCHAIN", None)):
         if name is not None:
             find_toolchain(name).require()
+    if hasattr(module, "require_packages"):
+        module.require_packages()
 
 
 def original_by_route(job: OriginalJob) -> CompileSummary:

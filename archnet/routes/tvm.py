@@ -28,6 +28,15 @@ WITHOUT_ORIGINALS = frozenset(("tvm-c",))
 """The function that calls the C kernels is written by Arch-Net, for integer networks alone."""
 
 
+_FIX = "pip install 'archnet[tvm]', which brings a linker; or try another --target"
+
+
+def require_packages() -> None:
+    """Raises ArchNetError where TVM is not installed."""
+    if importlib.util.find_spec("tvm") is None:
+        raise ArchNetError("TVM is not installed here", fix=_FIX)
+
+
 def compile_chip(job: CompileJob) -> CompileSummary:
     """Write model.so and meta.json, or C files (see `archnet.routes`)."""
     graph = network_of(job)
@@ -76,14 +85,12 @@ def compile_original(job: OriginalJob) -> CompileSummary:
 
 def _run(job: CompileJob | OriginalJob, module: str, model: Path, *tokens: str) -> dict[str, Any]:
     """What a program of `archnet.routes` says of the model that it has compiled into the job's folder."""
-    fix = "pip install 'archnet[tvm]', which brings a linker; or try another --target"
-    if importlib.util.find_spec("tvm") is None:
-        raise ArchNetError("TVM is not installed here", fix=fix)
+    require_packages()
     command = [
         sys.executable, "-m", f"archnet.routes.{module}", str(model.absolute()),
         str(job.folder.absolute()), PROCESSORS[job.chip.name], *tokens,
     ]  # fmt: skip
-    run_tool(command, log=job.log, seconds=job.seconds, title="TVM", fix=fix)
+    run_tool(command, log=job.log, seconds=job.seconds, title="TVM", fix=_FIX)
     said = job.folder / SAID
     found = dict(read_json(said))
     said.unlink()

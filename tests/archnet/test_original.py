@@ -115,6 +115,13 @@ def test_a_toolchain_that_only_originals_need_is_asked_for(build: Path) -> None:
     assert caught.value.fix == "archnet targets install onnx2tf"
 
 
+def test_a_missing_package_is_an_error_and_no_answer(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ArchNetError, match="TVM is not installed here"):
+        compile_original_of(build, "tvm-x86-64", seconds=60)
+    assert not (build / "compiled").exists()
+
+
 @pytest.mark.parametrize("sequence", [0, MAX_SEQUENCE + 1])
 def test_a_length_that_the_network_does_not_take(sequence: int, build: Path) -> None:
     with pytest.raises(ArchNetError, match=f"--seq-len {sequence} is not in 1 .. {MAX_SEQUENCE}"):
