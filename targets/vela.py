@@ -20,8 +20,10 @@ TOOLCHAIN = "ethos-u"
 BINARY = "model_vela.tflite"
 _MODULE = "ethosu.vela"
 _PLACED = re.compile(r"^(CPU|NPU) operators = (\d+)", re.MULTILINE)
-# A row of the table of operators: original operator, Vela's operator, where it runs, ..., name.
-_ON_CPU = re.compile(r"^(\w+) +\w+ +CPU .* (\S+) *$", re.MULTILINE)
+# What it counts as left to the CPU: Vela's operator and the name. The table has most, but not all, of these.
+_ON_CPU = re.compile(r"^ +CPU: (\w+) = (.+) \(outputs ", re.MULTILINE)
+# A row of that table: original operator, Vela's operator, where it runs, ..., name.
+_ROW = re.compile(r"^(\w+) +\w+ +CPU .* (\S+) *$", re.MULTILINE)
 _KIB = 1024
 
 
@@ -62,13 +64,14 @@ def _summary(text: str, folder: Path, accelerator: str, tool: str) -> CompileSum
         raise ValueError("it names no operators or wrote no summary")
     with tables[-1].open(newline="", encoding="utf-8") as file:
         row: Mapping[str, str] = next(csv.DictReader(file), {})
+    kinds = {name: op for op, name in _ROW.findall(text)}
     elsewhere = ("dram_memory_used", "on_chip_flash_memory_used", "off_chip_flash_memory_used")
     return CompileSummary(
         target=accelerator,
         tool=tool,
         native_operators=placed["NPU"],
         fallback_operators=placed["CPU"],
-        fallbacks=tuple(f"{op} ({name})" for op, name in _ON_CPU.findall(text)),
+        fallbacks=tuple(f"{kinds.get(name, op)} ({name})" for op, name in _ON_CPU.findall(text)),
         binary=BINARY,
         binary_bytes=(folder / BINARY).stat().st_size,
         configuration=f"{row['system_config']}, {row['memory_mode']}",

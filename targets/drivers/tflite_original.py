@@ -49,15 +49,9 @@ def _signature(path: Path) -> str:
 
 def _rows(samples: dict[str, Any]) -> list[dict[str, Any]]:
     """Batches of one, with channels last as the converter has them."""
-    rows = []
-    for i in range(len(next(iter(samples.values())))):
-        row = {name: value[i : i + 1] for name, value in samples.items()}
-        rows.append(
-            {
-                name: np.ascontiguousarray(value.transpose(_CHANNELS_LAST))
-                if value.ndim == _PICTURES
-                else value
-                for name, value in row.items()
-            }
-        )
-    return rows
+    turned = {
+        name: np.ascontiguousarray(value.transpose(_CHANNELS_LAST)) if value.ndim == _PICTURES else value
+        for name, value in samples.items()
+    }
+    count = len(next(iter(turned.values())))
+    return [{name: value[i : i + 1] for name, value in turned.items()} for i in range(count)]

@@ -35,6 +35,8 @@ cat > "$out/model_summary_x.csv" <<'END'
 echo binary > "$out/model_vela.tflite"
 echo 'Ceil                 Passthrough          CPU                0             0.00          pooled '
 echo 'CPU operators = CPUS (0.0%)'
+echo '   CPU: Passthrough = pooled (outputs [1, 1, 1, 9])'
+echo '   CPU: Gather = rows (outputs [1, 9, 1, 32])'
 echo 'NPU operators = 93 (100.0%)'
 """
 
@@ -88,7 +90,9 @@ def test_figures_are_read_stored_and_kept_beside_others(build: Path) -> None:
 
 def test_operators_on_the_cpu_are_refused_by_name(build: Path) -> None:
     stand_in(GOOD.replace("CPUS", "1"))
-    with pytest.raises(ArchNetError, match=r"leaves Ceil \(pooled\) on the CPU of ethos-u55-256") as caught:
+    with pytest.raises(
+        ArchNetError, match=r"leaves Ceil \(pooled\), Gather \(rows\) on the CPU of eth"
+    ) as caught:
         compile_for(build, "ethos-u55-256")
     assert caught.value.fix == "convert for the chip's own profile: --target ethos-u55"
     assert [p.name for p in (build / "compiled").iterdir()] == ["ethos-u55-256.log"]

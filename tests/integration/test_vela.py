@@ -110,5 +110,6 @@ def test_the_original_goes_there_by_tools_of_others_and_leaves_its_norms_to_the_
     assert summary.native_operators > 20
     kinds = Counter(entry.partition(" (")[0] for entry in summary.fallbacks)
     assert kinds["Sqrt"] == 3
+    assert len(summary.fallbacks) == summary.fallback_operators
     assert kinds["FullyConnected"] == kinds["BatchMatMul"] == kinds["Conv2D"] == 0
     assert "onnx2tf 2.6.9" in summary.configuration
