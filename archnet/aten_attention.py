@@ -243,6 +243,8 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
             # What hides keys still does, whatever it is multiplied by.
             addend_bias = torch.where(addend_bias > HIDDEN / 2, addend_bias * gain, addend_bias)
             bias = addend_bias if bias is None else bias + addend_bias
+    if "decoder_input_ids" in t.inputs and query.tokens == key.tokens and _hides_later(bias):
+        causal, masked = True, False  # what is padding comes later than every token that counts
     if causal and "decoder_input_ids" not in t.inputs:  # a decoder alone reads whole texts here
         later = torch.ones(2 * (t.probes[0].input_ids.shape[1],), dtype=torch.bool).triu(1)
         bias = torch.where(later, HIDDEN, 0.0 if bias is None else bias)
@@ -255,6 +257,14 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
     inputs = (query.site, key.site, value.site, *((key.tokens,) if masked else ()))
     site = t.add_site(node, Op.ATTENTION, inputs, parameters=parameters, attributes=attributes)
     return Value(site, "heads", query.heads, tokens=query.tokens)
+
+
+def _hides_later(bias: Tensor | None) -> bool:
+    """Whether a bias (heads or 1, queries, keys) hides all keys behind a query's own place, as windows do."""
+    if bias is None or bias.shape[-1] != bias.shape[-2]:
+        return False
+    later = torch.ones(bias.shape[-2:], dtype=torch.bool).triu(1)
+    return bool((bias[..., later] <= HIDDEN / 2).all())
 
 
 def _addend(

@@ -1,4 +1,4 @@
-"""Runs an encoder-decoder network token by token in PyTorch, with the keys and values that it has seen."""
+"""Runs a decoder, or an encoder and its decoder, token by token in PyTorch, with the keys and values seen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from archnet.operators import Op
 
 
 class IncrementalDecoder:
-    """A captured or folded encoder-decoder as a Stepper of `archnet.search`.
+    """A captured or folded encoder-decoder or language model as a Stepper of `archnet.search`.
 
     Args:
         module: of a network with the output "logits", in eval mode.

@@ -79,9 +79,17 @@ class Decision:
     count: int = 1
 
 
-DECODER_ON_HOST = Decision(
-    "decoder", "decoder", "host", "the chip's compiler takes the encoder; the decoder runs on the host"
-)
+OF_CHIP: Mapping[str, Decision] = {
+    "translation": Decision(
+        "decoder", "decoder", "host", "the chip's compiler takes the encoder; the decoder runs on the host"
+    ),
+    "language": Decision(
+        "decoder", "decoder", "refuse", "",
+        "a language model is a decoder, which takes a step a token with a cache that the host moves, and so "
+        "far only encoders are given to chips' compilers; take --target onnxruntime or tvm",
+    ),
+}  # fmt: skip
+"""What becomes of the decoder of a kind of model on a target that only a chip's compiler makes run."""
 
 
 @dataclass(frozen=True, slots=True)

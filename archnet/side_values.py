@@ -69,7 +69,7 @@ def make_probes(
     """Two full probes of different tokens at `sequence`, and a short padded one of 3 rows.
 
     Args:
-        sides: prefixes of the inputs: "" and, for encoder-decoders, "decoder_".
+        sides: prefixes of the inputs: "", and "decoder_" of a decoder's.
     """
     generator = torch.Generator().manual_seed(0)
     allowed = torch.tensor([i for i in range(vocabulary) if i != padding])
@@ -113,9 +113,10 @@ def record(
     try:
         recorder.run(*probe.inputs(names))
     except (RuntimeError, IndexError) as error:
-        if "input_ids" not in probe.values:
+        ids = next((v for name, v in probe.values.items() if name.endswith("input_ids")), None)
+        if ids is None:
             raise
-        length = probe.input_ids.shape[1]
+        length = ids.shape[1]
         raise ArchNetError(
             f"the model fails on a sequence of {length} tokens: {str(error).strip().splitlines()[0][:200]}",
             fix="give the greatest number of tokens that it takes as --seq-len",

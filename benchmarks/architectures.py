@@ -23,7 +23,7 @@ from archnet.capture import TRANSLATION_INPUTS, Capture, capture, capture_image
 from archnet.errors import ArchNetError
 from archnet.sources.pretrained import without_cache
 from archnet.sources.quiet import quiet_transformers
-from archnet.sources.translation import TranslationModel
+from archnet.sources.writer import TranslationModel
 
 SEQUENCE, PICTURE = 48, 32
 

@@ -441,3 +441,57 @@ def make_translation_folder(folder: Path, family: str = "marian", **settings: An
     record = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_POSITIONS, **names}
     (folder / "tokenizer_config.json").write_text(json.dumps(record, indent=1))
     return folder
+
+
+# Language models -----------------------------------------------------------------------------------
+
+
+def make_language_tokenizer() -> Tokenizer:
+    """The byte-level tokenizer of `make_bpe_tokenizer` that begins texts with <s>, as Llama's do."""
+    tokenizer = make_bpe_tokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return tokenizer
+
+
+def make_language_model(family: str = "gpt2", *, seed: int = 0, layers: int = 2, **overrides: Any) -> Any:
+    """A tiny decoder alone with its output layer in eval mode, float32.
+
+    Args:
+        family: a decoder of `FAMILIES`: "gpt2", "llama" (gated layers, rotary positions, fewer key heads),
+            "gpt_neo" (a window of 4 tokens), ...
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    entry = FAMILIES[family]
+    sizes = dict(zip(entry.size_names, (HIDDEN, layers, HEADS, 2 * HIDDEN), strict=True))
+    tokens = {
+        "vocab_size": make_language_tokenizer().get_vocab_size(),
+        "bos_token_id": 0,
+        "eos_token_id": END,
+        "pad_token_id": PAD,
+    }
+    windows = {"attention_types": [[["local"], layers]]} if family == "gpt_neo" else {}
+    settings = {**sizes, **dict(entry.extra), **tokens, **windows, **overrides}
+    config = AutoConfig.for_model(entry.model_type, **settings)
+    torch_state = torch.get_rng_state()
+    try:
+        torch.manual_seed(seed)
+        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=entry.attention)
+        _roughen(model)
+    finally:
+        torch.set_rng_state(torch_state)
+    return model.eval()
+
+
+def make_language_folder(folder: Path, family: str = "gpt2", **settings: Any) -> Path:
+    """Write the folder of a tiny language model (see `make_language_model`) and return it."""
+    from transformers.utils import logging as transformers_logging
+
+    folder.mkdir(parents=True, exist_ok=True)
+    transformers_logging.disable_progress_bar()
+    make_language_model(family, **settings).save_pretrained(folder)
+    make_language_tokenizer().save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    record = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_POSITIONS, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(record, indent=1))
+    return folder
