@@ -202,7 +202,8 @@ def _write(
     from archnet.calibration.text_files import text_lines
 
     if not inputs.is_file():
-        raise ArchNetError(f"{inputs} is no file", fix="name a text with one sentence or beginning a line")
+        what = "beginning of a text" if is_language(folder) else "sentence"
+        raise ArchNetError(f"{inputs} is no file", fix=f"name a text with one {what} a line")
     lines = text_lines(inputs)
     quiet_libraries()
     import archnet
