@@ -28,7 +28,7 @@ from archnet.aten_attention import (
 from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
 from archnet.aten_moved import SCALING, moved, named
 from archnet.aten_pooling import centred, row_norm, summed
-from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select, slice_of
+from archnet.aten_tokens import add, addmm, convolution, layer_norm, linear, rms_norm, select, slice_of
 from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
@@ -36,7 +36,7 @@ from archnet.side_values import Probe, record, side_constant
 from archnet.token_values import HEADS, Curve, Known, Moved, MovedParts, Scores, Unknown, Value, node_kind
 from archnet.valid import MASKS
 
-PLAIN = ("tokens", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
+PLAIN = ("tokens", "tokens_t", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
 """Layouts that functions of single elements keep."""
 
 PASS_THROUGH = frozenset(
@@ -191,7 +191,7 @@ class Translator:
                 bases.add(found.base)
                 operands[source] = found.samples
             elif isinstance(found, Moved) and len(self.shape(source)) == 3 and not self._only_scales(node):
-                bases.add(replace(self.value(source, "tokens"), gain=1.0))
+                bases.add(replace(self.value(source, "tokens", "tokens_t"), gain=1.0))
                 operands[source] = GRID
             elif isinstance(found, Moved) and len(self.shape(source)) == 4 and _squares(node):
                 bases.add(replace(self.value(source, *HEADS), gain=1.0))
@@ -409,6 +409,7 @@ def _flat(value: object) -> list[fx.Node]:
 HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "linear": linear,
     "addmm": addmm,
+    "conv1d": convolution,
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "_fused_rms_norm": rms_norm,

@@ -79,12 +79,19 @@ def as_moved(t: Translator, node: fx.Node) -> Moved | None:
     found = t.known[node]
     if isinstance(found, Moved):
         return found
-    if not isinstance(found, Value) or found.layout not in ("tokens", "split", "heads", "heads_t"):
+    if not isinstance(found, Value) or found.layout not in (
+        "tokens",
+        "tokens_t",
+        "split",
+        "heads",
+        "heads_t",
+    ):
         return None
     if found.site in t.refused:  # nothing is known of its layout
         return None
     shape = t.shape(node)
-    order = {"heads": (0, 2, 1, 3), "heads_t": (0, 3, 1, 2)}.get(found.layout, tuple(range(len(shape))))
+    orders = {"tokens_t": (0, 2, 1), "heads": (0, 2, 1, 3), "heads_t": (0, 3, 1, 2)}
+    order = orders.get(found.layout, tuple(range(len(shape))))
     sizes = [shape[i] for i in order]
     index = torch.arange(torch.Size(sizes).numel()).reshape(sizes)
     back = [order.index(i) for i in range(len(order))]
@@ -181,6 +188,7 @@ def _along(axis: int, size: int, rank: int) -> Tensor:
 
 LAYOUTS: dict[tuple[int, tuple[int, int] | None], tuple[str, tuple[int, ...]]] = {
     (3, (0, 1)): ("tokens", (0, 1, 2)),
+    (3, (0, 2)): ("tokens_t", (0, 2, 1)),
     (4, (0, 1)): ("split", (0, 1, 2, 3)),
     (4, (0, 2)): ("heads", (0, 2, 1, 3)),
     (4, (0, 3)): ("heads_t", (0, 3, 1, 2)),

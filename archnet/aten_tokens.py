@@ -42,6 +42,21 @@ def addmm(t: Translator, node: fx.Node) -> Known:
     return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
 
 
+def convolution(t: Translator, node: fx.Node) -> Known:
+    """A convolution over (batch, features, tokens) that reads one token at a time: a layer for each group."""
+    weight = t.tensor(node.args[1])
+    if weight.shape[2:] != (1,) or t.shape(node)[2] != t.shape(node.all_input_nodes[0])[2]:
+        raise Unknown("a convolution over several tokens")
+    x = t.value(node.args[0], "tokens_t")
+    groups = int(str(node.args[6])) if len(node.args) > 6 else 1
+    bias = node.args[2] if len(node.args) > 2 else None
+    parameters = {
+        "weight": torch.block_diag(*weight[:, :, 0].chunk(groups)),
+        "bias": t.tensor(bias) if bias is not None else torch.zeros(len(weight)),
+    }
+    return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
+
+
 def layer_norm(t: Translator, node: fx.Node) -> Known:
     x = t.value(node.args[0], "tokens", "row", "stacked", *HEADS)
     shape = node.args[1]
@@ -76,10 +91,10 @@ def add(t: Translator, node: fx.Node) -> Known:
         if not isinstance(right, fx.Node) or right in t.known or found.probabilities:
             raise Unknown("attention scores plus a token-dependent tensor")
         return replace(found, addends=(*found.addends, (right, 1.0)))
-    x = t.value(left, "tokens", "row", "map", "stacked")
+    x = t.value(left, "tokens", "tokens_t", "row", "map", "stacked")
     if isinstance(right, fx.Node) and right in t.known:
-        other = t.value(right, "tokens", "row", "map", "stacked")
-        if t.shape(left) != t.shape(right) or x.tokens != other.tokens:
+        other = t.value(right, "tokens", "tokens_t", "row", "map", "stacked")
+        if (t.shape(left), x.layout, x.tokens) != (t.shape(right), other.layout, other.tokens):
             raise Unknown("an Add that broadcasts")
         return replace(x, site=t.add_site(node, Op.ADD, (x.site, other.site)))
     if not isinstance(right, fx.Node):

@@ -13,7 +13,7 @@ class Value:
 
     layout: "map" (batch, channels, height, width) of an image; "flat" (batch, channels, height * width);
     "pooled" (batch, channels, 1, 1); "tokens" (batch, sequence, features);
-    "stacked" (batch * sequence, features); "split" (batch, sequence, heads, width);
+    "tokens_t" (batch, features, sequence); "stacked" (batch * sequence, features); "split" (batch, sequence, heads, width);
     "heads" (batch, heads, sequence, width); "heads_t" (batch, heads, width, sequence);
     "row" (batch, features). On the way to a pooled output: "masked", tokens with 0 in place of padding;
     "sum", their sum over the sequence; "norm", the L2 norm of a row; "normalized", a row divided by it;

@@ -132,6 +132,9 @@ FAMILIES: dict[str, Family] = {
         ),
     ),
     "nomic_bert": Family("nomic_bert", extra=_PLAIN_TOKENS),
+    "squeezebert": Family(
+        "squeezebert", attention="eager", extra=(*_PLAIN_TOKENS, ("embedding_size", HIDDEN))
+    ),
     "roformer": Family("roformer", attention="eager", extra=_PLAIN_TOKENS),
     "esm": Family("esm", extra=(*_PLAIN_TOKENS, ("position_embedding_type", "rotary"), ("mask_token_id", 4))),
     "gpt2": Family(

@@ -1,0 +1,23 @@
+"""Whole conversions of architectures that write what they compute in ways of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.hf_models import make_model_folder
+from tests.integration.conftest import Archnet, check_all_equal
+from tests.integration.tiny import short_presets
+
+
+@pytest.mark.parametrize(("family", "bits"), [("squeezebert", "w4a8")])
+def test_convert(family: str, bits: str, archnet: Archnet, sentences: Path, tmp_path: Path) -> None:
+    model, out = make_model_folder(tmp_path / family, family, layers=1, pooling="mean"), tmp_path / "build"
+    with short_presets(12, 4):
+        done = archnet(
+            *("convert", model, "--data", sentences, "--target", "onnxruntime", "--bits", bits),
+            *("--out", out, "--seq-len", 24),
+        )
+    assert done.exit_code == 0, done.output
+    check_all_equal(archnet, out, "onnxruntime")
