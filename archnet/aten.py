@@ -17,6 +17,8 @@ from torch import Tensor, fx, nn
 
 from archnet.aten_attention import (
     attention,
+    batched,
+    bounded,
     filled,
     matmul,
     permute,
@@ -422,6 +424,8 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "transpose": to_tokens(permute),
     "permute": to_tokens(permute),
     **dict.fromkeys(("matmul", "mm"), matmul),
+    **dict.fromkeys(("bmm", "baddbmm"), batched),
+    **dict.fromkeys(("max", "maximum"), bounded),
     "softmax": softmax,
     "_softmax": softmax,
     "scaled_dot_product_attention": attention,

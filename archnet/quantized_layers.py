@@ -107,7 +107,7 @@ class QuantizedAttention(nn.Module):
         if self.bias is not None:
             scores = self._with_bias(scores, self.bias, keep)
         if self.calibrating:
-            self.sample.append(sample_of(scores[self._counts(scores, keep)]))
+            self.sample.append(sample_of(scores[self._weighty(scores, keep)]))
             if keep is not None:
                 scores = scores.masked_fill(~keep, MASKED)
             probabilities = torch.softmax(scores, -1)
@@ -130,6 +130,14 @@ class QuantizedAttention(nn.Module):
         quantized: Tensor = self.products(products) + self.pairs(pairs)
         return quantized
 
+    def _weighty(self, scores: Tensor, keep: Tensor | None) -> Tensor:
+        """Of those that count: which keep a weight; a bias of distances takes it from most keys."""
+        counts = self._counts(scores, keep)
+        if self.bias is None:
+            return counts
+        greatest = scores.masked_fill(~counts, MASKED).amax(-1, keepdim=True)
+        return counts & (scores > greatest - MASK_DISTANCE)
+
     def _counts(self, scores: Tensor, keep: Tensor | None) -> Tensor:
         """Which scores count in a calibration: of keys that are no padding and that no window hides."""
         counts = torch.ones_like(scores, dtype=torch.bool) if keep is None else keep.expand_as(scores)
@@ -138,12 +146,19 @@ class QuantizedAttention(nn.Module):
         seen = self.bias[:, : scores.shape[-2], : scores.shape[-1]] > HIDDEN / 2
         return counts & seen
 
-    def calibrate(self) -> None:
-        """Set the steps from what was sampled while `calibrating` was set, and forget it."""
+    def calibrate(self, largest_factor: float) -> None:
+        """Set the steps from what was sampled while `calibrating` was set, and forget it.
+
+        Args:
+            largest_factor: of the step of a bias against that of the scores. What it does not reach then is
+                cut off, where the sum with any product saturates.
+        """
         self.calibrating = False
         self.scores.calibrate(torch.cat(self.sample))
         if self.bias is not None:
             self.products.calibrate(torch.cat(self.product_sample))
+            with torch.no_grad():
+                self.pairs.step.clamp_(max=largest_factor * self.scores.scale)
         self.sample, self.product_sample = [], []
 
 

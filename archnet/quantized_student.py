@@ -120,7 +120,7 @@ class QuantizedStudent(NetworkModule):
             assert isinstance(quantizer, ActivationQuantizer)
             quantizer.calibrate(torch.cat([sample for name in names for sample in samples[name]]))
         for attention in attentions:
-            attention.calibrate()
+            attention.calibrate(LARGEST_FACTOR)
 
     def trained(self, network: Network) -> dict[str, Tensor]:
         """The tensors of the network that this student was made of, with what it has learned."""

@@ -77,6 +77,10 @@ TEXTS = {
     **alike("falcon", TOKENS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4),
     **alike("opt", TEXT, ffn_dim=64, word_embed_proj_dim=32),
     **alike("bloom", TOKENS, hidden_size=32, n_layer=2, n_head=4),
+    **alike("mpt", TOKENS, d_model=32, n_layers=2, n_heads=4, max_seq_len=64),
+    **alike(
+        "xglm", TOKENS, d_model=32, num_layers=2, attention_heads=4, ffn_dim=64, max_position_embeddings=64
+    ),
 }
 TRANSLATORS = {
     **alike("bart marian mbart", PAIR),

@@ -148,6 +148,24 @@ FAMILIES: dict[str, Family] = {
         size_names=("hidden_size", "num_layers", "num_heads", "intermediate_size"),
         extra=(*_PLAIN_TOKENS, *_ENDS, ("window_size", 4)),
     ),
+    "bloom": Family(
+        "bloom",
+        attention="eager",
+        size_names=("hidden_size", "n_layer", "n_head", ""),
+        extra=(("pad_token_id", 0), *_ENDS),
+    ),
+    "mpt": Family(
+        "mpt",
+        attention="eager",
+        size_names=("d_model", "n_layers", "n_heads", ""),
+        extra=(("pad_token_id", 0), ("max_seq_len", MAX_POSITIONS), *_ENDS),
+    ),
+    "xglm": Family(
+        "xglm",
+        attention="eager",
+        size_names=("d_model", "num_layers", "attention_heads", "ffn_dim"),
+        extra=(*_PLAIN_TOKENS, *_ENDS),
+    ),
     "arcee": Family("arcee", extra=(*_PLAIN_TOKENS, ("num_key_value_heads", 2), *_ENDS)),
     "gemma3_text": Family("gemma3_text", extra=(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8))),
     "olmo2": Family("olmo2", extra=(*_PLAIN_TOKENS, *_GROUPED[:1], *_GROUPED[2:])),
@@ -188,6 +206,7 @@ def make_model(
 
     entry = FAMILIES[family]
     sizes = dict(zip(entry.size_names, (hidden, layers, HEADS, 2 * hidden), strict=True))
+    sizes.pop("", None)  # a width that follows from another
     settings: dict[str, Any] = {**sizes, **dict(entry.extra)}
     if entry.tokenizer != "none":
         settings["vocab_size"] = make_tokenizer(family).get_vocab_size()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archnet.capture import Capture, capture
+from archnet.converters.softmax import HIDDEN
 from archnet.operators import Op
 from tests.small_encoder import LENGTH, roughened
 
@@ -57,3 +60,57 @@ def test_a_convolution_over_several_tokens_is_named() -> None:
     found = capture(roughened(Convolved(kernel=3)), max_sequence=LENGTH)
     assert found.unknown[0].attributes["aten"] == "aten.conv1d"
     assert found.unknown[0].attributes["reason"] == "a convolution over several tokens"
+
+
+HEADS, WIDTH = 4, 4
+SLOPES = 2.0 ** -torch.arange(1.0, HEADS + 1)
+
+
+class Biased(nn.Module):
+    """Causal attention with a bias that grows with distance, its batch and heads in one axis."""
+
+    def __init__(self, places: Callable[[Tensor], Tensor], scale: float = 0.5) -> None:
+        super().__init__()
+        self.words, self.packed = nn.Embedding(30, FEATURES), nn.Linear(FEATURES, 3 * FEATURES)
+        self.places, self.scale = places, scale
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        batch, length = input_ids.shape
+        packed = (
+            self.packed(self.words(input_ids)).view(batch, length, 3, HEADS, WIDTH).permute(2, 0, 3, 1, 4)
+        )
+        query, key, value = (x.reshape(batch * HEADS, length, WIDTH) for x in packed.unbind(0))
+        places = (SLOPES[:, None, None] * self.places(attention_mask)[:, None, None]).flatten(0, 1)
+        scores = places.baddbmm(query, key.transpose(1, 2), alpha=self.scale)
+        later = torch.ones(length, length, dtype=torch.bool).triu(1)
+        hidden = later | (attention_mask == 0)[:, None, None]
+        scores = scores.view(batch, HEADS, length, length).masked_fill(hidden, -1e9).flatten(0, 1)
+        found = torch.bmm(scores.softmax(-1), value).view(batch, HEADS, length, WIDTH)
+        return found.transpose(1, 2).flatten(2)
+
+
+def from_the_start(mask: Tensor) -> Tensor:
+    return (mask.cumsum(-1) - 1) * mask
+
+
+def from_the_end(mask: Tensor) -> Tensor:
+    return torch.arange(1 - mask.shape[1], 1).expand_as(mask)
+
+
+@pytest.mark.parametrize("places", [from_the_start, from_the_end])
+def test_a_slope_of_places_is_a_bias_of_distances(places: Callable[[Tensor], Tensor]) -> None:
+    network = captured(Biased(places)).network
+    (attention,) = (site for site in network.sites if site.op is Op.ATTENTION)
+    assert (attention.attributes["heads"], attention.attributes["scale"]) == (HEADS, 0.5)
+    distance = torch.arange(LENGTH)[None] - torch.arange(LENGTH)[:, None]
+    wanted = torch.where(distance > 0, HIDDEN, SLOPES[:, None, None] * distance)
+    torch.testing.assert_close(network.parameter(attention, "bias"), wanted)
+
+
+def test_places_of_the_tokens_themselves_are_named() -> None:
+    class Worded(Biased):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            return super().forward(input_ids, input_ids)
+
+    found = capture(roughened(Worded(lambda ids: ids)), max_sequence=LENGTH)
+    assert found.unknown[0].attributes["reason"] == "its attention mask depends on the tokens"

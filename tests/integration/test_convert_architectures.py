@@ -11,13 +11,23 @@ from tests.integration.conftest import Archnet, check_all_equal
 from tests.integration.tiny import short_presets
 
 
-@pytest.mark.parametrize(("family", "bits"), [("squeezebert", "w4a8")])
-def test_convert(family: str, bits: str, archnet: Archnet, sentences: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "bits", "form"),
+    [
+        ("squeezebert", "w4a8", "softmax"),
+        ("bloom", "w8a8", "table"),
+        ("mpt", "w4a4", "table"),
+        ("xglm", "w4a8", "table"),
+    ],
+)
+def test_convert(
+    family: str, bits: str, form: str, archnet: Archnet, sentences: Path, tmp_path: Path
+) -> None:
     model, out = make_model_folder(tmp_path / family, family, layers=1, pooling="mean"), tmp_path / "build"
     with short_presets(12, 4):
         done = archnet(
             *("convert", model, "--data", sentences, "--target", "onnxruntime", "--bits", bits),
-            *("--out", out, "--seq-len", 24),
+            *("--attention", form, "--out", out, "--seq-len", 24),
         )
     assert done.exit_code == 0, done.output
     check_all_equal(archnet, out, "onnxruntime")
