@@ -30,7 +30,8 @@ from archnet.aten_attention import (
 from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
 from archnet.aten_moved import SCALING, moved, named
 from archnet.aten_pooling import centred, row_norm, summed
-from archnet.aten_tokens import add, addmm, convolution, layer_norm, linear, rms_norm, select, slice_of
+from archnet.aten_shift import convolution, padded, side_by_side, slice_of
+from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select
 from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
@@ -342,6 +343,8 @@ class Translator:
             raise Unknown("attention scores or a constant stand where token features are expected")
         if found.layout == "masked" and "tokens" in layouts and "masked" not in layouts:
             found = replace(found, layout="tokens")  # what stands in place of padding reaches nobody
+        if found.layout in ("leading", "later", "earlier") and found.layout not in layouts:
+            raise Unknown("it works on some of the tokens only")
         if layouts and found.layout not in layouts:
             raise Unknown(f"it works on the layout '{found.layout}', which is known only inside attention")
         return found
@@ -435,5 +438,7 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "sum": summed,
     "sub": centred,
     **IMAGE_HANDLERS,
+    "cat": side_by_side,
+    **dict.fromkeys(("pad", "constant_pad_nd"), padded),
     **dict.fromkeys(("linalg_vector_norm", "norm", "clamp_min", "clamp", "expand_as"), row_norm),
 }

@@ -105,13 +105,19 @@ def _read_once(t: Translator, site: str) -> bool:
 
 
 def scaled_features(t: Translator, node: fx.Node, x: Value, scale: Tensor) -> Value:
-    """Features times a number each (LayerScale): in the weights of what alone makes them, or a layer."""
+    """Features times a number each: in the weights of what alone makes them (LayerScale), or a site.
+
+    Of a sum it is a site that folds into the layers around it, as norms do.
+    """
     producer = next(site for site in t.sites if site.name == x.site)
     if producer.op in (Op.LINEAR, Op.RMS_NORM, Op.LAYER_NORM) and _read_once(t, x.site):
         weight, bias = (producer.parameters[role] for role in ("weight", "bias"))
         t.tensors[weight] = t.tensors[weight] * (scale[:, None] if producer.op is Op.LINEAR else scale)
         t.tensors[bias] = t.tensors[bias] * scale
         return x
+    if producer.op is Op.ADD and x.layout == "tokens":  # the sum itself may go on without them
+        parameters = {"weight": scale, "bias": torch.zeros(len(scale))}
+        return replace(x, site=t.add_site(node, Op.BATCH_NORM, (x.site,), parameters=parameters))
     parameters = {"weight": torch.diag(scale), "bias": torch.zeros(len(scale))}
     return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
 
@@ -319,7 +325,7 @@ def _recorded(t: Translator, node: fx.Node, heads: int, *, hides: bool) -> list[
     for recorded, probe in zip(t.recorded, t.probes, strict=True):
         value, batch = recorded[node], len(next(iter(probe.values.values())))
         if value.dim() == 3 and len(value) == batch * heads:
-            value = value.unflatten(0, (batch, heads))
+            value = value.reshape(batch, heads, *value.shape[1:])
         if hides and value.dtype != torch.bool:
             raise Unknown("scores that are hidden by something else than a mask")
         values.append(~value if hides else value)

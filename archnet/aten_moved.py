@@ -215,17 +215,13 @@ def _layout(m: Moved) -> tuple[str, Moved]:
         Unknown: they are in no layout that an operator takes.
     """
     shape, batch = m.terms[0][0].shape, m.sizes[0]
-    names = dict(LAYOUTS)
-    if shape[0] > batch and len(shape) == 3:
-        m = Moved(
-            m.base,
-            m.sizes,
-            tuple((i.unflatten(0, (batch, -1)), g.unflatten(0, (batch, -1))) for i, g in m.terms),
-        )
-        names = {
-            key: merged for merged, layout in MERGED.items() for key, of in LAYOUTS.items() if of == layout
-        }
-    layout = names.get((m.terms[0][0].dim(), _axes(m)))
+    merged = shape[0] > batch and len(shape) == 3
+    if merged:
+        apart = (batch, -1, *shape[1:])
+        m = Moved(m.base, m.sizes, tuple((i.reshape(apart), g.reshape(apart)) for i, g in m.terms))
+    layout = LAYOUTS.get((m.terms[0][0].dim(), _axes(m)))
+    if merged:
+        layout = next((name for name, of in MERGED.items() if of == layout), None)
     if layout is None:
         raise Unknown("features in an order that no operator takes")
     return layout, m

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
-from archnet.aten_image import IMAGE_INPUT
 from archnet.aten_pooling import add_norm
 from archnet.operators import Op
 from archnet.token_values import HEADS, Known, Scores, Unknown, Value, scalar_of
@@ -39,21 +37,6 @@ def times_matrix(t: Translator, node: fx.Node, left: object, matrix: Tensor) -> 
 def addmm(t: Translator, node: fx.Node) -> Known:
     x = t.value(node.args[1], "tokens", "row", "stacked")
     parameters = {"weight": t.tensor(node.args[2]).T.contiguous(), "bias": t.tensor(node.args[0])}
-    return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
-
-
-def convolution(t: Translator, node: fx.Node) -> Known:
-    """A convolution over (batch, features, tokens) that reads one token at a time: a layer for each group."""
-    weight = t.tensor(node.args[1])
-    if weight.shape[2:] != (1,) or t.shape(node)[2] != t.shape(node.all_input_nodes[0])[2]:
-        raise Unknown("a convolution over several tokens")
-    x = t.value(node.args[0], "tokens_t")
-    groups = int(str(node.args[6])) if len(node.args) > 6 else 1
-    bias = node.args[2] if len(node.args) > 2 else None
-    parameters = {
-        "weight": torch.block_diag(*weight[:, :, 0].chunk(groups)),
-        "bias": t.tensor(bias) if bias is not None else torch.zeros(len(weight)),
-    }
     return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
 
 
@@ -111,19 +94,3 @@ def select(t: Translator, node: fx.Node) -> Known:
     if axis != 1:
         raise Unknown("a selection along another axis than the sequence")
     return Value(t.add_site(node, Op.SELECT, (x.site,), attributes={"index": index}), "row")
-
-
-def slice_of(t: Translator, node: fx.Node) -> Known:
-    """A slice that takes everything, or of an image's tokens the first ones, or those from one on."""
-    source = node.all_input_nodes[0]
-    before, after = t.shape(source), t.shape(node)
-    if before == after:
-        return t.known[source]
-    axis, first = int(str(node.args[1])), before[1] - after[1]
-    last = (*node.args[2:], None, None)[1]
-    if t.inputs == (IMAGE_INPUT,) and axis == 1 and node.args[2] in (0, None) and last == after[1]:
-        return replace(t.value(source, "tokens"), layout="leading", first=after[1])
-    if t.inputs != (IMAGE_INPUT,) or axis != 1 or node.args[2] != first or last not in (None, sys.maxsize):
-        raise Unknown("a slice of token features")
-    x = t.value(source, "tokens", "later")
-    return replace(x, layout="later", first=x.first + first)

@@ -201,6 +201,13 @@ def _convolution(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
     return F.conv2d(x, m.parameter(s, "weight"), m.parameter(s, "bias"), stride, pad, groups=groups)
 
 
+def shifted(x: Tensor, by: int) -> Tensor:
+    """(batch, sequence, features) of the token `by` places before each, zeros where there is none."""
+    length = x.shape[1]
+    longer = F.pad(x, (0, 0, max(by, 0), max(-by, 0)))
+    return longer[:, :length] if by > 0 else longer[:, -length:]
+
+
 def _other(m: NetworkModule, s: Site, *inputs: Tensor) -> Tensor:
     raise RuntimeError(f"{s.name}: {s.attributes.get('aten', s.op)} cannot be executed")
 
@@ -234,6 +241,7 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.AVG_POOL: lambda m, s, x: F.avg_pool2d(x, *_window(s)),
     Op.TO_TOKENS: lambda m, s, x: x.flatten(2).transpose(1, 2),
     Op.PREPEND: lambda m, s, x: F.pad(x, (0, 0, int(s.attributes["rows"]), 0)),
+    Op.SHIFT: lambda m, s, x: shifted(x, int(s.attributes["by"])),
     Op.FLATTEN: lambda m, s, x: x.flatten(1),
     Op.OTHER: _other,
 }

@@ -49,7 +49,9 @@ KEPT: Mapping[Op, tuple[tuple[Op, ...], str]] = {
     Op.AVG_POOL: ((Op.CONV,), "integer convolution of each channel with equal weights"),
     Op.TO_TOKENS: ((Op.RESHAPE, Op.TRANSPOSE), "Reshape and Transpose"),
     Op.PREPEND: ((Op.PREPEND,), "a row of zeros, to which a constant is added"),
+    Op.SHIFT: ((Op.SHIFT,), "the features of neighbouring tokens, zeros where there is none"),
     Op.FLATTEN: ((Op.RESHAPE,), "Reshape"),
+    Op.BATCH_NORM: ((), "folded into the fully connected layers around it"),
 }
 
 
@@ -220,7 +222,8 @@ def _decide(
         return _refuse(site, reason)
     if site.op is Op.ADD and len(site.inputs) == 1:
         return Decision(site.name, str(site.op), "fold", "constant table of integers", block=site.block)
-    return Decision(site.name, str(site.op), "keep", becomes, block=site.block)
+    action: Action = "fold" if site.op is Op.BATCH_NORM else "keep"
+    return Decision(site.name, str(site.op), action, becomes, block=site.block)
 
 
 def _outward(site: Site) -> Decision:

@@ -31,6 +31,8 @@ def with_logits(network: Network) -> Network:
 def with_biases(network: Network) -> Network:
     """Constants added to a fully connected layer (the bias of an output vocabulary) go into its bias.
 
+    So do those that are added to gains of features, which are an affine map then.
+
     Only where the constant is the same at every position and nothing else reads the layer.
     """
     readers = network.consumers()
@@ -38,7 +40,16 @@ def with_biases(network: Network) -> Network:
     merged: dict[str, str] = {}
     for site in network.sites:
         source = sites.get(site.inputs[0]) if site.inputs else None
-        if site.op is not Op.ADD or len(site.inputs) != 1 or source is None or source.op is not Op.LINEAR:
+        if (
+            site.op is not Op.ADD
+            or len(site.inputs) != 1
+            or source is None
+            or source.op
+            not in (
+                Op.LINEAR,
+                Op.BATCH_NORM,
+            )
+        ):
             continue
         table = network.parameter(site, "table")
         alone = len(readers[source.name]) == 1 and source.name not in network.outputs.values()

@@ -18,12 +18,12 @@ class Value:
     "heads_t" (batch, heads, width, sequence); "merged" (batch * heads, sequence, width);
     "merged_t" (batch * heads, width, sequence); "row" (batch, features). On the way to a pooled output:
     "masked", tokens with 0 in place of padding; "sum", their sum over the sequence; "norm", the L2 norm of a
-    row; "normalized", a row divided by it;
-    "leading", the first `first` tokens of an image, and "later", the tokens from `first` on. On the way to a
-    norm: "average", "moment" and "variance" (batch, sequence, 1), the means of features, of their squares,
-    and of the squares of "centred" ones; of a norm within heads a "moment" for each head.
+    row; "normalized", a row divided by it; "leading", the first `first` tokens of an image, "later", the
+    tokens from `first` on, and "earlier", all but the last `first`. On the way to a norm: "average", "moment"
+    and "variance" (batch, sequence, 1), the means of features, of their squares, and of the squares of
+    "centred" ones; of a norm within heads a "moment" for each head.
     tokens: the mask of the sequence that it runs over, the source's or the target's.
-    first: where a slice ends ("leading") or begins ("later").
+    first: where a slice ends ("leading") or begins ("later"), or how many it leaves out ("earlier").
     """
 
     site: str

@@ -58,7 +58,7 @@ TEXTS = {
     **alike("roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl nomic_bert roformer convbert", TEXT),
     **alike("jina_embeddings_v3 luke modernbert-decoder bert-generation", TEXT),
     **alike("mpnet", TEXT, pad_token_id=1),  # its positions begin behind 1, whatever its padding is
-    **alike("mobilebert", TEXT, embedding_size=32, true_hidden_size=32, intra_bottleneck_size=32),
+    **alike("mobilebert", TEXT, embedding_size=16, intra_bottleneck_size=16),
     **alike("squeezebert", TEXT, embedding_size=32),
     **alike("modernbert", TEXT, cls_token_id=2, sep_token_id=3, local_attention=16),
     **alike("esm", TEXT, position_embedding_type="rotary", mask_token_id=4),

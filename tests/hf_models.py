@@ -132,6 +132,9 @@ FAMILIES: dict[str, Family] = {
         ),
     ),
     "nomic_bert": Family("nomic_bert", extra=_PLAIN_TOKENS),
+    "mobilebert": Family(
+        "mobilebert", extra=(*_PLAIN_TOKENS, ("embedding_size", 16), ("intra_bottleneck_size", 16))
+    ),
     "squeezebert": Family(
         "squeezebert", attention="eager", extra=(*_PLAIN_TOKENS, ("embedding_size", HIDDEN))
     ),

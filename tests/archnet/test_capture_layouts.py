@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from archnet.capture import Capture, capture
 from archnet.converters.softmax import HIDDEN
 from archnet.operators import Op
-from tests.small_encoder import LENGTH, roughened
+from tests.small_encoder import LENGTH, Layer, roughened
 
 FEATURES = 16
 
@@ -56,10 +56,84 @@ def test_a_convolution_of_single_tokens_is_a_layer_of_blocks(groups: int) -> Non
     assert torch.equal(weight, wanted)
 
 
-def test_a_convolution_over_several_tokens_is_named() -> None:
-    found = capture(roughened(Convolved(kernel=3)), max_sequence=LENGTH)
-    assert found.unknown[0].attributes["aten"] == "aten.conv1d"
-    assert found.unknown[0].attributes["reason"] == "a convolution over several tokens"
+@pytest.mark.parametrize(("kernel", "groups"), [(3, 1), (5, 2)])
+def test_a_convolution_over_several_tokens_is_a_layer_over_neighbours(kernel: int, groups: int) -> None:
+    network = captured(Convolved(kernel, groups)).network
+    moved = [site.attributes["by"] for site in network.sites if site.op is Op.SHIFT]
+    assert moved == [by for by in range(kernel // 2, -kernel // 2, -1) if by]
+    (joined,) = (site for site in network.sites if site.op is Op.CONCAT)
+    assert len(joined.inputs) == kernel
+
+
+@pytest.mark.parametrize(("stride", "padding", "words"), [(2, 1, "the number"), (1, "same", "in tokens")])
+def test_other_convolutions_are_named(stride: int, padding: int | str, words: str) -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(30, FEATURES)
+            self.convolution = nn.Conv1d(FEATURES, FEATURES, 3, stride=stride, padding=padding)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            y: Tensor = self.convolution(self.words(input_ids).transpose(1, 2)).transpose(1, 2)
+            return y
+
+    found = capture(roughened(Other()), max_sequence=LENGTH)
+    assert words in str(found.unknown[0].attributes["reason"])
+
+
+class Neighbours(nn.Module):
+    """Every token's features beside those of the token behind and of the token before it."""
+
+    def __init__(self, fill: float = 0.0, before: nn.Module | None = None) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(30, FEATURES), nn.Linear(3 * FEATURES, FEATURES)
+        self.fill, self.before = fill, before
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        if self.before is not None:
+            x = self.before(x, attention_mask)
+        behind = F.pad(x[:, 1:], (0, 0, 0, 1), value=self.fill)
+        y: Tensor = self.out(torch.cat((behind, x, F.pad(x[:, :-1], (0, 0, 1, 0), value=self.fill)), 2))
+        return y
+
+
+def test_neighbours_are_moved_features_side_by_side() -> None:
+    network = captured(Neighbours()).network
+    ops = [site.op for site in network.sites]
+    assert ops == [Op.EMBEDDING, Op.SHIFT, Op.SHIFT, Op.CONCAT, Op.LINEAR]
+    assert [site.attributes["by"] for site in network.sites[1:3]] == [-1, 1]
+
+
+def test_neighbours_in_other_ways_are_named() -> None:
+    found = capture(roughened(Neighbours(fill=1.0)), max_sequence=LENGTH)
+    wanted = "tokens with something else than zeros in place of those left out"
+    assert found.unknown[0].attributes["reason"] == wanted
+    attended = Layer(FEATURES, nn.LayerNorm, pre_norm=False, flipped=False)
+    found = capture(roughened(Neighbours(before=attended)), max_sequence=LENGTH)
+    wanted = "features of other tokens, which depend on more than those tokens' ids"
+    assert found.unknown[0].attributes["reason"] == wanted
+
+
+def test_gains_of_a_sum_are_a_site_that_folds() -> None:
+    class Gained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(30, FEATURES), nn.Linear(FEATURES, FEATURES)
+            self.weight, self.bias = (nn.Parameter(torch.rand(FEATURES) + 0.5) for _ in range(2))
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            x = self.words(input_ids)
+            x = (x + self.out(x)) * self.weight + self.bias
+            y: Tensor = x + self.out(x)
+            return y
+
+    module = Gained()
+    network = captured(module).network
+    ops = [site.op for site in network.sites]
+    assert ops == [Op.EMBEDDING, Op.LINEAR, Op.ADD, Op.BATCH_NORM, Op.LINEAR, Op.ADD]
+    for role in ("weight", "bias"):
+        assert torch.equal(network.parameter(network.sites[3], role), getattr(module, role))
 
 
 HEADS, WIDTH = 4, 4

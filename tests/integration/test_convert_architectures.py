@@ -18,6 +18,7 @@ from tests.integration.tiny import short_presets
         ("bloom", "w8a8", "table"),
         ("mpt", "w4a4", "table"),
         ("xglm", "w4a8", "table"),
+        ("mobilebert", "w4a4", "softmax"),
     ],
 )
 def test_convert(
@@ -31,3 +32,10 @@ def test_convert(
         )
     assert done.exit_code == 0, done.output
     check_all_equal(archnet, out, "onnxruntime")
+
+
+def test_a_chip_that_moves_no_tokens_refuses_neighbours(archnet: Archnet, tmp_path: Path) -> None:
+    model = make_model_folder(tmp_path / "mobilebert", "mobilebert", layers=1, pooling="mean")
+    shown = archnet("inspect", model, "--target", "ethos-u55")
+    assert shown.exit_code == 2
+    assert "the profile of ethos-u55 does not list Shift" in " ".join(shown.output.split())
