@@ -68,6 +68,8 @@ def scaled(t: Translator, node: fx.Node) -> Known:
         if found.probabilities or factor <= 0.0:
             raise Unknown("attention is scaled after its softmax, or by a factor that is not positive")
         scaled = tuple((addend, gain * factor) for addend, gain in found.addends)
+        if found.cap:
+            return replace(found, cap=found.cap * factor, addends=scaled)
         return replace(found, scale=found.scale * factor, addends=scaled)
     if not isinstance(found, Value) or found.layout not in ("tokens", "row", "split", "heads", "heads_t"):
         raise Unknown(PRODUCT)
@@ -247,6 +249,16 @@ def _hidden(t: Translator, node: fx.Node, scores: Scores) -> Scores:
     return replace(scores, hidden=(*scores.hidden, mask))
 
 
+def capped(t: Translator, node: fx.Node) -> Known:
+    """Scores bounded by a tanh (Gemma 2, arXiv 2408.00118, section 2: logit soft-capping)."""
+    found = t.known[node.all_input_nodes[0]]
+    if not isinstance(found, Scores):
+        raise Unknown("no converter knows this operator")
+    if found.probabilities or found.addends or found.hidden or found.cap:
+        raise Unknown("a tanh of scores that something was added to")
+    return replace(found, cap=1.0)
+
+
 def softmax(t: Translator, node: fx.Node) -> Known:
     found = t.known[node.all_input_nodes[0]]
     last = len(t.shape(node)) - 1
@@ -310,8 +322,10 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
         bias = torch.where(later, HIDDEN, 0.0 if bias is None else bias)
         bias, causal = bias.reshape(-1, *later.shape), False
     parameters = {} if bias is None else {"bias": bias}
-    scale = scaled_queries(t, query.site, scores.scale)
+    scale = scaled_queries(t, query.site, scores.scale * (scores.cap or 1.0))
     attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scale, "masked": masked}
+    if scores.cap:
+        attributes["cap"] = scores.cap
     if causal:
         attributes["causal"] = True
     inputs = (query.site, key.site, value.site, *((key.tokens,) if masked else ()))

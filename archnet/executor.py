@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archnet.converters.attention import mix_tokens
-from archnet.converters.softmax import hides, later_keys, relu_weights, seen_keys
+from archnet.converters.softmax import bounded, cap_of, hides, later_keys, relu_weights, seen_keys
 from archnet.network import Network, Site, grouped, groups_of
 from archnet.operators import Op
 
@@ -101,7 +101,7 @@ def _key(name: str) -> str:
 
 
 def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tensor) -> Tensor:
-    """Scaled products of queries and keys plus the constant bias, (batch, heads, queries, keys).
+    """Scaled (and bounded) products of queries and keys plus the bias, (batch, heads, queries, keys).
 
     In causal attention the keys behind a query's own place are hidden.
     """
@@ -111,6 +111,7 @@ def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tens
         @ split_heads(key, heads).transpose(-1, -2)
         * float(site.attributes["scale"])
     )
+    scores = bounded(scores, cap_of(site))
     if "bias" in site.parameters:
         length = scores.shape[-1]
         scores = scores + module.parameter(site, "bias")[:, :length, :length]

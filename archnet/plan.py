@@ -17,7 +17,7 @@ from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
 from archnet.converters.layer_norm import NORMS, norm_form
-from archnet.converters.softmax import biased
+from archnet.converters.softmax import biased, cap_of
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site, groups_of
 from archnet.operators import Op
@@ -260,7 +260,7 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
     place = attention_place(site, network)
     where, other = f"{place}: " if place else "", "" if form == asked else NOT_MIXED[place]
     masked = (Op.MASK,) if site.attributes["masked"] or causal else ()
-    added = (Op.ADD,) if biased(site) else ()
+    added = (*((Op.LOOKUP,) if cap_of(site) else ()), *((Op.ADD,) if biased(site) else ()))
     converter = converter_for(site.op, form)
     if converter is not None:
         needs = (*converter.needs, *((*added, *masked) if form == "table" else ()))

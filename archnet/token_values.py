@@ -45,6 +45,7 @@ class Scores:
     scale: of the products.
     addends: what is added to them, each with the factor that it was multiplied by afterwards.
     hidden: masks of those that count for nothing.
+    cap: c of c * tanh(scale * product), to which they are bounded before anything is added; 0 for none.
     """
 
     query: Value
@@ -53,6 +54,7 @@ class Scores:
     addends: tuple[tuple[fx.Node, float], ...] = ()
     probabilities: bool = False
     hidden: tuple[fx.Node, ...] = ()
+    cap: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,14 @@ FAMILIES: dict[str, Family] = {
         extra=(*_PLAIN_TOKENS, *_ENDS),
     ),
     "arcee": Family("arcee", extra=(*_PLAIN_TOKENS, ("num_key_value_heads", 2), *_ENDS)),
+    "gemma2": Family(
+        "gemma2",
+        attention="eager",
+        extra=(
+            *(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8)),
+            *(("attn_logit_softcapping", 2.0), ("query_pre_attn_scalar", 8)),
+        ),
+    ),
     "gemma3_text": Family("gemma3_text", extra=(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8))),
     "olmo2": Family("olmo2", extra=(*_PLAIN_TOKENS, *_GROUPED[:1], *_GROUPED[2:])),
     "qwen3": Family("qwen3", extra=(*_PLAIN_TOKENS, *_GROUPED)),

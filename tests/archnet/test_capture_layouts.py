@@ -188,3 +188,35 @@ def test_places_of_the_tokens_themselves_are_named() -> None:
 
     found = capture(roughened(Worded(lambda ids: ids)), max_sequence=LENGTH)
     assert found.unknown[0].attributes["reason"] == "its attention mask depends on the tokens"
+
+
+class Capped(nn.Module):
+    """Attention with scores that are bounded before the mask, or behind it."""
+
+    def __init__(self, *, mask_first: bool = False) -> None:
+        super().__init__()
+        self.words, self.packed = nn.Embedding(30, FEATURES), nn.Linear(FEATURES, 3 * FEATURES)
+        self.mask_first = mask_first
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        packed = self.packed(self.words(input_ids)).unflatten(-1, (3, HEADS, WIDTH))
+        query, key, value = packed.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = query @ key.transpose(-1, -2) * 0.5
+        mask = (1 - attention_mask[:, None, None]) * -1e9
+        if self.mask_first:
+            scores = torch.tanh((scores + mask) / 1.5) * 1.5
+        else:
+            scores = torch.tanh(scores / 1.5) * 1.5 + mask
+        return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+
+
+def test_bounded_scores_are_an_attribute_of_attention() -> None:
+    (attention,) = (s for s in captured(Capped()).network.sites if s.op is Op.ATTENTION)
+    assert attention.attributes["cap"] == pytest.approx(1.5)
+    assert attention.attributes["scale"] == pytest.approx(0.5)
+    assert attention.attributes["masked"]
+
+
+def test_bounded_masks_are_named() -> None:
+    found = capture(roughened(Capped(mask_first=True)), max_sequence=LENGTH)
+    assert found.unknown[0].attributes["reason"] == "a tanh of scores that something was added to"

@@ -47,6 +47,7 @@ MODELS: dict[str, Callable[[], Network]] = {
     "grouped heads": lambda: captured_family("eurobert"),
     "bias of positions": lambda: captured_family("mpnet"),
     "bias of distances": lambda: captured_family("bloom"),
+    "bounded scores": lambda: captured_family("gemma2"),
     "neighbours": lambda: captured_family("mobilebert"),
     "window": lambda: captured_family("modernbert", layers=2, local_attention=6),
 }
