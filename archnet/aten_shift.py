@@ -37,7 +37,7 @@ def slice_of(t: Translator, node: fx.Node) -> Known:
     axis, first = int(str(node.args[1])), before[1] - after[1]
     begin, end = (*node.args[2:], None, None)[:2]
     to_the_end = begin == first and end in (None, sys.maxsize)
-    if axis != 1 or len(before) != 3 or len(node.args) > 4:
+    if axis != 1 or len(before) != 3 or node.args[4:] not in ((), (1,)):
         raise Unknown("a slice of token features")
     if t.inputs == (IMAGE_INPUT,):
         if begin in (0, None) and end == after[1]:

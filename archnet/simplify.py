@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from archnet.aten_image import IMAGE_INPUT
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -66,3 +68,28 @@ def with_biases(network: Network) -> Network:
         tensors=tensors,
         outputs={name: merged.get(site, site) for name, site in network.outputs.items()},
     ).pruned()
+
+
+TAKES_GAINS = frozenset(
+    (Op.LINEAR, Op.LAYER_NORM, Op.RMS_NORM, Op.BATCH_NORM, Op.MEAN_POOL, Op.TOKEN_MEAN, Op.SELECT)
+)
+"""Operators that gains of what they read fold into, or pass through."""
+
+
+def with_layers(network: Network) -> Network:
+    """Gains of features that would not fold into what reads them, as fully connected layers."""
+    readers, sites = network.consumers(), {site.name: site for site in network.sites}
+
+    def takes(reader: Site, gains: Site) -> bool:
+        others = [sites[name] for name in reader.inputs if name != gains.name and name in sites]
+        once = reader.inputs.count(gains.name) == 1
+        into_branch = all(other.op is Op.LINEAR and len(readers[other.name]) == 1 for other in others)
+        return reader.op in TAKES_GAINS or (reader.op is Op.ADD and once and into_branch)
+
+    tensors, made = dict(network.tensors), list(network.sites)
+    for index, site in enumerate(network.sites):
+        if site.op is Op.BATCH_NORM and not all(takes(reader, site) for reader in readers[site.name]):
+            key = site.parameters["weight"]
+            tensors[key] = torch.diag(tensors[key])
+            made[index] = replace(site, op=Op.LINEAR)
+    return replace(network, sites=tuple(made), tensors=tensors)

@@ -115,25 +115,37 @@ def test_neighbours_in_other_ways_are_named() -> None:
     assert found.unknown[0].attributes["reason"] == wanted
 
 
+class Gained(nn.Module):
+    """Gains and shifts of a sum, which another sum reads, or a function that they do not fold into."""
+
+    def __init__(self, reads: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(30, FEATURES), nn.Linear(FEATURES, FEATURES)
+        self.weight, self.bias = (nn.Parameter(torch.rand(FEATURES) + 0.5) for _ in range(2))
+        self.reads = reads
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        x = self.words(input_ids)
+        x = self.reads((x + self.out(x)) * self.weight + self.bias)
+        y: Tensor = x + self.out(x)
+        return y
+
+
 def test_gains_of_a_sum_are_a_site_that_folds() -> None:
-    class Gained(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.words, self.out = nn.Embedding(30, FEATURES), nn.Linear(FEATURES, FEATURES)
-            self.weight, self.bias = (nn.Parameter(torch.rand(FEATURES) + 0.5) for _ in range(2))
-
-        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-            x = self.words(input_ids)
-            x = (x + self.out(x)) * self.weight + self.bias
-            y: Tensor = x + self.out(x)
-            return y
-
-    module = Gained()
+    module = Gained(lambda x: x)
     network = captured(module).network
     ops = [site.op for site in network.sites]
     assert ops == [Op.EMBEDDING, Op.LINEAR, Op.ADD, Op.BATCH_NORM, Op.LINEAR, Op.ADD]
     for role in ("weight", "bias"):
         assert torch.equal(network.parameter(network.sites[3], role), getattr(module, role))
+
+
+def test_gains_that_do_not_fold_are_a_layer() -> None:
+    module = Gained(F.gelu)
+    network = captured(module).network
+    ops = [site.op for site in network.sites]
+    assert ops == [Op.EMBEDDING, Op.LINEAR, Op.ADD, Op.LINEAR, Op.GELU, Op.LINEAR, Op.ADD]
+    assert torch.equal(network.parameter(network.sites[3], "weight"), torch.diag(module.weight))
 
 
 HEADS, WIDTH = 4, 4
