@@ -17,6 +17,9 @@ from torch import Tensor, fx, nn
 
 from archnet.aten_attention import (
     attention,
+    batched,
+    bounded,
+    capped,
     filled,
     matmul,
     permute,
@@ -28,7 +31,8 @@ from archnet.aten_attention import (
 from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
 from archnet.aten_moved import SCALING, moved, named
 from archnet.aten_pooling import centred, row_norm, summed
-from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select, slice_of
+from archnet.aten_shift import convolution, padded, side_by_side, slice_of
+from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select
 from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
@@ -36,7 +40,7 @@ from archnet.side_values import Probe, record, side_constant
 from archnet.token_values import HEADS, Curve, Known, Moved, MovedParts, Scores, Unknown, Value, node_kind
 from archnet.valid import MASKS
 
-PLAIN = ("tokens", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
+PLAIN = ("tokens", "tokens_t", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
 """Layouts that functions of single elements keep."""
 
 PASS_THROUGH = frozenset(
@@ -191,7 +195,7 @@ class Translator:
                 bases.add(found.base)
                 operands[source] = found.samples
             elif isinstance(found, Moved) and len(self.shape(source)) == 3 and not self._only_scales(node):
-                bases.add(replace(self.value(source, "tokens"), gain=1.0))
+                bases.add(replace(self.value(source, "tokens", "tokens_t"), gain=1.0))
                 operands[source] = GRID
             elif isinstance(found, Moved) and len(self.shape(source)) == 4 and _squares(node):
                 bases.add(replace(self.value(source, *HEADS), gain=1.0))
@@ -340,6 +344,8 @@ class Translator:
             raise Unknown("attention scores or a constant stand where token features are expected")
         if found.layout == "masked" and "tokens" in layouts and "masked" not in layouts:
             found = replace(found, layout="tokens")  # what stands in place of padding reaches nobody
+        if found.layout in ("leading", "later", "earlier") and found.layout not in layouts:
+            raise Unknown("it works on some of the tokens only")
         if layouts and found.layout not in layouts:
             raise Unknown(f"it works on the layout '{found.layout}', which is known only inside attention")
         return found
@@ -409,6 +415,7 @@ def _flat(value: object) -> list[fx.Node]:
 HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "linear": linear,
     "addmm": addmm,
+    "conv1d": convolution,
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "_fused_rms_norm": rms_norm,
@@ -421,6 +428,9 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "transpose": to_tokens(permute),
     "permute": to_tokens(permute),
     **dict.fromkeys(("matmul", "mm"), matmul),
+    **dict.fromkeys(("bmm", "baddbmm"), batched),
+    **dict.fromkeys(("max", "maximum"), bounded),
+    "tanh": capped,
     "softmax": softmax,
     "_softmax": softmax,
     "scaled_dot_product_attention": attention,
@@ -430,5 +440,7 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "sum": summed,
     "sub": centred,
     **IMAGE_HANDLERS,
+    "cat": side_by_side,
+    **dict.fromkeys(("pad", "constant_pad_nd"), padded),
     **dict.fromkeys(("linalg_vector_norm", "norm", "clamp_min", "clamp", "expand_as"), row_norm),
 }

@@ -5,6 +5,7 @@ Scores travel as a record until they meet the values; views and transposes of he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from archnet.operators import Op
 from archnet.side_values import (
     NEGLIGIBLE,
     bias_before,
+    from_own_place,
     hides_padding,
     side_constant,
     visibility_of,
@@ -66,6 +68,8 @@ def scaled(t: Translator, node: fx.Node) -> Known:
         if found.probabilities or factor <= 0.0:
             raise Unknown("attention is scaled after its softmax, or by a factor that is not positive")
         scaled = tuple((addend, gain * factor) for addend, gain in found.addends)
+        if found.cap:
+            return replace(found, cap=found.cap * factor, addends=scaled)
         return replace(found, scale=found.scale * factor, addends=scaled)
     if not isinstance(found, Value) or found.layout not in ("tokens", "row", "split", "heads", "heads_t"):
         raise Unknown(PRODUCT)
@@ -103,13 +107,19 @@ def _read_once(t: Translator, site: str) -> bool:
 
 
 def scaled_features(t: Translator, node: fx.Node, x: Value, scale: Tensor) -> Value:
-    """Features times a number each (LayerScale): in the weights of what alone makes them, or a layer."""
+    """Features times a number each: in the weights of what alone makes them (LayerScale), or a site.
+
+    Of a sum it is a site that folds into the layers around it, as norms do.
+    """
     producer = next(site for site in t.sites if site.name == x.site)
     if producer.op in (Op.LINEAR, Op.RMS_NORM, Op.LAYER_NORM) and _read_once(t, x.site):
         weight, bias = (producer.parameters[role] for role in ("weight", "bias"))
         t.tensors[weight] = t.tensors[weight] * (scale[:, None] if producer.op is Op.LINEAR else scale)
         t.tensors[bias] = t.tensors[bias] * scale
         return x
+    if producer.op is Op.ADD and x.layout == "tokens":  # the sum itself may go on without them
+        parameters = {"weight": scale, "bias": torch.zeros(len(scale))}
+        return replace(x, site=t.add_site(node, Op.BATCH_NORM, (x.site,), parameters=parameters))
     parameters = {"weight": torch.diag(scale), "bias": torch.zeros(len(scale))}
     return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
 
@@ -121,6 +131,8 @@ def reshape(t: Translator, node: fx.Node) -> Known:
     if before == after:
         return t.known[source]
     found = t.settled(source)
+    if isinstance(found, Scores) and _only_apart(before, after, found.query.heads):
+        return found
     if not isinstance(found, Value):
         raise Unknown("a reshape of attention scores")
     if found.layout == "tokens" and len(after) == 4 and before[:2] == after[:2]:
@@ -133,6 +145,12 @@ def reshape(t: Translator, node: fx.Node) -> Known:
     if found.layout == "split" and len(after) == 3 and before[:2] == after[:2]:
         return replace(found, layout="tokens")
     raise Unknown(f"a reshape from {found.layout} {before} to {after}")
+
+
+def _only_apart(before: tuple[int, ...], after: tuple[int, ...], heads: int) -> bool:
+    """Whether a reshape of scores takes batch and heads apart, or together, and does nothing else."""
+    together, apart = sorted((before, after), key=len)
+    return len(apart) == 4 and apart[1] == heads and together == (apart[0] * heads, *apart[2:])
 
 
 PERMUTED: dict[tuple[str, tuple[int, ...]], str] = {
@@ -175,8 +193,39 @@ def matmul(t: Translator, node: fx.Node) -> Known:
     return Scores(query, key, query.gain * key.gain)
 
 
+def batched(t: Translator, node: fx.Node) -> Known:
+    """The same of three axes, of which the first is that of batch and heads; a bias may be added."""
+    *added, left, right = node.args[: 3 if node_kind(node) == "baddbmm" else 2]
+    found = t.known.get(left) if isinstance(left, fx.Node) else None
+    if isinstance(found, Scores) and not added:
+        value = replace(t.value(right, "merged"), layout="heads")
+        return replace(_attend(t, node, found, value), layout="merged")
+    query, key = t.value(left, "merged"), t.value(right, "merged_t")
+    scale = query.gain * key.gain * float(str(node.kwargs.get("alpha", 1)))
+    scores = Scores(replace(query, layout="heads"), replace(key, layout="heads_t"), scale)
+    gain = float(str(node.kwargs.get("beta", 1)))
+    if not added or gain == 0.0:
+        return scores
+    (bias,) = added
+    if not isinstance(bias, fx.Node) or bias in t.known or gain < 0.0 or scale <= 0.0:
+        raise Unknown("a product of two activations plus a token-dependent tensor")
+    return replace(scores, addends=((bias, gain),))
+
+
+def bounded(t: Translator, node: fx.Node) -> Known:
+    """Scores that do not fall below a number at which a key is hidden anyway."""
+    scores, least = node.args[:2]
+    found = t.known.get(scores) if isinstance(scores, fx.Node) else None
+    constant = isinstance(least, fx.Node) and least not in t.known and t.is_constant(least)
+    if not isinstance(found, Scores) or not constant or bool((t.tensor(least) > NEGLIGIBLE).any()):
+        raise Unknown("a maximum of other things than scores and a number that hides a key")
+    return found
+
+
 def filled(t: Translator, node: fx.Node) -> Known:
     """Token features with 0 in place of padding; or scores, some of which a mask hides."""
+    if isinstance(scores := t.known.get(node.all_input_nodes[0]), Scores):
+        return _hidden(t, node, scores)
     found = t.known.get(node.args[1]) if isinstance(node.args[1], fx.Node) else None
     if not isinstance(found, Scores):
         return masked(t, node)
@@ -189,9 +238,31 @@ def filled(t: Translator, node: fx.Node) -> Known:
     return replace(found, addends=(*found.addends, (keep, 1.0)))
 
 
+def _hidden(t: Translator, node: fx.Node, scores: Scores) -> Scores:
+    """Scores that become negligible where a mask is set."""
+    mask, rest = node.args[1:3]
+    number = t.tensor(rest) if isinstance(rest, fx.Node) else torch.tensor(scalar_of(rest))
+    if not isinstance(mask, fx.Node) or mask in t.known or scores.probabilities:
+        raise Unknown("scores that are replaced by others")
+    if bool((number > NEGLIGIBLE).any()):
+        raise Unknown("scores that are replaced by a number that hides no key")
+    return replace(scores, hidden=(*scores.hidden, mask))
+
+
+def capped(t: Translator, node: fx.Node) -> Known:
+    """Scores bounded by a tanh (Gemma 2, arXiv 2408.00118, section 2: logit soft-capping)."""
+    found = t.known[node.all_input_nodes[0]]
+    if not isinstance(found, Scores):
+        raise Unknown("no converter knows this operator")
+    if found.probabilities or found.addends or found.hidden or found.cap:
+        raise Unknown("a tanh of scores that something was added to")
+    return replace(found, cap=1.0)
+
+
 def softmax(t: Translator, node: fx.Node) -> Known:
     found = t.known[node.all_input_nodes[0]]
-    if not isinstance(found, Scores) or found.probabilities or node.args[1] not in (-1, 3):
+    last = len(t.shape(node)) - 1
+    if not isinstance(found, Scores) or found.probabilities or node.args[1] not in (-1, last):
         raise Unknown("a softmax outside attention")
     return replace(found, probabilities=True)
 
@@ -235,8 +306,9 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
         raise Unknown("its keys and values come from different sequences")
     masked = False
     bias: Tensor | None = None
-    for addend, gain in scores.addends:
-        seen, addend_bias = _addend(t, addend, query.tokens, key.tokens)
+    for addend, gain in (*scores.addends, *((mask, 1.0) for mask in scores.hidden)):
+        recorded = _recorded(t, addend, query.heads, hides=addend in scores.hidden)
+        seen, addend_bias = _addend(t, recorded, query.tokens, key.tokens)
         masked |= seen == "padding"
         causal |= seen == "causal"
         if addend_bias is not None:
@@ -245,13 +317,17 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
             bias = addend_bias if bias is None else bias + addend_bias
     if "decoder_input_ids" in t.inputs and query.tokens == key.tokens and _hides_later(bias):
         causal, masked = True, False  # what is padding comes later than every token that counts
+    if bias is not None and query.tokens == key.tokens:
+        bias = from_own_place(bias, causal=causal)
     if causal and "decoder_input_ids" not in t.inputs:  # a decoder alone reads whole texts here
         later = torch.ones(2 * (t.probes[0].input_ids.shape[1],), dtype=torch.bool).triu(1)
         bias = torch.where(later, HIDDEN, 0.0 if bias is None else bias)
         bias, causal = bias.reshape(-1, *later.shape), False
     parameters = {} if bias is None else {"bias": bias}
-    scale = scaled_queries(t, query.site, scores.scale)
+    scale = scaled_queries(t, query.site, scores.scale * (scores.cap or 1.0))
     attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scale, "masked": masked}
+    if scores.cap:
+        attributes["cap"] = scores.cap
     if causal:
         attributes["causal"] = True
     inputs = (query.site, key.site, value.site, *((key.tokens,) if masked else ()))
@@ -267,19 +343,32 @@ def _hides_later(bias: Tensor | None) -> bool:
     return bool((bias[..., later] <= HIDDEN / 2).all())
 
 
+def _recorded(t: Translator, node: fx.Node, heads: int, *, hides: bool) -> list[Tensor]:
+    """A mask or bias on the probes, batch and heads apart; True where a mask lets a query see a key."""
+    values = []
+    for recorded, probe in zip(t.recorded, t.probes, strict=True):
+        value, batch = recorded[node], len(next(iter(probe.values.values())))
+        if value.dim() == 3 and len(value) == batch * heads:
+            value = value.reshape(batch, heads, *value.shape[1:])
+        if hides and value.dtype != torch.bool:
+            raise Unknown("scores that are hidden by something else than a mask")
+        values.append(~value if hides else value)
+    return values
+
+
 def _addend(
-    t: Translator, node: fx.Node, query_tokens: str, key_tokens: str
+    t: Translator, recorded: Sequence[Tensor], query_tokens: str, key_tokens: str
 ) -> tuple[str | None, Tensor | None]:
     """What a tensor added to the scores is: ("padding" of the keys or "causal", constant bias left over)."""
-    padded = t.recorded[2][node]
+    first, second, padded = recorded
+    full = side_constant(first, second, batched_rank=4)
     if query_tokens not in t.probes[2].values:
-        return None, _bias_of_all(t, node)
+        return None, _bias_of_all(full)
     queries, keys = (t.probes[2].values[name] for name in (query_tokens, key_tokens))
-    full = side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=4)
     if full is None:
         raise Unknown("its attention mask depends on the tokens")
     seen = visibility_of(padded, queries, keys) if padded.dim() == 4 else None
-    if seen is not None and seen == _visibility_at_length(t, node, query_tokens, key_tokens):
+    if seen is not None and seen == _visibility_at_length(t, second, query_tokens, key_tokens):
         return seen, None
     if query_tokens == key_tokens and (window := window_of(full, padded, keys)) is not None:
         return "padding", window
@@ -294,15 +383,14 @@ def _addend(
     return "padding" if masked else None, bias if bool(bias.any()) else None
 
 
-def _visibility_at_length(t: Translator, node: fx.Node, query_tokens: str, key_tokens: str) -> str | None:
+def _visibility_at_length(t: Translator, mask: Tensor, query_tokens: str, key_tokens: str) -> str | None:
     """What a mask lets a query see in the longest sequences: a wide window shows nowhere else."""
     queries, keys = (t.probes[1].values[name] for name in (query_tokens, key_tokens))
-    return visibility_of(t.recorded[1][node], queries, keys)
+    return visibility_of(mask, queries, keys)
 
 
-def _bias_of_all(t: Translator, node: fx.Node) -> Tensor | None:
+def _bias_of_all(full: Tensor | None) -> Tensor | None:
     """The constant bias that a mask amounts to where no token is padding (images); None for none."""
-    full = side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=4)
     if full is None or (full.dtype == torch.bool and not bool(full.all())):
         raise Unknown("its attention mask hides tokens of an image")
     if full.dtype == torch.bool or not bool(full.any()):

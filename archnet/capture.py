@@ -24,7 +24,7 @@ from archnet.executor import NetworkModule
 from archnet.network import Network, Site, detached
 from archnet.operators import Op
 from archnet.side_values import Probe, make_probes
-from archnet.simplify import with_biases, with_logits
+from archnet.simplify import with_biases, with_layers, with_logits
 from archnet.sources.source import named_outputs
 from archnet.token_values import node_kind
 from archnet.valid import mask_of, row_masks, valid_rows
@@ -225,7 +225,7 @@ def _checked(network: Network, module: nn.Module, probes: Sequence[Probe]) -> Ca
     Of text they are the longest sequences, where windows show, and short padded ones.
     """
     network = with_biases(replace(network, tensors=detached(network.tensors)).pruned())
-    network = with_logits(network)
+    network = with_logits(with_layers(network))
     unknown = tuple(site for site in network.sites if site.op is Op.OTHER)
     error = float("nan") if unknown else max(_check(network, module, probe) for probe in probes)
     return Capture(network, unknown, error)

@@ -17,7 +17,7 @@ from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
 from archnet.converters.layer_norm import NORMS, norm_form
-from archnet.converters.softmax import biased
+from archnet.converters.softmax import biased, cap_of
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site, groups_of
 from archnet.operators import Op
@@ -49,7 +49,9 @@ KEPT: Mapping[Op, tuple[tuple[Op, ...], str]] = {
     Op.AVG_POOL: ((Op.CONV,), "integer convolution of each channel with equal weights"),
     Op.TO_TOKENS: ((Op.RESHAPE, Op.TRANSPOSE), "Reshape and Transpose"),
     Op.PREPEND: ((Op.PREPEND,), "a row of zeros, to which a constant is added"),
+    Op.SHIFT: ((Op.SHIFT,), "the features of neighbouring tokens, zeros where there is none"),
     Op.FLATTEN: ((Op.RESHAPE,), "Reshape"),
+    Op.BATCH_NORM: ((), "folded into the fully connected layers around it"),
 }
 
 
@@ -228,7 +230,8 @@ def _decide(
         return _refuse(site, reason)
     if site.op is Op.ADD and len(site.inputs) == 1:
         return Decision(site.name, str(site.op), "fold", "constant table of integers", block=site.block)
-    return Decision(site.name, str(site.op), "keep", becomes, block=site.block)
+    action: Action = "fold" if site.op is Op.BATCH_NORM else "keep"
+    return Decision(site.name, str(site.op), action, becomes, block=site.block)
 
 
 def _outward(site: Site) -> Decision:
@@ -265,7 +268,7 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
     place = attention_place(site, network)
     where, other = f"{place}: " if place else "", "" if form == asked else NOT_MIXED[place]
     masked = (Op.MASK,) if site.attributes["masked"] or causal else ()
-    added = (Op.ADD,) if biased(site) else ()
+    added = (*((Op.LOOKUP,) if cap_of(site) else ()), *((Op.ADD,) if biased(site) else ()))
     converter = converter_for(site.op, form)
     if converter is not None:
         needs = (*converter.needs, *((*added, *masked) if form == "table" else ()))

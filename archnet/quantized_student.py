@@ -24,6 +24,7 @@ from archnet.calibration.widths import (
 )
 from archnet.config import Bits
 from archnet.converters.residual import IDENTITY
+from archnet.converters.softmax import cap_of
 from archnet.executor import NetworkModule, strides
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -120,7 +121,7 @@ class QuantizedStudent(NetworkModule):
             assert isinstance(quantizer, ActivationQuantizer)
             quantizer.calibrate(torch.cat([sample for name in names for sample in samples[name]]))
         for attention in attentions:
-            attention.calibrate()
+            attention.calibrate(LARGEST_FACTOR)
 
     def trained(self, network: Network) -> dict[str, Tensor]:
         """The tensors of the network that this student was made of, with what it has learned."""
@@ -326,4 +327,5 @@ def _attention(network: Network, site: Site, widths: Widths) -> QuantizedAttenti
     table = network.parameter(site, "bias") if "bias" in site.parameters else None
     bits = (widths.scores[site.name], widths.shares[site.name])
     levels = int(site.attributes.get(SHARE_LEVELS, 2**STORED_BITS - 1))
-    return QuantizedAttention(heads, scale, bits, table, causal=causal, share_levels=levels)
+    cap = cap_of(site)
+    return QuantizedAttention(heads, scale, bits, table, causal=causal, share_levels=levels, cap=cap)

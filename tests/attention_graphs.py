@@ -63,10 +63,19 @@ def with_padding(graph: QuantizedGraph) -> QuantizedGraph:
     return replace(graph, nodes=tuple(nodes), tensors=tensors)
 
 
+def neighbour_graph(bits: Bits) -> QuantizedGraph:
+    """The features of the token before each."""
+    return _renamed(single_operator(Op.SHIFT, "the token before", bits), "before")
+
+
 def product_graph(bits: Bits) -> QuantizedGraph:
     """Two tensors of tokens multiplied element by element, as gated layers do."""
-    graph = single_operator(Op.MUL, "rank 3", bits)
-    (node,), (output,), name = graph.nodes, graph.outputs, "product"
+    return _renamed(single_operator(Op.MUL, "rank 3", bits), "product")
+
+
+def _renamed(graph: QuantizedGraph, name: str) -> QuantizedGraph:
+    """A network of one node whose result has another name."""
+    (node,), (output,) = graph.nodes, graph.outputs
     tensors = {k: v for k, v in graph.tensors.items() if k != node.output}
     return replace(
         graph,

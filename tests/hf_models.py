@@ -132,6 +132,12 @@ FAMILIES: dict[str, Family] = {
         ),
     ),
     "nomic_bert": Family("nomic_bert", extra=_PLAIN_TOKENS),
+    "mobilebert": Family(
+        "mobilebert", extra=(*_PLAIN_TOKENS, ("embedding_size", 16), ("intra_bottleneck_size", 16))
+    ),
+    "squeezebert": Family(
+        "squeezebert", attention="eager", extra=(*_PLAIN_TOKENS, ("embedding_size", HIDDEN))
+    ),
     "roformer": Family("roformer", attention="eager", extra=_PLAIN_TOKENS),
     "esm": Family("esm", extra=(*_PLAIN_TOKENS, ("position_embedding_type", "rotary"), ("mask_token_id", 4))),
     "gpt2": Family(
@@ -145,7 +151,33 @@ FAMILIES: dict[str, Family] = {
         size_names=("hidden_size", "num_layers", "num_heads", "intermediate_size"),
         extra=(*_PLAIN_TOKENS, *_ENDS, ("window_size", 4)),
     ),
+    "bloom": Family(
+        "bloom",
+        attention="eager",
+        size_names=("hidden_size", "n_layer", "n_head", ""),
+        extra=(("pad_token_id", 0), *_ENDS),
+    ),
+    "mpt": Family(
+        "mpt",
+        attention="eager",
+        size_names=("d_model", "n_layers", "n_heads", ""),
+        extra=(("pad_token_id", 0), ("max_seq_len", MAX_POSITIONS), *_ENDS),
+    ),
+    "xglm": Family(
+        "xglm",
+        attention="eager",
+        size_names=("d_model", "num_layers", "attention_heads", "ffn_dim"),
+        extra=(*_PLAIN_TOKENS, *_ENDS),
+    ),
     "arcee": Family("arcee", extra=(*_PLAIN_TOKENS, ("num_key_value_heads", 2), *_ENDS)),
+    "gemma2": Family(
+        "gemma2",
+        attention="eager",
+        extra=(
+            *(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8)),
+            *(("attn_logit_softcapping", 2.0), ("query_pre_attn_scalar", 8)),
+        ),
+    ),
     "gemma3_text": Family("gemma3_text", extra=(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8))),
     "olmo2": Family("olmo2", extra=(*_PLAIN_TOKENS, *_GROUPED[:1], *_GROUPED[2:])),
     "qwen3": Family("qwen3", extra=(*_PLAIN_TOKENS, *_GROUPED)),
@@ -185,6 +217,7 @@ def make_model(
 
     entry = FAMILIES[family]
     sizes = dict(zip(entry.size_names, (hidden, layers, HEADS, 2 * hidden), strict=True))
+    sizes.pop("", None)  # a width that follows from another
     settings: dict[str, Any] = {**sizes, **dict(entry.extra)}
     if entry.tokenizer != "none":
         settings["vocab_size"] = make_tokenizer(family).get_vocab_size()
