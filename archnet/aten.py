@@ -27,6 +27,7 @@ from archnet.aten_attention import (
     scaled,
     scaled_features,
     softmax,
+    takes_scale,
 )
 from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
 from archnet.aten_moved import SCALING, moved, named
@@ -98,7 +99,10 @@ class Translator:
                 continue
             if isinstance(found, Value) and (found.layout in ("tokens", "row") or found.site in self.refused):
                 if found.gain != 1.0:
-                    found = self._other(value, "mul", "an output that is scaled")
+                    # A layer behind it would be the square of a vocabulary.
+                    scaled = takes_scale(self, found)
+                    reason = "an output that is scaled behind something else than its layer"
+                    found = self.value(value) if scaled else self._other(value, "mul", reason)
                 outputs[name] = found.site
             elif isinstance(found, Value) and found.layout == "normalized":
                 outputs[name] = found.site

@@ -106,13 +106,19 @@ def _read_once(t: Translator, site: str) -> bool:
     return all(len(n.users) == 1 for n, v in t.known.items() if isinstance(v, Value) and v.site == site)
 
 
+def takes_scale(t: Translator, x: Value) -> bool:
+    """Whether the weights of what makes a value, and alone reads it, can take a factor of its features in."""
+    producer = next(site for site in t.sites if site.name == x.site)
+    return producer.op in (Op.LINEAR, Op.RMS_NORM, Op.LAYER_NORM) and _read_once(t, x.site)
+
+
 def scaled_features(t: Translator, node: fx.Node, x: Value, scale: Tensor) -> Value:
     """Features times a number each: in the weights of what alone makes them (LayerScale), or a site.
 
     Of a sum it is a site that folds into the layers around it, as norms do.
     """
     producer = next(site for site in t.sites if site.name == x.site)
-    if producer.op in (Op.LINEAR, Op.RMS_NORM, Op.LAYER_NORM) and _read_once(t, x.site):
+    if takes_scale(t, x):
         weight, bias = (producer.parameters[role] for role in ("weight", "bias"))
         t.tensors[weight] = t.tensors[weight] * (scale[:, None] if producer.op is Op.LINEAR else scale)
         t.tensors[bias] = t.tensors[bias] * scale

@@ -1,8 +1,9 @@
 """Which architectures of transformers are captured: tiny networks with random weights against the originals.
 
 No data and no training: a network of two layers is made of each configuration, captured, and compared with
-the original on padded text or random pictures, as every conversion does first. What is not captured is named
-with the first operator that is not known. docs/convert_your_model.md has the list.
+the original on padded text or random pictures, as every conversion does first. Decoders alone are captured
+twice: as encoders of whole texts, and with their output layer as language models. What is not captured is
+named with the first operator that is not known. docs/convert_your_model.md has the list.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from archnet.capture import TRANSLATION_INPUTS, Capture, capture, capture_image
+from archnet.capture import LANGUAGE_INPUTS, TRANSLATION_INPUTS, Capture, capture, capture_image
 from archnet.errors import ArchNetError
 from archnet.sources.pretrained import without_cache
 from archnet.sources.quiet import quiet_transformers
-from archnet.sources.writer import TranslationModel
+from archnet.sources.writer import LanguageModel, TranslationModel
 
 SEQUENCE, PICTURE = 48, 32
 
@@ -56,21 +57,24 @@ def alike(names: str, settings: Mapping[str, Any], **more: Any) -> dict[str, Map
 TEXTS = {
     **alike("albert bert camembert data2vec-text distilbert electra ernie gte megatron-bert rembert", TEXT),
     **alike("roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl nomic_bert roformer convbert", TEXT),
-    **alike("jina_embeddings_v3 luke modernbert-decoder bert-generation", TEXT),
+    **alike("jina_embeddings_v3 luke bert-generation", TEXT),
+    **alike("eurobert", GROUPED),
     **alike("mpnet", TEXT, pad_token_id=1),  # its positions begin behind 1, whatever its padding is
     **alike("mobilebert", TEXT, embedding_size=16, intra_bottleneck_size=16),
     **alike("squeezebert", TEXT, embedding_size=32),
     **alike("modernbert", TEXT, cls_token_id=2, sep_token_id=3, local_attention=16),
     **alike("esm", TEXT, position_embedding_type="rotary", mask_token_id=4),
     **alike("deberta-v2", TEXT, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+}
+DECODERS = {
     **alike("gpt2 gptj codegen gpt_bigcode", SHORT, rotary_dim=4),
     **alike(
         "gpt_neo",
         {**TEXT, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
         window_size=16,
     ),
-    **alike("biogpt gpt_neox persimmon phi", TEXT),
-    **alike("arcee cohere eurobert granite llama mistral olmo olmo2 qwen2 smollm3 stablelm", GROUPED),
+    **alike("biogpt gpt_neox modernbert-decoder persimmon phi", TEXT),
+    **alike("arcee cohere granite llama mistral olmo olmo2 qwen2 smollm3 stablelm", GROUPED),
     **alike("starcoder2", GROUPED),
     **alike("cohere2 ernie4_5 exaone4 gemma gemma2 gemma3_text glm helium ministral", GROUPED, head_dim=8),
     **alike("hunyuan_v1_dense nemotron olmo3 phi3 qwen3 seed_oss", GROUPED, head_dim=8),
@@ -116,8 +120,11 @@ def model_of(kind: str, settings: Mapping[str, Any], auto: str) -> torch.nn.Modu
     return model.eval()
 
 
-def captured(kind: str) -> Capture:
+def captured(kind: str, *, writes: bool = False) -> Capture:
     """The capture of an architecture.
+
+    Args:
+        writes: a decoder with its output layer.
 
     Raises:
         ArchNetError: it cannot be traced, or the captured network computes something else.
@@ -128,15 +135,24 @@ def captured(kind: str) -> Capture:
     if kind in TRANSLATORS:
         pair = TranslationModel(model_of(kind, TRANSLATORS[kind], "AutoModelForSeq2SeqLM"))
         return capture(pair, max_sequence=SEQUENCE, padding_id=0, inputs=TRANSLATION_INPUTS)
-    settings = TEXTS[kind]
+    settings = DECODERS[kind] if kind in DECODERS else TEXTS[kind]
+    padding = settings["pad_token_id"]
+    if writes:
+        writer = LanguageModel(model_of(kind, settings, "AutoModelForCausalLM"))
+        return capture(writer, max_sequence=SEQUENCE, padding_id=padding, inputs=LANGUAGE_INPUTS)
     model = model_of(kind, settings, "AutoModel")
-    return capture(model, max_sequence=SEQUENCE, padding_id=settings["pad_token_id"])
+    return capture(model, max_sequence=SEQUENCE, padding_id=padding)
 
 
 def row_of(kind: str) -> dict[str, Any]:
-    """What came of an architecture."""
+    """What came of an architecture; of a decoder alone, as which of the two it is captured less well."""
+    rows = [_row_of(kind, writes=writes) for writes in ((True, False) if kind in DECODERS else (False,))]
+    return max(rows, key=lambda row: row.get("error", float("inf")))
+
+
+def _row_of(kind: str, *, writes: bool) -> dict[str, Any]:
     try:
-        found = captured(kind)
+        found = captured(kind, writes=writes)
     except (ArchNetError, ValueError, TypeError) as error:
         problem = error.problem if isinstance(error, ArchNetError) else str(error)
         return {"architecture": kind, "captured": False, "reason": problem.splitlines()[0]}
@@ -155,7 +171,7 @@ def main(command: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [*TEXTS, *TRANSLATORS, *PICTURES]
+    known = [*TEXTS, *DECODERS, *TRANSLATORS, *PICTURES]
     parser.add_argument("names", nargs="*", default=known, help="some of them, by model_type (default: all)")
     parser.add_argument("--json", type=Path, help="write everything to this file")
     arguments = parser.parse_args(command)

@@ -241,6 +241,27 @@ def test_a_model_that_sees_what_is_to_come_is_refused() -> None:
     assert "the decoder looks at tokens that are still to come, so it cannot run token by token" in reasons
 
 
+@pytest.mark.parametrize("family", ["cohere", "gemma2"])
+def test_scores_of_words_that_are_scaled_and_bounded_ones(family: str) -> None:
+    """Cohere multiplies them, which the layer takes in; Gemma 2 bounds them, for which there is no form."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "head_dim": 8}
+    config = AutoConfig.for_model(family, **sizes, **tokens, intermediate_size=64, num_key_value_heads=2)
+    torch.manual_seed(0)
+    model = LanguageModel(AutoModelForCausalLM.from_config(config).eval())
+    found = capture(model, max_sequence=LENGTH, padding_id=0, inputs=LANGUAGE_INPUTS)
+    if family == "cohere":
+        assert config.logit_scale != 1.0
+        assert found.unknown == ()
+        assert found.error < 1e-4
+    else:
+        assert [site.attributes["reason"] for site in found.unknown] == [
+            "an elementwise function that no converter knows"
+        ]
+
+
 def test_long_lines_are_several_texts_and_lines_of_one_token_none(tmp_path: Path) -> None:
     tokenizer = make_language_tokenizer()
     file = tmp_path / "held-out.txt"
