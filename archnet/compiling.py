@@ -67,10 +67,10 @@ def compile_for(
             or operators that it leaves to another processor.
     """
     chip = find_chip(target)
+    part = chip_part(build_dir)  # before a toolchain is asked for that would not help
     if chip.toolchain is not None:
         find_toolchain(chip.toolchain).require()
     build = BuildDir.open_finished(build_dir)
-    part = chip_part(build.path)
     base = build.path / part / "compiled"
     final, work = base / target, base / f".{target}.{os.getpid()}{TEMPORARY_MARK}"
     log = base / f"{target}.log"
