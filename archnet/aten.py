@@ -28,16 +28,31 @@ from archnet.aten_attention import (
 from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
 from archnet.aten_moved import SCALING, moved, named
 from archnet.aten_pooling import centred, row_norm, summed
+from archnet.aten_relative import gather
 from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select, slice_of
 from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant
-from archnet.token_values import HEADS, Curve, Known, Moved, MovedParts, Scores, Unknown, Value, node_kind
+from archnet.token_values import (
+    HEADS,
+    Curve,
+    Known,
+    Moved,
+    MovedParts,
+    Relative,
+    Scores,
+    Unknown,
+    Value,
+    node_kind,
+)
 from archnet.valid import MASKS
 
 PLAIN = ("tokens", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
 """Layouts that functions of single elements keep."""
+
+PER_HEAD = (*HEADS, "heads_t", "merged", "merged_t")
+"""Layouts of what attention multiplies, whose gains its scores take in."""
 
 PASS_THROUGH = frozenset(
     "alias clone contiguous detach dropout feature_dropout getitem to _to_copy type_as".split()
@@ -161,6 +176,8 @@ class Translator:
                 names.append(found.site)
             elif isinstance(found, Scores):
                 names.append(found.query.site)
+            elif isinstance(found, Relative):
+                names.append(found.terms[0].of.site)
         return self._refuse(node, kind, reason, names)
 
     def _placed_or_base(self, node: fx.Node) -> Known:
@@ -313,6 +330,14 @@ class Translator:
             raise Unknown("its parameter is not constant")
         return self.recorded[0][node]
 
+    def negation(self, node: fx.Node) -> fx.Node:
+        """A side node that is true where this one is false."""
+        with self.graph.graph.inserting_after(node):
+            made = self.graph.graph.call_function(torch.ops.aten.logical_not.default, (node,))
+        for recorded in self.recorded:
+            recorded[made] = recorded[node].logical_not()
+        return made
+
     def is_constant(self, node: fx.Node) -> bool:
         """Whether `tensor` has a value for it."""
         if node.op == "get_attr":
@@ -323,7 +348,7 @@ class Translator:
     def value(self, node: object, *layouts: str) -> Value:
         """The token-dependent value of a node, in one of these layouts and without a pending gain."""
         found = self.scaled_value(node, *layouts)
-        if found.gain == 1.0 or ("heads" in layouts and found.layout in (*HEADS, "heads_t")):
+        if found.gain == 1.0 or ("heads" in layouts and found.layout in PER_HEAD):
             return found
         if found.layout not in ("tokens", "row", "stacked"):
             raise Unknown("a scaled tensor is known only as the query or key of attention")
@@ -420,7 +445,8 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     ),
     "transpose": to_tokens(permute),
     "permute": to_tokens(permute),
-    **dict.fromkeys(("matmul", "mm"), matmul),
+    **dict.fromkeys(("matmul", "mm", "bmm"), matmul),
+    "gather": gather,
     "softmax": softmax,
     "_softmax": softmax,
     "scaled_dot_product_attention": attention,

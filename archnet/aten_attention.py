@@ -6,6 +6,7 @@ Scores travel as a record until they meet the values; views and transposes of he
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, fx
 
 from archnet.aten_moved import as_moved, named, scaled_queries
 from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, normed
+from archnet.aten_relative import scaled_relative, tables_of, times_rows, transposed
 from archnet.aten_tokens import times_matrix
 from archnet.converters.softmax import HIDDEN
 from archnet.network import SiteAttribute
@@ -25,10 +27,24 @@ from archnet.side_values import (
     visibility_of,
     window_of,
 )
-from archnet.token_values import HEADS, Curve, Known, Moved, Scores, Unknown, Value, node_kind, scalar_of
+from archnet.token_values import (
+    HEADS,
+    Curve,
+    Known,
+    Moved,
+    Relative,
+    Scores,
+    Unknown,
+    Value,
+    node_kind,
+    scalar_of,
+)
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
+
+SCALED = ("tokens", "row", "split", "heads", "heads_t", "merged", "merged_t")
+"""Layouts of what may carry a factor to the operator that reads it."""
 
 
 def scaled(t: Translator, node: fx.Node) -> Known:
@@ -66,8 +82,11 @@ def scaled(t: Translator, node: fx.Node) -> Known:
         if found.probabilities or factor <= 0.0:
             raise Unknown("attention is scaled after its softmax, or by a factor that is not positive")
         scaled = tuple((addend, gain * factor) for addend, gain in found.addends)
-        return replace(found, scale=found.scale * factor, addends=scaled)
-    if not isinstance(found, Value) or found.layout not in ("tokens", "row", "split", "heads", "heads_t"):
+        relative = scaled_relative(Relative(found.relative), factor).terms
+        return replace(found, scale=found.scale * factor, addends=scaled, relative=relative)
+    if isinstance(found, Relative):
+        return scaled_relative(found, factor)
+    if not isinstance(found, Value) or found.layout not in SCALED:
         raise Unknown(PRODUCT)
     if found.site in t.tables:
         return t.scaled_words(node, found, factor)
@@ -122,7 +141,11 @@ def reshape(t: Translator, node: fx.Node) -> Known:
         return t.known[source]
     found = t.settled(source)
     if not isinstance(found, Value):
+        if isinstance(found, Scores) and _same_heads(before, after):
+            return found
         raise Unknown("a reshape of attention scores")
+    if found.layout in ("heads", "merged") and _same_heads(before, after):
+        return replace(found, layout="heads" if len(after) == 4 else "merged")
     if found.layout == "tokens" and len(after) == 4 and before[:2] == after[:2]:
         return replace(found, layout="split", heads=after[2])
     if found.layout == "tokens" and after == (before[0] * before[1], before[2]):
@@ -135,12 +158,20 @@ def reshape(t: Translator, node: fx.Node) -> Known:
     raise Unknown(f"a reshape from {found.layout} {before} to {after}")
 
 
+def _same_heads(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Whether batch and heads, the axes before the last two, become one axis or two."""
+    ranks = {len(before), len(after)}
+    return ranks == {3, 4} and before[-2:] == after[-2:] and prod(before[:-2]) == prod(after[:-2])
+
+
 PERMUTED: dict[tuple[str, tuple[int, ...]], str] = {
     ("split", (0, 2, 1, 3)): "heads",
     ("heads", (0, 2, 1, 3)): "split",
     ("heads", (0, 1, 3, 2)): "heads_t",
     ("heads_t", (0, 1, 3, 2)): "heads",
     ("split", (0, 2, 3, 1)): "heads_t",
+    ("merged", (0, 2, 1)): "merged_t",
+    ("merged_t", (0, 2, 1)): "merged",
 }
 
 
@@ -156,6 +187,8 @@ def permute(t: Translator, node: fx.Node) -> Known:
     else:
         dims: Any = node.args[1]
         order = [int(x) % rank for x in dims]
+    if isinstance(found, Relative):
+        return transposed(t, found, order)
     layout = PERMUTED.get((found.layout, tuple(order))) if isinstance(found, Value) else None
     if layout is None or not isinstance(found, Value):
         raise Unknown(f"a transposition {tuple(order)} outside attention heads")
@@ -166,25 +199,31 @@ def matmul(t: Translator, node: fx.Node) -> Known:
     left, right = node.args[0], node.args[1]
     found = t.known.get(left) if isinstance(left, fx.Node) else None
     if isinstance(found, Scores):
-        return _attend(t, node, found, t.value(right, "heads"))
+        return _attend(t, node, found, t.value(right, "heads", "merged"))
     if isinstance(right, fx.Node) and right not in t.known and t.is_constant(right):
-        return times_matrix(t, node, left, t.tensor(right))
-    query, key = t.value(left, "heads"), t.value(right, "heads_t", "heads")
-    if key.layout != "heads_t":
+        split = isinstance(x := t.settled(left), Value) and x.layout in ("heads", "merged")
+        return (times_rows if split else times_matrix)(t, node, left, t.tensor(right))
+    query, key = t.value(left, "heads", "merged"), t.value(right, "heads_t", "heads", "merged_t")
+    if (query.layout, key.layout) not in (("heads", "heads_t"), ("merged", "merged_t")):
         raise Unknown("a product of two activations that is not query times key")
     return Scores(query, key, query.gain * key.gain)
 
 
 def filled(t: Translator, node: fx.Node) -> Known:
     """Token features with 0 in place of padding; or scores, some of which a mask hides."""
-    found = t.known.get(node.args[1]) if isinstance(node.args[1], fx.Node) else None
+    keep, kept, rest = node.args[:3]
+    if node_kind(node).startswith("masked_fill"):
+        keep, kept = kept, keep
+    found = t.known.get(kept) if isinstance(kept, fx.Node) else None
     if not isinstance(found, Scores):
         return masked(t, node)
-    keep, rest = node.args[0], node.args[2]
-    hidden = isinstance(rest, fx.Node) and rest not in t.known and t.is_constant(rest)
+    if node_kind(node).startswith("masked_fill") and isinstance(keep, fx.Node) and keep not in t.known:
+        keep = t.negation(keep)
+    low = scalar_of(rest)
+    hidden = low is not None or (isinstance(rest, fx.Node) and rest not in t.known and t.is_constant(rest))
     if not isinstance(keep, fx.Node) or keep in t.known or not hidden or found.probabilities:
         raise Unknown("scores that are replaced by others")
-    if bool((t.tensor(rest) > NEGLIGIBLE).any()):
+    if bool(((t.tensor(rest) if low is None else torch.tensor(low)) > NEGLIGIBLE).any()):
         raise Unknown("scores that are replaced by a number that hides no key")
     return replace(found, addends=(*found.addends, (keep, 1.0)))
 
@@ -243,18 +282,20 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
             # What hides keys still does, whatever it is multiplied by.
             addend_bias = torch.where(addend_bias > HIDDEN / 2, addend_bias * gain, addend_bias)
             bias = addend_bias if bias is None else bias + addend_bias
+    if scores.relative and (causal or bias is not None):
+        raise Unknown("scores with distances beside a bias of positions, a window or a causal mask")
     if causal and "decoder_input_ids" not in t.inputs:  # a decoder alone reads whole texts here
         later = torch.ones(2 * (t.probes[0].input_ids.shape[1],), dtype=torch.bool).triu(1)
         bias = torch.where(later, HIDDEN, 0.0 if bias is None else bias)
         bias, causal = bias.reshape(-1, *later.shape), False
-    parameters = {} if bias is None else {"bias": bias}
-    scale = scaled_queries(t, query.site, scores.scale)
+    parameters = tables_of(scores) if bias is None else {"bias": bias}
+    scale = scores.scale if scores.relative else scaled_queries(t, query.site, scores.scale)
     attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scale, "masked": masked}
     if causal:
         attributes["causal"] = True
     inputs = (query.site, key.site, value.site, *((key.tokens,) if masked else ()))
     site = t.add_site(node, Op.ATTENTION, inputs, parameters=parameters, attributes=attributes)
-    return Value(site, "heads", query.heads, tokens=query.tokens)
+    return Value(site, value.layout, query.heads, tokens=query.tokens)
 
 
 def _addend(

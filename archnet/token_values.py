@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, fx
 
@@ -15,6 +16,7 @@ class Value:
     "pooled" (batch, channels, 1, 1); "tokens" (batch, sequence, features);
     "stacked" (batch * sequence, features); "split" (batch, sequence, heads, width);
     "heads" (batch, heads, sequence, width); "heads_t" (batch, heads, width, sequence);
+    "merged" (batch * heads, sequence, width); "merged_t" (batch * heads, width, sequence);
     "row" (batch, features). On the way to a pooled output: "masked", tokens with 0 in place of padding;
     "sum", their sum over the sequence; "norm", the L2 norm of a row; "normalized", a row divided by it;
     "leading", the first `first` tokens of an image, and "later", the tokens from `first` on. On the way to a
@@ -42,6 +44,7 @@ class Scores:
 
     scale: of the products.
     addends: what is added to them, each with the factor that it was multiplied by afterwards.
+    relative: products of queries or keys with constants of distances, already in them.
     """
 
     query: Value
@@ -49,6 +52,30 @@ class Scores:
     scale: float
     addends: tuple[tuple[fx.Node, float], ...] = ()
     probabilities: bool = False
+    relative: tuple[RelativeTerm, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RelativeTerm:
+    """Queries or keys times constants (archnet/aten_relative.py).
+
+    Attributes:
+        of: the queries or keys, in heads.
+        table: (heads, rows, width) float32.
+        form: "rows", a product with every row; or of each pair of tokens with the row of their distance, a
+            row for each from -(positions - 1) on: (own, other) is "own first", (other, own) "own last".
+    """
+
+    of: Value
+    table: Tensor
+    form: Literal["rows", "own first", "own last"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relative:
+    """A sum of such products, on its way to the scores of attention."""
+
+    terms: tuple[RelativeTerm, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +116,7 @@ class MovedParts:
     parts: tuple[Moved, ...]
 
 
-Known = Value | Scores | Curve | Moved | MovedParts
+Known = Value | Scores | Relative | Curve | Moved | MovedParts
 
 
 class Unknown(Exception):

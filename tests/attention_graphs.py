@@ -65,8 +65,17 @@ def with_padding(graph: QuantizedGraph) -> QuantizedGraph:
 
 def product_graph(bits: Bits) -> QuantizedGraph:
     """Two tensors of tokens multiplied element by element, as gated layers do."""
-    graph = single_operator(Op.MUL, "rank 3", bits)
-    (node,), (output,), name = graph.nodes, graph.outputs, "product"
+    return _renamed(single_operator(Op.MUL, "rank 3", bits), "product")
+
+
+def distance_graph(bits: Bits) -> QuantizedGraph:
+    """Tokens in heads times rows of the distances of others, as DeBERTa has them."""
+    return _renamed(single_operator(Op.RELATIVE_MATMUL, "rank 4", bits), "distances")
+
+
+def _renamed(graph: QuantizedGraph, name: str) -> QuantizedGraph:
+    """A network of one operator whose result has this name."""
+    (node,), (output,) = graph.nodes, graph.outputs
     tensors = {k: v for k, v in graph.tensors.items() if k != node.output}
     return replace(
         graph,

@@ -45,6 +45,11 @@ MODELS: dict[str, Callable[[], Network]] = {
     "rotary and gated": lambda: captured_family("nomic_bert"),
     "grouped heads": lambda: captured_family("eurobert"),
     "bias of positions": lambda: captured_family("mpnet"),
+    "distances": lambda: captured_family("deberta-v2"),
+    "distances of queries": lambda: captured_family("deberta-v2", pos_att_type=["c2p"]),
+    "distances of keys": lambda: captured_family(
+        "deberta-v2", pos_att_type=["p2c"], share_att_key=False, position_buckets=-1
+    ),
     "window": lambda: captured_family("modernbert", layers=2, local_attention=6),
 }
 

@@ -18,7 +18,13 @@ from archnet.errors import ArchNetError
 from archnet.graph import Dim, Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
 from archnet.reference import OPERATORS, execute, integer_matmul, run_node
-from tests.attention_graphs import product_graph, with_padding, with_relu_attention, with_table_softmax
+from tests.attention_graphs import (
+    distance_graph,
+    product_graph,
+    with_padding,
+    with_relu_attention,
+    with_table_softmax,
+)
 from tests.graphs import Embedding, random_inputs, tiny_encoder
 from tests.image_graphs import image_graph
 
@@ -271,6 +277,7 @@ def test_the_test_networks_use_every_operator() -> None:
         image_graph("dinov2", Bits(8, 8)),
         image_graph("beit", Bits(8, 8)),
         product_graph(Bits(8, 8)),
+        distance_graph(Bits(8, 8)),
     )
     assert {node.op for graph in graphs for node in graph.nodes} == set(OPERATORS)
 

@@ -25,7 +25,13 @@ from archnet.graph import GraphOutput, QuantizedGraph
 from archnet.operators import Op
 from archnet.reference import execute
 from archnet.targets import list_profiles, load_profile
-from tests.attention_graphs import product_graph, with_padding, with_relu_attention, with_table_softmax
+from tests.attention_graphs import (
+    distance_graph,
+    product_graph,
+    with_padding,
+    with_relu_attention,
+    with_table_softmax,
+)
 from tests.graphs import tiny_encoder
 from tests.image_graphs import image_graph
 
@@ -54,6 +60,7 @@ def networks(bits: Bits, share_levels: int = 255) -> list[QuantizedGraph]:
         image_graph("vit", bits),
         image_graph("cnn", bits),
         product_graph(bits),
+        distance_graph(bits),
     ]
 
 
