@@ -282,6 +282,8 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
             # What hides keys still does, whatever it is multiplied by.
             addend_bias = torch.where(addend_bias > HIDDEN / 2, addend_bias * gain, addend_bias)
             bias = addend_bias if bias is None else bias + addend_bias
+    if scores.relative and "decoder_input_ids" in t.inputs:
+        raise Unknown("scores with distances in an encoder-decoder")
     if scores.relative and (causal or bias is not None):
         raise Unknown("scores with distances beside a bias of positions, a window or a causal mask")
     if causal and "decoder_input_ids" not in t.inputs:  # a decoder alone reads whole texts here

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from archnet.calibration.attention_balance import balance_attention
-from archnet.capture import Capture, capture
+from archnet.capture import TRANSLATION_INPUTS, Capture, capture
 from archnet.config import Bits
 from archnet.converters.fold import Affine, Folded, fold
 from archnet.errors import ArchNetError
@@ -125,6 +125,30 @@ def test_other_terms_are_refused_by_name(by: str, reason: str) -> None:
     reasons = [str(site.attributes["reason"]) for site in captured(by).unknown]
     assert reasons
     assert reason in reasons[0]
+
+
+class OfASource(nn.Module):
+    """The same in what reads a source and a target, of which it needs the source alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source = Gathered("distance")
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        decoder_input_ids: Tensor,
+        decoder_attention_mask: Tensor,
+    ) -> Tensor:
+        """(batch, sequence) each -> (batch, sequence, 8)."""
+        result: Tensor = self.source(input_ids, attention_mask)
+        return result
+
+
+def test_encoder_decoders_with_it_are_refused_by_name() -> None:
+    found = capture(OfASource(), max_sequence=16, inputs=TRANSLATION_INPUTS)
+    assert found.unknown[0].attributes["reason"] == "scores with distances in an encoder-decoder"
 
 
 def by_loops(x: NDArray[np.float64], table: NDArray[np.float64]) -> NDArray[np.float64]:
