@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from archnet.calibration.affine import fit_output_scale, fit_weight_scale, operand_scale, quantize_affine
+from archnet.calibration.affine import fit_output_scale, fit_table_scale, operand_scale, quantize_affine
 from archnet.graph import Dim, TensorSpec
 from archnet.graph_builder import GraphBuilder, numpy_of
 from archnet.network import Site
@@ -66,9 +66,9 @@ def _relative(
     """Queries or keys times the rows of their distances, on this scale; (batch, heads, queries, keys)."""
     term, source = _term(module, role), b.tensors[operand]
     bits, scale_x = term.table.bits, source.scale or 0.0
-    wished = np.float32(min(term.table.scale, LARGEST_FACTOR * scale / scale_x))
-    multiplier, table_scale = fit_weight_scale(wished, scale_x, scale)
-    integers = quantize_affine(numpy_of(module.get_parameter(role)), float(table_scale), bits=bits)
+    wished = min(term.table.scale, LARGEST_FACTOR * scale / scale_x)
+    multiplier, table_scale = fit_table_scale(wished, scale_x, scale)
+    integers = quantize_affine(numpy_of(module.get_parameter(role)), table_scale, bits=bits)
     constants = (
         b.constant(f"{site.name}.{role}", integers.astype(np.int8)),
         b.constant(f"{site.name}.{role}.scale", np.array([table_scale], np.float32)),
@@ -77,7 +77,7 @@ def _relative(
     own = role == "relative_keys"
     part = role if own else f"{role}_by_key"
     spec = TensorSpec(f"{site.name}/{part}", square, "int8", term.result.bits, scale)
-    name = b.add(Op.RELATIVE_MATMUL, site, part, (operand, *constants), spec, multiplier=int(multiplier))
+    name = b.add(Op.RELATIVE_MATMUL, site, part, (operand, *constants), spec, multiplier=multiplier)
     if own:
         return name
     spec = TensorSpec(f"{site.name}/{role}", square, "int8", term.result.bits, scale)
