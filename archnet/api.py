@@ -25,9 +25,10 @@ from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, ignore
 from archnet.graph import QuantizedGraph
 from archnet.job import captured, planned, prepare, stages_of, with_settings
+from archnet.language import LanguageRun, decoder_backend
 from archnet.method import Method
 from archnet.original import OriginalSummary, ask_about, askable
-from archnet.parts import is_translation, part_names
+from archnet.parts import is_language, is_translation, part_names
 from archnet.pipeline import run
 from archnet.plan import Plan
 from archnet.preparation import Preparation
@@ -212,10 +213,13 @@ class ArchNet:
         self.manifest: Mapping[str, Any] = build.read_json(build.manifest)
         self.graph: QuantizedGraph = load_graph(folder / part_names(folder)[-1] / "graph")
         self.backend: Backend
-        self._translation: Translation | None = None
+        self._writer: Translation | LanguageRun | None = None
         if is_translation(folder):
             encoder, self.backend = open_pair(folder, backend, threads=threads)
-            self._translation = Translation.open(build, encoder, self.backend)
+            self._writer = Translation.open(build, encoder, self.backend)
+        elif is_language(folder):
+            self.backend = decoder_backend(folder, backend, threads=threads)
+            self._writer = LanguageRun.open(build, self.backend)
         else:
             self.backend = open_backend(backend, folder, threads=threads)
         self._tokenizer_dir = build.tokenizer_dir
@@ -242,7 +246,7 @@ class ArchNet:
             float32 outputs by name, torch tensors when `input_ids` or `pixel_values` is one.
         """
         _refuse_others(others)
-        self._refuse_translation("called")
+        self._refuse_writer("called")
         if pixel_values is not None or input_ids is None:
             return self._see(pixel_values, (input_ids, attention_mask, token_type_ids))
         ids = _integers("input_ids", input_ids)
@@ -273,7 +277,7 @@ class ArchNet:
 
     def encode(self, sentences: Sequence[str], *, batch_size: int = 32) -> NDArray[np.float32]:
         """Embeddings of sentences, (sentences, width) float32, with the build's own tokenizer."""
-        self._refuse_translation("used to encode sentences")
+        self._refuse_writer("used to encode sentences")
         tokenizer = open_tokenizer(self._tokenizer_dir)
         return encode(
             self.backend.run,
@@ -293,24 +297,31 @@ class ArchNet:
         max_length: int | None = None,
         length_penalty: float | None = None,
     ) -> Tensor | NDArray[np.int64]:
-        """Translate token ids, as transformers' generate does; for translation models.
+        """Translate token ids, or go on with them, as transformers' generate does.
 
         Args:
-            input_ids: int64 (batch, source tokens), padded on the right.
+            input_ids: int64 (batch, tokens), padded on the right: sources of a translation model, the
+                beginnings of texts of a language model.
             attention_mask: the same shape; all tokens by default.
             num_beams: 1 searches greedily; the model's own setting by default.
-            max_length: most tokens of a translation, its first one included; what the build can by default.
+            max_length: most tokens of a translation with its first one, or of a text with its beginning; what
+                the build can by default.
             length_penalty: exponent of the length that scores are divided by (beams only).
 
         Returns:
-            int64 (batch, longest translation): first token, words, end, padding; torch when `input_ids` is.
+            int64 (batch, longest): first token of a translation or beginning of a text, words, end, padding;
+            torch when `input_ids` is.
         """
-        translation = self._require_translation()
+        if self._writer is None:
+            raise ArchNetError(
+                f"{self.folder} is no model that writes, so it cannot generate",
+                fix="call it with input_ids and attention_mask",
+            )
         ids = torch.from_numpy(_integers("input_ids", input_ids))
         mask = torch.ones_like(ids)
         if attention_mask is not None:
             mask = torch.from_numpy(_integers("attention_mask", attention_mask))
-        found = translation.generate(ids, mask, Search(num_beams, max_length, length_penalty))
+        found = self._writer.generate(ids, mask, Search(num_beams, max_length, length_penalty))
         return found if isinstance(input_ids, Tensor) else found.numpy()
 
     def translate(
@@ -322,22 +333,41 @@ class ArchNet:
         length_penalty: float | None = None,
     ) -> list[str]:
         """Translate sentences with the build's own tokenizer; arguments as in `generate`."""
-        search = Search(num_beams, max_length, length_penalty)
-        return self._require_translation().translate(sentences, search)
-
-    def _require_translation(self) -> Translation:
-        if self._translation is None:
+        if not isinstance(self._writer, Translation):
             raise ArchNetError(
-                f"{self.folder} is no translation model, so it cannot generate",
-                fix="call it with input_ids and attention_mask",
+                f"{self.folder} is no translation model, so it cannot translate",
+                fix="use complete(texts)" if self._writer else "call it with input_ids and attention_mask",
             )
-        return self._translation
+        return self._writer.translate(sentences, Search(num_beams, max_length, length_penalty))
 
-    def _refuse_translation(self, verb: str) -> None:
-        if self._translation is not None:
+    def complete(
+        self,
+        texts: Sequence[str],
+        *,
+        num_beams: int | None = None,
+        max_length: int | None = None,
+        length_penalty: float | None = None,
+    ) -> list[str]:
+        """Texts with what a language model writes behind them; arguments as in `generate`."""
+        if not isinstance(self._writer, LanguageRun):
             raise ArchNetError(
-                f"{self.folder} translates and cannot be {verb}",
-                fix="use generate(input_ids, attention_mask) or translate(sentences)",
+                f"{self.folder} is no language model, so it cannot go on with a text",
+                fix="use translate(sentences)"
+                if self._writer
+                else "call it with input_ids and attention_mask",
+            )
+        return self._writer.complete(texts, Search(num_beams, max_length, length_penalty))
+
+    def _refuse_writer(self, verb: str) -> None:
+        if self._writer is not None:
+            does, method = (
+                ("translates", "translate(sentences)")
+                if isinstance(self._writer, Translation)
+                else ("writes", "complete(texts)")
+            )
+            raise ArchNetError(
+                f"{self.folder} {does} and cannot be {verb}",
+                fix=f"use generate(input_ids, attention_mask) or {method}",
             )
 
 

@@ -47,7 +47,7 @@ def export_artifacts(
         if "onnx" in job.profile.exports:
             export_onnx(graph, place / "onnx" / "model.onnx")
     context.progress(1, 4, unit="artifacts", detail="the float original")
-    if job.source.kind == "translation":
+    if job.source.generation is not None:
         build.float_dir.mkdir(exist_ok=True)
         save_folded(Folded(job.teacher, {}), build.float_dir)
     else:
@@ -80,7 +80,7 @@ def missing_tflite(profile: Profile, kind: str) -> str | None:
     """What is missing of the TFLite file of a target that wants one; None when nothing is.
 
     Args:
-        kind: of the model: "text", "image" or "translation".
+        kind: of the model (`archnet.sources.source.Kind`).
     """
     if "tflite" not in profile.exports:
         return None

@@ -17,6 +17,9 @@ from torch import Tensor, fx, nn
 
 from archnet.aten_attention import (
     attention,
+    batched,
+    bounded,
+    capped,
     filled,
     matmul,
     permute,
@@ -29,7 +32,8 @@ from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
 from archnet.aten_moved import SCALING, moved, named
 from archnet.aten_pooling import centred, row_norm, summed
 from archnet.aten_relative import gather
-from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select, slice_of
+from archnet.aten_shift import convolution, padded, side_by_side, slice_of
+from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select
 from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
@@ -48,11 +52,14 @@ from archnet.token_values import (
 )
 from archnet.valid import MASKS
 
-PLAIN = ("tokens", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
+PLAIN = ("tokens", "tokens_t", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
 """Layouts that functions of single elements keep."""
 
 PER_HEAD = (*HEADS, "heads_t", "merged", "merged_t")
 """Layouts of what attention multiplies, whose gains its scores take in."""
+
+ATTENDED = frozenset(("heads", "merged", "merged_t"))
+"""Layouts that only attention, and what knows of gains, asks for."""
 
 PASS_THROUGH = frozenset(
     "alias clone contiguous detach dropout feature_dropout getitem to _to_copy type_as".split()
@@ -208,7 +215,7 @@ class Translator:
                 bases.add(found.base)
                 operands[source] = found.samples
             elif isinstance(found, Moved) and len(self.shape(source)) == 3 and not self._only_scales(node):
-                bases.add(replace(self.value(source, "tokens"), gain=1.0))
+                bases.add(replace(self.value(source, "tokens", "tokens_t"), gain=1.0))
                 operands[source] = GRID
             elif isinstance(found, Moved) and len(self.shape(source)) == 4 and _squares(node):
                 bases.add(replace(self.value(source, *HEADS), gain=1.0))
@@ -330,14 +337,6 @@ class Translator:
             raise Unknown("its parameter is not constant")
         return self.recorded[0][node]
 
-    def negation(self, node: fx.Node) -> fx.Node:
-        """A side node that is true where this one is false."""
-        with self.graph.graph.inserting_after(node):
-            made = self.graph.graph.call_function(torch.ops.aten.logical_not.default, (node,))
-        for recorded in self.recorded:
-            recorded[made] = recorded[node].logical_not()
-        return made
-
     def is_constant(self, node: fx.Node) -> bool:
         """Whether `tensor` has a value for it."""
         if node.op == "get_attr":
@@ -348,7 +347,7 @@ class Translator:
     def value(self, node: object, *layouts: str) -> Value:
         """The token-dependent value of a node, in one of these layouts and without a pending gain."""
         found = self.scaled_value(node, *layouts)
-        if found.gain == 1.0 or ("heads" in layouts and found.layout in PER_HEAD):
+        if found.gain == 1.0 or (found.layout in PER_HEAD and not ATTENDED.isdisjoint(layouts)):
             return found
         if found.layout not in ("tokens", "row", "stacked"):
             raise Unknown("a scaled tensor is known only as the query or key of attention")
@@ -365,6 +364,8 @@ class Translator:
             raise Unknown("attention scores or a constant stand where token features are expected")
         if found.layout == "masked" and "tokens" in layouts and "masked" not in layouts:
             found = replace(found, layout="tokens")  # what stands in place of padding reaches nobody
+        if found.layout in ("leading", "later", "earlier") and found.layout not in layouts:
+            raise Unknown("it works on some of the tokens only")
         if layouts and found.layout not in layouts:
             raise Unknown(f"it works on the layout '{found.layout}', which is known only inside attention")
         return found
@@ -434,6 +435,7 @@ def _flat(value: object) -> list[fx.Node]:
 HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "linear": linear,
     "addmm": addmm,
+    "conv1d": convolution,
     "layer_norm": layer_norm,
     "rms_norm": rms_norm,
     "_fused_rms_norm": rms_norm,
@@ -445,7 +447,10 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     ),
     "transpose": to_tokens(permute),
     "permute": to_tokens(permute),
-    **dict.fromkeys(("matmul", "mm", "bmm"), matmul),
+    **dict.fromkeys(("matmul", "mm"), matmul),
+    **dict.fromkeys(("bmm", "baddbmm"), batched),
+    **dict.fromkeys(("max", "maximum"), bounded),
+    "tanh": capped,
     "gather": gather,
     "softmax": softmax,
     "_softmax": softmax,
@@ -456,5 +461,7 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "sum": summed,
     "sub": centred,
     **IMAGE_HANDLERS,
+    "cat": side_by_side,
+    **dict.fromkeys(("pad", "constant_pad_nd"), padded),
     **dict.fromkeys(("linalg_vector_norm", "norm", "clamp_min", "clamp", "expand_as"), row_norm),
 }

@@ -5,8 +5,8 @@ Scores travel as a record until they meet the values; views and transposes of he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,7 @@ from archnet.operators import Op
 from archnet.side_values import (
     NEGLIGIBLE,
     bias_before,
+    from_own_place,
     hides_padding,
     side_constant,
     visibility_of,
@@ -83,6 +84,8 @@ def scaled(t: Translator, node: fx.Node) -> Known:
             raise Unknown("attention is scaled after its softmax, or by a factor that is not positive")
         scaled = tuple((addend, gain * factor) for addend, gain in found.addends)
         relative = scaled_relative(Relative(found.relative), factor).terms
+        if found.cap:
+            return replace(found, cap=found.cap * factor, addends=scaled, relative=relative)
         return replace(found, scale=found.scale * factor, addends=scaled, relative=relative)
     if isinstance(found, Relative):
         return scaled_relative(found, factor)
@@ -122,13 +125,19 @@ def _read_once(t: Translator, site: str) -> bool:
 
 
 def scaled_features(t: Translator, node: fx.Node, x: Value, scale: Tensor) -> Value:
-    """Features times a number each (LayerScale): in the weights of what alone makes them, or a layer."""
+    """Features times a number each: in the weights of what alone makes them (LayerScale), or a site.
+
+    Of a sum it is a site that folds into the layers around it, as norms do.
+    """
     producer = next(site for site in t.sites if site.name == x.site)
     if producer.op in (Op.LINEAR, Op.RMS_NORM, Op.LAYER_NORM) and _read_once(t, x.site):
         weight, bias = (producer.parameters[role] for role in ("weight", "bias"))
         t.tensors[weight] = t.tensors[weight] * (scale[:, None] if producer.op is Op.LINEAR else scale)
         t.tensors[bias] = t.tensors[bias] * scale
         return x
+    if producer.op is Op.ADD and x.layout == "tokens":  # the sum itself may go on without them
+        parameters = {"weight": scale, "bias": torch.zeros(len(scale))}
+        return replace(x, site=t.add_site(node, Op.BATCH_NORM, (x.site,), parameters=parameters))
     parameters = {"weight": torch.diag(scale), "bias": torch.zeros(len(scale))}
     return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
 
@@ -140,12 +149,10 @@ def reshape(t: Translator, node: fx.Node) -> Known:
     if before == after:
         return t.known[source]
     found = t.settled(source)
+    if isinstance(found, Scores) and _only_apart(before, after, found.query.heads):
+        return found
     if not isinstance(found, Value):
-        if isinstance(found, Scores) and _same_heads(before, after):
-            return found
         raise Unknown("a reshape of attention scores")
-    if found.layout in ("heads", "merged") and _same_heads(before, after):
-        return replace(found, layout="heads" if len(after) == 4 else "merged")
     if found.layout == "tokens" and len(after) == 4 and before[:2] == after[:2]:
         return replace(found, layout="split", heads=after[2])
     if found.layout == "tokens" and after == (before[0] * before[1], before[2]):
@@ -158,10 +165,10 @@ def reshape(t: Translator, node: fx.Node) -> Known:
     raise Unknown(f"a reshape from {found.layout} {before} to {after}")
 
 
-def _same_heads(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
-    """Whether batch and heads, the axes before the last two, become one axis or two."""
-    ranks = {len(before), len(after)}
-    return ranks == {3, 4} and before[-2:] == after[-2:] and prod(before[:-2]) == prod(after[:-2])
+def _only_apart(before: tuple[int, ...], after: tuple[int, ...], heads: int) -> bool:
+    """Whether a reshape of scores takes batch and heads apart, or together, and does nothing else."""
+    together, apart = sorted((before, after), key=len)
+    return len(apart) == 4 and apart[1] == heads and together == (apart[0] * heads, *apart[2:])
 
 
 PERMUTED: dict[tuple[str, tuple[int, ...]], str] = {
@@ -170,8 +177,6 @@ PERMUTED: dict[tuple[str, tuple[int, ...]], str] = {
     ("heads", (0, 1, 3, 2)): "heads_t",
     ("heads_t", (0, 1, 3, 2)): "heads",
     ("split", (0, 2, 3, 1)): "heads_t",
-    ("merged", (0, 2, 1)): "merged_t",
-    ("merged_t", (0, 2, 1)): "merged",
 }
 
 
@@ -199,38 +204,88 @@ def matmul(t: Translator, node: fx.Node) -> Known:
     left, right = node.args[0], node.args[1]
     found = t.known.get(left) if isinstance(left, fx.Node) else None
     if isinstance(found, Scores):
-        return _attend(t, node, found, t.value(right, "heads", "merged"))
+        return _attend(t, node, found, t.value(right, "heads"))
     if isinstance(right, fx.Node) and right not in t.known and t.is_constant(right):
-        split = isinstance(x := t.settled(left), Value) and x.layout in ("heads", "merged")
+        split = isinstance(x := t.settled(left), Value) and x.layout == "heads"
         return (times_rows if split else times_matrix)(t, node, left, t.tensor(right))
-    query, key = t.value(left, "heads", "merged"), t.value(right, "heads_t", "heads", "merged_t")
-    if (query.layout, key.layout) not in (("heads", "heads_t"), ("merged", "merged_t")):
+    query, key = t.value(left, "heads"), t.value(right, "heads_t", "heads")
+    if key.layout != "heads_t":
         raise Unknown("a product of two activations that is not query times key")
     return Scores(query, key, query.gain * key.gain)
 
 
+def batched(t: Translator, node: fx.Node) -> Known:
+    """The same of three axes, of which the first is that of batch and heads; a bias may be added."""
+    *added, left, right = node.args[: 3 if node_kind(node) == "baddbmm" else 2]
+    found = t.known.get(left) if isinstance(left, fx.Node) else None
+    if isinstance(found, Scores) and not added:
+        value = replace(t.value(right, "merged"), layout="heads")
+        return replace(_attend(t, node, found, value), layout="merged")
+    if not added and isinstance(right, fx.Node) and right not in t.known and t.is_constant(right):
+        return times_rows(t, node, left, t.tensor(right))
+    query, key = t.value(left, "merged"), t.value(right, "merged_t")
+    scale = query.gain * key.gain * float(str(node.kwargs.get("alpha", 1)))
+    scores = Scores(replace(query, layout="heads"), replace(key, layout="heads_t"), scale)
+    gain = float(str(node.kwargs.get("beta", 1)))
+    if not added or gain == 0.0:
+        return scores
+    (bias,) = added
+    if not isinstance(bias, fx.Node) or bias in t.known or gain < 0.0 or scale <= 0.0:
+        raise Unknown("a product of two activations plus a token-dependent tensor")
+    return replace(scores, addends=((bias, gain),))
+
+
+def bounded(t: Translator, node: fx.Node) -> Known:
+    """Scores that do not fall below a number at which a key is hidden anyway."""
+    scores, least = node.args[:2]
+    found = t.known.get(scores) if isinstance(scores, fx.Node) else None
+    constant = isinstance(least, fx.Node) and least not in t.known and t.is_constant(least)
+    if not isinstance(found, Scores) or not constant or bool((t.tensor(least) > NEGLIGIBLE).any()):
+        raise Unknown("a maximum of other things than scores and a number that hides a key")
+    return found
+
+
 def filled(t: Translator, node: fx.Node) -> Known:
     """Token features with 0 in place of padding; or scores, some of which a mask hides."""
-    keep, kept, rest = node.args[:3]
-    if node_kind(node).startswith("masked_fill"):
-        keep, kept = kept, keep
-    found = t.known.get(kept) if isinstance(kept, fx.Node) else None
+    if isinstance(scores := t.known.get(node.all_input_nodes[0]), Scores):
+        return _hidden(t, node, scores)
+    found = t.known.get(node.args[1]) if isinstance(node.args[1], fx.Node) else None
     if not isinstance(found, Scores):
         return masked(t, node)
-    if node_kind(node).startswith("masked_fill") and isinstance(keep, fx.Node) and keep not in t.known:
-        keep = t.negation(keep)
-    low = scalar_of(rest)
-    hidden = low is not None or (isinstance(rest, fx.Node) and rest not in t.known and t.is_constant(rest))
+    keep, rest = node.args[0], node.args[2]
+    hidden = isinstance(rest, fx.Node) and rest not in t.known and t.is_constant(rest)
     if not isinstance(keep, fx.Node) or keep in t.known or not hidden or found.probabilities:
         raise Unknown("scores that are replaced by others")
-    if bool(((t.tensor(rest) if low is None else torch.tensor(low)) > NEGLIGIBLE).any()):
+    if bool((t.tensor(rest) > NEGLIGIBLE).any()):
         raise Unknown("scores that are replaced by a number that hides no key")
     return replace(found, addends=(*found.addends, (keep, 1.0)))
 
 
+def _hidden(t: Translator, node: fx.Node, scores: Scores) -> Scores:
+    """Scores that become negligible where a mask is set."""
+    mask, rest = node.args[1:3]
+    number = t.tensor(rest) if isinstance(rest, fx.Node) else torch.tensor(scalar_of(rest))
+    if not isinstance(mask, fx.Node) or mask in t.known or scores.probabilities:
+        raise Unknown("scores that are replaced by others")
+    if bool((number > NEGLIGIBLE).any()):
+        raise Unknown("scores that are replaced by a number that hides no key")
+    return replace(scores, hidden=(*scores.hidden, mask))
+
+
+def capped(t: Translator, node: fx.Node) -> Known:
+    """Scores bounded by a tanh (Gemma 2, arXiv 2408.00118, section 2: logit soft-capping)."""
+    found = t.known[node.all_input_nodes[0]]
+    if not isinstance(found, Scores):
+        raise Unknown("no converter knows this operator")
+    if found.probabilities or found.addends or found.hidden or found.cap:
+        raise Unknown("a tanh of scores that something was added to")
+    return replace(found, cap=1.0)
+
+
 def softmax(t: Translator, node: fx.Node) -> Known:
     found = t.known[node.all_input_nodes[0]]
-    if not isinstance(found, Scores) or found.probabilities or node.args[1] not in (-1, 3):
+    last = len(t.shape(node)) - 1
+    if not isinstance(found, Scores) or found.probabilities or node.args[1] not in (-1, last):
         raise Unknown("a softmax outside attention")
     return replace(found, probabilities=True)
 
@@ -274,45 +329,86 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
         raise Unknown("its keys and values come from different sequences")
     masked = False
     bias: Tensor | None = None
-    for addend, gain in scores.addends:
-        seen, addend_bias = _addend(t, addend, query.tokens, key.tokens)
+    for addend, gain in (*scores.addends, *((mask, 1.0) for mask in scores.hidden)):
+        recorded = _recorded(t, addend, query.heads, hides=addend in scores.hidden)
+        seen, addend_bias = _addend(t, recorded, query.tokens, key.tokens)
         masked |= seen == "padding"
         causal |= seen == "causal"
         if addend_bias is not None:
             # What hides keys still does, whatever it is multiplied by.
             addend_bias = torch.where(addend_bias > HIDDEN / 2, addend_bias * gain, addend_bias)
             bias = addend_bias if bias is None else bias + addend_bias
-    if scores.relative and "decoder_input_ids" in t.inputs:
-        raise Unknown("scores with distances in an encoder-decoder")
-    if scores.relative and (causal or bias is not None):
-        raise Unknown("scores with distances beside a bias of positions, a window or a causal mask")
+    if "decoder_input_ids" in t.inputs and query.tokens == key.tokens and _hides_later(bias):
+        causal, masked = True, False  # what is padding comes later than every token that counts
+    if bias is not None and query.tokens == key.tokens:
+        bias = from_own_place(bias, causal=causal)
+    if scores.relative:
+        _refuse_beside_distances(t, scores, positions=causal or bias is not None)
     if causal and "decoder_input_ids" not in t.inputs:  # a decoder alone reads whole texts here
         later = torch.ones(2 * (t.probes[0].input_ids.shape[1],), dtype=torch.bool).triu(1)
         bias = torch.where(later, HIDDEN, 0.0 if bias is None else bias)
         bias, causal = bias.reshape(-1, *later.shape), False
     parameters = tables_of(scores) if bias is None else {"bias": bias}
-    scale = scores.scale if scores.relative else scaled_queries(t, query.site, scores.scale)
+    scale = scores.scale * (scores.cap or 1.0)
+    scale = scale if scores.relative else scaled_queries(t, query.site, scale)
     attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scale, "masked": masked}
+    if scores.cap:
+        attributes["cap"] = scores.cap
     if causal:
         attributes["causal"] = True
     inputs = (query.site, key.site, value.site, *((key.tokens,) if masked else ()))
     site = t.add_site(node, Op.ATTENTION, inputs, parameters=parameters, attributes=attributes)
-    return Value(site, value.layout, query.heads, tokens=query.tokens)
+    return Value(site, "heads", query.heads, tokens=query.tokens)
+
+
+def _refuse_beside_distances(t: Translator, scores: Scores, *, positions: bool) -> None:
+    """Raise Unknown where scores with terms of distances have something that no such attention takes.
+
+    Args:
+        positions: whether they have a bias of pairs of positions, or a causal mask.
+    """
+    if scores.cap:
+        raise Unknown("scores with distances that are bounded by a tanh")
+    if positions:
+        raise Unknown("scores with distances beside a bias of positions, a window or a causal mask")
+    if "decoder_input_ids" in t.inputs:
+        raise Unknown("scores with distances in an encoder-decoder")
+
+
+def _hides_later(bias: Tensor | None) -> bool:
+    """Whether a bias (heads or 1, queries, keys) hides all keys behind a query's own place, as windows do."""
+    if bias is None or bias.shape[-1] != bias.shape[-2]:
+        return False
+    later = torch.ones(bias.shape[-2:], dtype=torch.bool).triu(1)
+    return bool((bias[..., later] <= HIDDEN / 2).all())
+
+
+def _recorded(t: Translator, node: fx.Node, heads: int, *, hides: bool) -> list[Tensor]:
+    """A mask or bias on the probes, batch and heads apart; True where a mask lets a query see a key."""
+    values = []
+    for recorded, probe in zip(t.recorded, t.probes, strict=True):
+        value, batch = recorded[node], len(next(iter(probe.values.values())))
+        if value.dim() == 3 and len(value) == batch * heads:
+            value = value.reshape(batch, heads, *value.shape[1:])
+        if hides and value.dtype != torch.bool:
+            raise Unknown("scores that are hidden by something else than a mask")
+        values.append(~value if hides else value)
+    return values
 
 
 def _addend(
-    t: Translator, node: fx.Node, query_tokens: str, key_tokens: str
+    t: Translator, recorded: Sequence[Tensor], query_tokens: str, key_tokens: str
 ) -> tuple[str | None, Tensor | None]:
     """What a tensor added to the scores is: ("padding" of the keys or "causal", constant bias left over)."""
-    padded = t.recorded[2][node]
+    first, second, padded = recorded
+    full = side_constant(first, second, batched_rank=4)
     if query_tokens not in t.probes[2].values:
-        return None, _bias_of_all(t, node)
+        return None, _bias_of_all(full)
     queries, keys = (t.probes[2].values[name] for name in (query_tokens, key_tokens))
-    full = side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=4)
     if full is None:
         raise Unknown("its attention mask depends on the tokens")
     seen = visibility_of(padded, queries, keys) if padded.dim() == 4 else None
-    if seen is not None and seen == _visibility_at_length(t, node, query_tokens, key_tokens):
+    if seen is not None and seen == _visibility_at_length(t, second, query_tokens, key_tokens):
         return seen, None
     if query_tokens == key_tokens and (window := window_of(full, padded, keys)) is not None:
         return "padding", window
@@ -327,15 +423,14 @@ def _addend(
     return "padding" if masked else None, bias if bool(bias.any()) else None
 
 
-def _visibility_at_length(t: Translator, node: fx.Node, query_tokens: str, key_tokens: str) -> str | None:
+def _visibility_at_length(t: Translator, mask: Tensor, query_tokens: str, key_tokens: str) -> str | None:
     """What a mask lets a query see in the longest sequences: a wide window shows nowhere else."""
     queries, keys = (t.probes[1].values[name] for name in (query_tokens, key_tokens))
-    return visibility_of(t.recorded[1][node], queries, keys)
+    return visibility_of(mask, queries, keys)
 
 
-def _bias_of_all(t: Translator, node: fx.Node) -> Tensor | None:
+def _bias_of_all(full: Tensor | None) -> Tensor | None:
     """The constant bias that a mask amounts to where no token is padding (images); None for none."""
-    full = side_constant(t.recorded[0][node], t.recorded[1][node], batched_rank=4)
     if full is None or (full.dtype == torch.bool and not bool(full.all())):
         raise Unknown("its attention mask hides tokens of an image")
     if full.dtype == torch.bool or not bool(full.any()):

@@ -43,6 +43,20 @@ TAKES = frozenset(("index", "index_select"))
 SCALING = frozenset(("neg", "mul", "div"))
 """Operators that only change what elements are multiplied with, given a constant."""
 
+MERGED = {"merged": "heads", "merged_t": "heads_t"}
+"""Layouts with batch and heads in one axis -> those with two."""
+
+ORDERS: dict[str, tuple[int, ...]] = {
+    "tokens": (0, 1, 2),
+    "tokens_t": (0, 2, 1),
+    "split": (0, 1, 2, 3),
+    "heads": (0, 2, 1, 3),
+    "heads_t": (0, 3, 1, 2),
+    "merged": (0, 2, 1, 3),
+    "merged_t": (0, 3, 1, 2),
+}
+"""The order of axes that makes (batch, tokens, ...) of a layout, once batch and heads are apart."""
+
 OTHER_TOKENS = "features of other tokens than its own"
 
 Term = tuple[Tensor, Tensor]
@@ -80,19 +94,19 @@ def as_moved(t: Translator, node: fx.Node) -> Moved | None:
     found = t.known[node]
     if isinstance(found, Moved):
         return found
-    if not isinstance(found, Value) or found.layout not in ("tokens", "split", "heads", "heads_t"):
+    if not isinstance(found, Value) or found.layout not in ORDERS:
         return None
     if found.site in t.refused:  # nothing is known of its layout
         return None
-    shape = t.shape(node)
-    order = {"heads": (0, 2, 1, 3), "heads_t": (0, 3, 1, 2)}.get(found.layout, tuple(range(len(shape))))
-    sizes = [shape[i] for i in order]
+    shape, order = t.shape(node), ORDERS[found.layout]
+    apart = (shape[0] // found.heads, found.heads, *shape[1:]) if found.layout in MERGED else shape
+    sizes = [apart[i] for i in order]
     index = torch.arange(torch.Size(sizes).numel()).reshape(sizes)
     back = [order.index(i) for i in range(len(order))]
     features = torch.Size(sizes[2:]).numel()
     gain = torch.full(shape, found.gain)
     base = Value(found.site, tokens=found.tokens)
-    return Moved(base, (sizes[0], sizes[1], features), ((index.permute(back), gain),))
+    return Moved(base, (sizes[0], sizes[1], features), ((index.permute(back).reshape(shape), gain),))
 
 
 def _sum(t: Translator, node: fx.Node, parts: Sequence[Moved]) -> Moved | None:
@@ -163,13 +177,18 @@ def _checked(m: Moved, terms: Sequence[Any]) -> Moved | None:
 
 
 def _axes(m: Moved) -> tuple[int, int] | None:
-    """The axes along which the rows of the batch and the tokens stand; None when there are no such ones."""
+    """The axes along which the rows of the batch and the tokens stand; None when there are no such ones.
+
+    The first axis may be that of the rows and of what each of them has so many of (heads).
+    """
     batch, sequence, features = m.sizes
     shape = m.terms[0][0].shape
     for rows, places in permutations(range(len(shape)), 2):
-        if (shape[rows], shape[places]) != (batch, sequence):
+        times, rest = divmod(shape[rows], batch)
+        if rest or (times > 1 and rows) or shape[places] != sequence:
             continue
-        row = _along(rows, batch, len(shape)) * sequence + _along(places, sequence, len(shape))
+        row = _along(rows, shape[rows], len(shape)) // times * sequence
+        row = row + _along(places, sequence, len(shape))
         if all(bool((index // features == row).all()) for index, _ in m.terms):
             return rows, places
     return None
@@ -180,13 +199,33 @@ def _along(axis: int, size: int, rank: int) -> Tensor:
     return torch.arange(size).reshape([size if i == axis else 1 for i in range(rank)])
 
 
-LAYOUTS: dict[tuple[int, tuple[int, int] | None], tuple[str, tuple[int, ...]]] = {
-    (3, (0, 1)): ("tokens", (0, 1, 2)),
-    (4, (0, 1)): ("split", (0, 1, 2, 3)),
-    (4, (0, 2)): ("heads", (0, 2, 1, 3)),
-    (4, (0, 3)): ("heads_t", (0, 3, 1, 2)),
+LAYOUTS: dict[tuple[int, tuple[int, int] | None], str] = {
+    (3, (0, 1)): "tokens",
+    (3, (0, 2)): "tokens_t",
+    (4, (0, 1)): "split",
+    (4, (0, 2)): "heads",
+    (4, (0, 3)): "heads_t",
 }
-"""(rank, axes of the batch and of the tokens) -> layout, and the order that makes (batch, tokens, ...)."""
+"""(rank, axes of the batch and of the tokens) -> layout."""
+
+
+def _layout(m: Moved) -> tuple[str, Moved]:
+    """The layout of moved features, and the same with batch and heads apart.
+
+    Raises:
+        Unknown: they are in no layout that an operator takes.
+    """
+    shape, batch = m.terms[0][0].shape, m.sizes[0]
+    merged = shape[0] > batch and len(shape) == 3
+    if merged:
+        apart = (batch, -1, *shape[1:])
+        m = Moved(m.base, m.sizes, tuple((i.reshape(apart), g.reshape(apart)) for i, g in m.terms))
+    layout = LAYOUTS.get((m.terms[0][0].dim(), _axes(m)))
+    if merged:
+        layout = next((name for name, of in MERGED.items() if of == layout), None)
+    if layout is None:
+        raise Unknown("features in an order that no operator takes")
+    return layout, m
 
 
 def named(t: Translator, node: fx.Node, m: Moved) -> Value:
@@ -195,10 +234,8 @@ def named(t: Translator, node: fx.Node, m: Moved) -> Value:
     Raises:
         Unknown: they are in no layout that an operator takes.
     """
-    rank = m.terms[0][0].dim()
-    layout, order = LAYOUTS.get((rank, _axes(m)), ("", ()))
-    if not layout:
-        raise Unknown("features in an order that no operator takes")
+    layout, m = _layout(m)
+    rank, order = m.terms[0][0].dim(), ORDERS[layout]
     sites: list[str] = []
     tables: list[str] = []
     heads = 1

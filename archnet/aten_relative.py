@@ -13,6 +13,7 @@ distance, whatever d makes of it: buckets and limits are gone.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,9 +39,8 @@ def times_rows(t: Translator, node: fx.Node, left: object, right: Tensor) -> Rel
     if right.dim() < 2 or right.shape[-1] != t.shape(node)[-1]:
         raise Unknown("a product of heads with a constant that is no matrix")
     rows = right.reshape(-1, *right.shape[-2:])
-    batch = t.probes[0].input_ids.shape[0]
-    if len(rows) == batch * x.heads:
-        rows = rows.reshape(batch, x.heads, *rows.shape[1:])
+    if len(rows) == prod(t.shape(node)[:-2]):
+        rows = rows.reshape(-1, x.heads, *rows.shape[1:])
         if not torch.equal(rows, rows[:1].expand_as(rows)):
             raise Unknown("a product with a constant that is another one for each sequence")
         rows = rows[0]
@@ -63,7 +63,7 @@ def gather(t: Translator, node: fx.Node) -> Relative:
     (term,) = found.terms
     index = t.tensor(places)
     index = index.reshape(-1, *index.shape[-2:])
-    length = t.probes[0].input_ids.shape[1]
+    length = t.shape(node)[-2]
     square = index.shape[1:] == (length, length) and torch.equal(index, index[:1].expand_as(index))
     if term.form != "rows" or not square or not torch.equal(index[0, 1:, 1:], index[0, :-1, :-1]):
         raise Unknown(GATHERED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
-from archnet.aten_image import IMAGE_INPUT
 from archnet.aten_moved import shifted_heads
 from archnet.aten_pooling import add_norm
 from archnet.aten_relative import added
@@ -87,10 +85,10 @@ def add(t: Translator, node: fx.Node) -> Known:
         return replace(found, addends=(*found.addends, (right, 1.0)))
     if isinstance(found, Value) and found.layout in HEADS and isinstance(right, fx.Node):
         return shifted_heads(t, node, found, t.tensor(right))
-    x = t.value(left, "tokens", "row", "map", "stacked")
+    x = t.value(left, "tokens", "tokens_t", "row", "map", "stacked")
     if isinstance(right, fx.Node) and right in t.known:
-        other = t.value(right, "tokens", "row", "map", "stacked")
-        if t.shape(left) != t.shape(right) or x.tokens != other.tokens:
+        other = t.value(right, "tokens", "tokens_t", "row", "map", "stacked")
+        if (t.shape(left), x.layout, x.tokens) != (t.shape(right), other.layout, other.tokens):
             raise Unknown("an Add that broadcasts")
         return replace(x, site=t.add_site(node, Op.ADD, (x.site, other.site)))
     if not isinstance(right, fx.Node):
@@ -107,19 +105,3 @@ def select(t: Translator, node: fx.Node) -> Known:
     if axis != 1:
         raise Unknown("a selection along another axis than the sequence")
     return Value(t.add_site(node, Op.SELECT, (x.site,), attributes={"index": index}), "row")
-
-
-def slice_of(t: Translator, node: fx.Node) -> Known:
-    """A slice that takes everything, or of an image's tokens the first ones, or those from one on."""
-    source = node.all_input_nodes[0]
-    before, after = t.shape(source), t.shape(node)
-    if before == after:
-        return t.known[source]
-    axis, first = int(str(node.args[1])), before[1] - after[1]
-    last = (*node.args[2:], None, None)[1]
-    if t.inputs == (IMAGE_INPUT,) and axis == 1 and node.args[2] in (0, None) and last == after[1]:
-        return replace(t.value(source, "tokens"), layout="leading", first=after[1])
-    if t.inputs != (IMAGE_INPUT,) or axis != 1 or node.args[2] != first or last not in (None, sys.maxsize):
-        raise Unknown("a slice of token features")
-    x = t.value(source, "tokens", "later")
-    return replace(x, layout="later", first=x.first + first)

@@ -17,7 +17,7 @@ from archnet.encode import Inputs
 from archnet.errors import ArchNetError
 from archnet.events import EventSink, Progress, StageFinished, StageStarted, ignore
 from archnet.float_model import FloatModel
-from archnet.parts import is_translation
+from archnet.parts import is_language, part_names
 from archnet.results import LatencyRow, merge_metrics
 from archnet.search import Stepper
 from archnet.storage import load_graph
@@ -96,24 +96,26 @@ def bench(
 
 def _opened(build: BuildDir, names: Sequence[str], threads: int) -> tuple[Forward, dict[str, Forward], int]:
     """What runs the float original, what runs the integers in each backend, and the most tokens."""
-    if is_translation(build.path):
+    if part_names(build.path) != ("",):
+        from archnet.language import LanguageRun, open_language
         from archnet.translation import Translation, open_translation
 
         torch.set_num_threads(threads)
-        floats = Translation.open_float(build)
-        integers = {name: open_translation(build, name, threads=threads) for name in names}
-        # The last token of a translation is never fed, so one step fewer than tokens fit.
+        alone = is_language(build.path)
+        floats = LanguageRun.open_float(build) if alone else Translation.open_float(build)
+        opener = open_language if alone else open_translation
+        # The last token that is written is never fed, so one step fewer than tokens fit.
         runs: dict[str, Forward] = {
-            name: partial(_translate, translation.stepper) for name, translation in integers.items()
+            name: partial(_write, opener(build, name, threads=threads).stepper) for name in names
         }
-        return partial(_translate, floats.stepper), runs, floats.longest - 1
+        return partial(_write, floats.stepper), runs, floats.longest - 1
     opened = [open_backend(name, build.path, threads=threads) for name in names]
     original = FloatModel.open(build.path, threads=threads)
     return original.run, {b.name: b.run for b in opened}, load_graph(build.graph_dir).max_sequence
 
 
-def _translate(stepper: Stepper, inputs: Inputs) -> dict[str, object]:
-    """A greedy translation into as many tokens as the source has, whether or not it ends before."""
+def _write(stepper: Stepper, inputs: Inputs) -> dict[str, object]:
+    """Greedily as many tokens as are given, whether or not the text ends before: of sources a translation."""
     ids, mask = (torch.from_numpy(inputs[name]) for name in ("input_ids", "attention_mask"))
     stepper.start(ids, mask, beams=1, max_length=ids.shape[1] + 1)
     tokens = ids[:, 0]
@@ -130,7 +132,8 @@ def full_batch(samples: Inputs, batch: int, length: int) -> Inputs:
     if "pixel_values" in samples:
         images = samples["pixel_values"]
         return {"pixel_values": np.resize(images, (batch, *images.shape[1:]))}
-    tokens = samples["input_ids"][samples["attention_mask"] != 0]
+    side = "" if "input_ids" in samples else "decoder_"
+    tokens = samples[f"{side}input_ids"][samples[f"{side}attention_mask"] != 0]
     ids = np.resize(tokens, (batch, length)).astype(np.int64)
     return {"input_ids": ids, "attention_mask": np.ones((batch, length), dtype=np.int64)}
 

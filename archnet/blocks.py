@@ -88,8 +88,8 @@ def find_blocks(network: Network) -> tuple[Block, ...]:
         site.op is Op.ATTENTION for site in network.sites
     ):
         return _residual_blocks(network)
-    begin = next((i for i, s in enumerate(network.sites) if "decoder_input_ids" in s.inputs), None)
-    if begin is None:
+    begin = next((i for i, s in enumerate(network.sites) if "decoder_input_ids" in s.inputs), 0)
+    if not begin:
         return _split(network.sites, set(network.outputs.values()), "")
     encoder, decoder = network.sites[:begin], network.sites[begin:]
     handed = {name for site in decoder for name in site.inputs} & {site.name for site in encoder}

@@ -24,13 +24,14 @@ from archnet.executor import NetworkModule
 from archnet.network import Network, Site, detached
 from archnet.operators import Op
 from archnet.side_values import Probe, make_probes
-from archnet.simplify import with_biases, with_logits
+from archnet.simplify import with_biases, with_layers, with_logits
 from archnet.sources.source import named_outputs
 from archnet.token_values import node_kind
 from archnet.valid import mask_of, row_masks, valid_rows
 
 INPUTS = ("input_ids", "attention_mask")
-TRANSLATION_INPUTS = (*INPUTS, "decoder_input_ids", "decoder_attention_mask")
+LANGUAGE_INPUTS = ("decoder_input_ids", "decoder_attention_mask")
+TRANSLATION_INPUTS = (*INPUTS, *LANGUAGE_INPUTS)
 TOLERANCE = 2e-3
 """Largest relative error of the captured network against the original on random input."""
 
@@ -126,7 +127,7 @@ def _without_assertions(graph: fx.GraphModule) -> None:
 
 def _sides(inputs: tuple[str, ...]) -> tuple[str, ...]:
     """Prefixes of the sequences that a model reads."""
-    return ("", "decoder_") if "decoder_input_ids" in inputs else ("",)
+    return tuple(side for side in ("", "decoder_") if f"{side}input_ids" in inputs)
 
 
 def _output_names(result: object) -> tuple[str, ...]:
@@ -167,7 +168,7 @@ def capture(
     padding_id: int | None = None,
     inputs: tuple[str, ...] = INPUTS,
 ) -> Capture:
-    """Capture a text encoder or an encoder-decoder as a Network and check it against the original.
+    """Capture a model that reads text as a Network and check it against the original.
 
     Args:
         module: called with `inputs` by name, int64 (batch, sequence) each.
@@ -175,7 +176,7 @@ def capture(
         pooling: "mean" or "cls" adds the output "sentence_embedding".
         normalize: divide the sentence embedding by its L2 norm.
         padding_id: the token that stands for padding (some models derive positions from it).
-        inputs: INPUTS, or TRANSLATION_INPUTS of an encoder-decoder.
+        inputs: INPUTS, TRANSLATION_INPUTS of an encoder-decoder, LANGUAGE_INPUTS of a decoder alone.
 
     Raises:
         ArchNetError: the model cannot be exported, or the captured network computes something else.
@@ -224,7 +225,7 @@ def _checked(network: Network, module: nn.Module, probes: Sequence[Probe]) -> Ca
     Of text they are the longest sequences, where windows show, and short padded ones.
     """
     network = with_biases(replace(network, tensors=detached(network.tensors)).pruned())
-    network = with_logits(network)
+    network = with_logits(with_layers(network))
     unknown = tuple(site for site in network.sites if site.op is Op.OTHER)
     error = float("nan") if unknown else max(_check(network, module, probe) for probe in probes)
     return Capture(network, unknown, error)

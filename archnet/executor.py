@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archnet.converters.attention import mix_tokens
-from archnet.converters.softmax import hides, later_keys, relu_weights, seen_keys
+from archnet.converters.softmax import bounded, cap_of, hides, later_keys, relu_weights, seen_keys
 from archnet.network import Network, Site, grouped, groups_of
 from archnet.operators import Op
 
@@ -101,7 +101,7 @@ def _key(name: str) -> str:
 
 
 def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tensor) -> Tensor:
-    """Scaled products of queries and keys plus the constant bias, (batch, heads, queries, keys).
+    """Scaled (and bounded) products of queries and keys plus the bias, (batch, heads, queries, keys).
 
     With tables of distances they are added before the products are scaled (see `relative_products`). In
     causal attention the keys behind a query's own place are hidden.
@@ -114,7 +114,7 @@ def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tens
     if "relative_queries" in site.parameters:
         own = relative_products(key, module.parameter(site, "relative_queries"))
         products = products + own.transpose(-1, -2)
-    scores = products * float(site.attributes["scale"])
+    scores = bounded(products * float(site.attributes["scale"]), cap_of(site))
     if "bias" in site.parameters:
         length = scores.shape[-1]
         scores = scores + module.parameter(site, "bias")[:, :length, :length]
@@ -223,6 +223,13 @@ def _convolution(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
     return F.conv2d(x, m.parameter(s, "weight"), m.parameter(s, "bias"), stride, pad, groups=groups)
 
 
+def shifted(x: Tensor, by: int) -> Tensor:
+    """(batch, sequence, features) of the token `by` places before each, zeros where there is none."""
+    length = x.shape[1]
+    longer = F.pad(x, (0, 0, max(by, 0), max(-by, 0)))
+    return longer[:, :length] if by > 0 else longer[:, -length:]
+
+
 def _other(m: NetworkModule, s: Site, *inputs: Tensor) -> Tensor:
     raise RuntimeError(f"{s.name}: {s.attributes.get('aten', s.op)} cannot be executed")
 
@@ -256,6 +263,7 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.AVG_POOL: lambda m, s, x: F.avg_pool2d(x, *_window(s)),
     Op.TO_TOKENS: lambda m, s, x: x.flatten(2).transpose(1, 2),
     Op.PREPEND: lambda m, s, x: F.pad(x, (0, 0, int(s.attributes["rows"]), 0)),
+    Op.SHIFT: lambda m, s, x: shifted(x, int(s.attributes["by"])),
     Op.FLATTEN: lambda m, s, x: x.flatten(1),
     Op.OTHER: _other,
 }

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from archnet.calibration.affine import fit_output_scale, fit_table_scale, operand_scale, quantize_affine
-from archnet.calibration.widths import IMAGES, PASSING, STORED_BITS, fused_reader
+from archnet.calibration.widths import IMAGES, STORED_BITS, fused_reader
 from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
 from archnet.freeze_attention import freeze_attention
@@ -36,10 +36,11 @@ from archnet.graph import (
     TensorSpec,
 )
 from archnet.graph_builder import TOKENS, GraphBuilder, numpy_of
-from archnet.network import Network, Site
+from archnet.network import Site
 from archnet.operators import Op
 from archnet.quantized_layers import QuantizedLinear, QuantizedTableAdd, QuantizedTableMul
 from archnet.quantized_student import LARGEST_FACTOR, QuantizedStudent
+from archnet.shared_scales import made_by
 
 
 def freeze(
@@ -109,18 +110,11 @@ def fitted_scales(student: QuantizedStudent) -> dict[str, float]:
             continue
         fused = fused_reader(site, readers)
         total = scales[site.name if fused is None else fused.name]
-        for operand in (_owner(student.network, name) for name in site.inputs):
+        for operand in (made_by(student.network, name) for name in site.inputs):
             if operand not in pinned and operand in scales:
                 scales[operand] = operand_scale(scales[operand], total)
                 pinned.add(operand)
     return scales
-
-
-def _owner(network: Network, name: str) -> str:
-    """The site whose quantizer made the integers that a site passes on."""
-    while name not in network.inputs and network.site(name).op in PASSING:
-        name = network.site(name).inputs[0]
-    return name
 
 
 def _fused(b: GraphBuilder, site: Site) -> None:
@@ -223,6 +217,12 @@ def _select(b: GraphBuilder, site: Site) -> None:
     b.values[site.name] = b.add(Op.SELECT, site, "", (source.name,), spec, axis=1, index=index)
 
 
+def _shift(b: GraphBuilder, site: Site) -> None:
+    source = b.spec(site.inputs[0])
+    spec = replace(source, name=site.name)
+    b.values[site.name] = b.add(Op.SHIFT, site, "", (source.name,), spec, by=int(site.attributes["by"]))
+
+
 def _mean_pool(b: GraphBuilder, site: Site) -> None:
     """Pooling becomes a node when its output is emitted, with that output's offset."""
     b.values[site.name] = b.values[site.inputs[0]]
@@ -272,6 +272,7 @@ FREEZERS: dict[Op, Callable[[GraphBuilder, Site], None]] = {
     Op.TOKEN_MIX: freeze_token_mix,
     Op.CONCAT: freeze_concat,
     Op.SLICE: freeze_rows,
+    Op.SHIFT: _shift,
     Op.SELECT: _select,
     Op.MEAN_POOL: _mean_pool,
     Op.CLIP: _fused,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archnet.calibration.affine import MAX_MULTIPLIER, fit_output_scale, operand_scale, quantize_affine
+from archnet.calibration.lsq import ActivationQuantizer
 from archnet.freeze_embedding import position_rows
 from archnet.freeze_relative import with_distances
 from archnet.graph import (
@@ -79,10 +80,27 @@ def _softmax_context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], m
 
 
 def _products(b: GraphBuilder, site: Site, parts: tuple[str, str, str], module: QuantizedAttention) -> str:
-    """Queries times keys: the scores, or where something is added to them what it is added to."""
+    """Queries times keys: the scores, or where something is added to them what it is added to.
+
+    Where they are bounded, that is a table of the products.
+    """
+    added = module.products
+    part, quantizer = ("scores", module.scores) if added is None else ("products", added)
+    if not module.cap:
+        return _product(b, site, parts, part, quantizer)
+    products = b.tensors[_product(b, site, parts, "unbounded", module.unbounded)]
+    reals = np.arange(-128, 128) * (products.scale or 0.0)
+    scale = float(np.float32(quantizer.scale))
+    table = quantize_affine(module.cap * np.tanh(reals / module.cap), scale, bits=quantizer.bits)
+    name = b.constant(f"{site.name}.bound", table.astype(np.int8))
+    spec = TensorSpec(f"{site.name}/{part}", products.shape, "int8", quantizer.bits, scale)
+    return b.add(Op.LOOKUP, site, part, (products.name, name), spec, function=f"{module.cap:g} * tanh")
+
+
+def _product(
+    b: GraphBuilder, site: Site, parts: tuple[str, str, str], part: str, quantizer: ActivationQuantizer
+) -> str:
     query, key, _ = parts
-    products = module.products
-    part, quantizer = ("scores", module.scores) if products is None else ("products", products)
     scale_q, scale_k = (b.tensors[n].scale or 0.0 for n in (query, key))
     wished = max(quantizer.scale, scale_q * scale_k / LARGEST_FACTOR)
     multiplier, scale = fit_output_scale(wished, scale_q, scale_k)

@@ -1,10 +1,11 @@
-"""Trained encoder-decoder -> two QuantizedGraphs: the encoder, and one step of the decoder.
+"""Trained decoder -> the QuantizedGraph of one step of it, and that of the encoder where there is one.
 
 The encoder gives, for every cross attention, keys and values as integers (batch, heads, sequence,
 width). The step reads one token a row, its position, those keys and values, and for every causal
 attention a cache of a fixed size, integers (batch, heads, past, width); it gives the logits, and the
 token's own key and value, which the host writes into the cache before the next step. Which places of
 the cache are filled is the input "cache_mask" (batch, past + 1), whose last place is the token itself.
+A language model is such a step alone, that reads no encoder's keys and values.
 """
 
 from __future__ import annotations
@@ -38,22 +39,23 @@ def freeze_translation(
     max_sequence: int,
     embedding: str,
 ) -> dict[str, QuantizedGraph]:
-    """Turn a trained encoder-decoder into integers.
+    """Turn a trained encoder-decoder, or a language model, into integers.
 
     Args:
         student: after training.
         outputs: "logits" -> the folded site, as it is.
         name: of the graphs, with " encoder" and " decoder" behind.
-        max_sequence: most tokens of a source, and of a translation with its first token.
+        max_sequence: most tokens of a source, and of what is written, its beginning included.
         embedding: "gather", "one-hot", "host" or "code".
 
     Returns:
-        The graphs ENCODER and DECODER.
+        The graphs ENCODER (of an encoder-decoder) and DECODER.
     """
     scales = fitted_scales(student)
     encoder = GraphBuilder(student.network, student, max_sequence, scales=scales, embedding=embedding)
     step = GraphBuilder(student.network, student, max_sequence, scales=scales, embedding=embedding)
-    handed = _encoder(encoder)
+    translates = "input_ids" in student.network.inputs
+    handed = _encoder(encoder) if translates else ()
     made = _step(step, encoder)
     logits = outputs["logits"]
     if not logits.plain:
@@ -64,10 +66,12 @@ def freeze_translation(
     assert isinstance(module, QuantizedLinear)
     scale = np.float32(step.scale(_source_of(student, logits.carrier))) * module.quantizer.scale.numpy()
     result = GraphOutput("logits", step.values[logits.carrier], scale.astype(np.float32))
-    return {
-        ENCODER: encoder.graph(f"{name} {ENCODER}", handed),
-        DECODER: step.graph(f"{name} {DECODER}", (result, *made)),
-    }
+    decoder = step.graph(f"{name} {DECODER}", (result, *made))
+    return (
+        {ENCODER: encoder.graph(f"{name} {ENCODER}", handed), DECODER: decoder}
+        if translates
+        else {DECODER: decoder}
+    )
 
 
 def _source_of(student: QuantizedStudent, site: str) -> str:
@@ -112,12 +116,13 @@ def _step(b: GraphBuilder, encoder: GraphBuilder) -> tuple[GraphOutput, ...]:
     """Emit the decoder for one token; its outputs are the token's own keys and values."""
     sites = decoder_sites(b.network)
     b.ids = {"decoder_input_ids": TOKEN}
-    b.values = {name: name for name in ("decoder_input_ids", "attention_mask")}
+    b.values = {"decoder_input_ids": "decoder_input_ids"}
     if b.embedding in ("gather", "one-hot"):
         b.input(TensorSpec("decoder_input_ids", TOKEN, "int64", 64))
     b.position = b.input(TensorSpec("position", TOKEN, "int64", 64))
     b.input(TensorSpec("cache_mask", ("batch", b.max_sequence), "int64", 64))
-    b.input(TensorSpec("attention_mask", SOURCE, "int64", 64))
+    if "attention_mask" in b.network.inputs:
+        b.values["attention_mask"] = b.input(TensorSpec("attention_mask", SOURCE, "int64", 64))
     causal = [s.name for s in _attention_sites(sites, causal=True)]
     cross = [s.name for s in _attention_sites(sites, causal=False)]
     outputs: list[GraphOutput] = []

@@ -1,4 +1,4 @@
-"""How an encoder-decoder searches for a translation: the settings that its model folder gives."""
+"""How a model that writes searches: the settings that its model folder gives."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ class GenerationSettings:
     """What greedy and beam search need to know beside the network; names of Hugging Face in brackets.
 
     Attributes:
-        start: first token that the decoder reads (decoder_start_token_id).
-        ends: tokens that end a translation (eos_token_id).
+        start: first token that the decoder reads (decoder_start_token_id; bos_token_id of a language model,
+            whose tokenizer writes it where texts begin with it).
+        ends: tokens that end a translation or text (eos_token_id); none where the model names none.
         pad: fills ended rows (pad_token_id).
         forbidden: tokens that are never chosen (bad_words_ids of one token).
         forced_end: the token at the greatest length, or None (forced_eos_token_id).

@@ -1,18 +1,18 @@
-"""Runs an encoder-decoder network token by token in PyTorch, with the keys and values that it has seen."""
+"""Runs a decoder, or an encoder and its decoder, token by token in PyTorch, with the keys and values seen."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from archnet.converters.softmax import relu_weights
+from archnet.converters.softmax import bounded, cap_of, relu_weights
 from archnet.executor import OPERATORS, NetworkModule, merge_heads, split_heads
 from archnet.network import Site, decoder_sites
 from archnet.operators import Op
 
 
 class IncrementalDecoder:
-    """A captured or folded encoder-decoder as a Stepper of `archnet.search`.
+    """A captured or folded encoder-decoder or language model as a Stepper of `archnet.search`.
 
     Args:
         module: of a network with the output "logits", in eval mode.
@@ -71,7 +71,7 @@ class IncrementalDecoder:
         keys[:, self.position], values[:, self.position] = key[:, 0], value[:, 0]
         heads, length = int(site.attributes["heads"]), self.position + 1
         scores = split_heads(query, heads) @ split_heads(keys[:, :length], heads).transpose(-1, -2)
-        scores = scores * float(site.attributes["scale"])
+        scores = bounded(scores * float(site.attributes["scale"]), cap_of(site))
         if "bias" in site.parameters:
             scores = scores + self.module.parameter(site, "bias")[:, None, self.position, :length]
         relu = site.attributes.get("form") == "relu"

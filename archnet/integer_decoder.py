@@ -1,4 +1,4 @@
-"""A deployed encoder-decoder as a Stepper: two integer networks, and the cache between their calls."""
+"""A deployed decoder as a Stepper: its integer network, its encoder's, and the cache between their calls."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class IntegerDecoder:
     own keys and values into their place.
 
     Args:
-        encoder, decoder: what runs the two networks.
+        encoder: what runs the encoder; None for a language model.
+        decoder: what runs the decoder's step.
         graph: of the decoder's step.
     """
 
-    def __init__(self, encoder: Backend, decoder: Backend, graph: QuantizedGraph) -> None:
+    def __init__(self, encoder: Backend | None, decoder: Backend, graph: QuantizedGraph) -> None:
         self.encoder, self.decoder, self.graph = encoder, decoder, graph
         self.caches = {s.name: s for s in graph.inputs if s.name.startswith(("cache_key", "cache_value"))}
         self.memory: dict[str, NDArray[Any]] = {}
@@ -35,8 +36,11 @@ class IntegerDecoder:
     def start(self, input_ids: Tensor, attention_mask: Tensor, *, beams: int, max_length: int) -> None:
         """Read the sources (see `archnet.search.Stepper`)."""
         mask = attention_mask.numpy()
-        handed = self.encoder.run({"input_ids": input_ids.numpy(), "attention_mask": mask})
-        self.memory = {k: np.repeat(v, beams, axis=0) for k, v in {**handed, "attention_mask": mask}.items()}
+        self.memory = {}
+        if self.encoder is not None:
+            handed = self.encoder.run({"input_ids": input_ids.numpy(), "attention_mask": mask})
+            handed = {**handed, "attention_mask": mask}
+            self.memory = {name: np.repeat(value, beams, axis=0) for name, value in handed.items()}
         rows = len(mask) * beams
         self.past = {
             name: np.zeros((rows, *(int(n) for n in spec.shape[1:])), spec.dtype)

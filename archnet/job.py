@@ -10,7 +10,7 @@ from typing import Protocol
 
 from archnet.blocks import Block, find_blocks, with_blocks
 from archnet.calibration.token_batches import TokenBatches
-from archnet.capture import INPUTS, TRANSLATION_INPUTS, capture, capture_image
+from archnet.capture import INPUTS, LANGUAGE_INPUTS, TRANSLATION_INPUTS, capture, capture_image
 from archnet.config import NORM_FORMS, Bits, ConvertSettings
 from archnet.converters.layer_norm import NORMS
 from archnet.distill import Batches
@@ -18,7 +18,7 @@ from archnet.errors import ArchNetError
 from archnet.image_job import check_kind, image_batches
 from archnet.network import Network
 from archnet.operators import Op
-from archnet.plan import DECODER_ON_HOST, Plan, make_plan
+from archnet.plan import OF_CHIP, Plan, make_plan
 from archnet.plan_strict import strict_refusals
 from archnet.presets import BUCKETS, PRESETS_OF, Preset
 from archnet.quantize import (
@@ -26,12 +26,16 @@ from archnet.quantize import (
     falling,
     falling_layers,
 )
-from archnet.sources.source import Source
+from archnet.sources.source import Kind, Source
 from archnet.targets import Profile
 from archnet.targets.chips import needs_compiler
+from archnet.valid import MASKS
 
 STAGES = ("distil", "bits", "freeze", "export")
 """The second only where widths are chosen; one for every width that training falls through follows it."""
+
+
+_INPUTS_OF: Mapping[Kind, tuple[str, ...]] = {"translation": TRANSLATION_INPUTS, "language": LANGUAGE_INPUTS}
 
 
 class TrainingBatches(Batches, Protocol):
@@ -99,7 +103,7 @@ def captured(source: Source, seq_len: int) -> tuple[Network, tuple[Block, ...]]:
         pooling=source.pooling,
         normalize=source.normalize,
         padding_id=padding if isinstance(padding, int) else None,
-        inputs=TRANSLATION_INPUTS if source.kind == "translation" else INPUTS,
+        inputs=_INPUTS_OF.get(source.kind, INPUTS),
     )
     blocks = find_blocks(found.network)
     return with_blocks(found.network, blocks), blocks
@@ -134,8 +138,8 @@ def planned(
         norms=norms,
         bits=bits,
     )
-    if source.kind == "translation" and needs_compiler(profile.name):
-        return replace(plan, decisions=(*plan.decisions, DECODER_ON_HOST))
+    if needs_compiler(profile.name) and source.kind in ("translation", "language"):
+        return replace(plan, decisions=(*plan.decisions, OF_CHIP[source.kind]))
     if source.kind != "image" or profile.convolution != "3x3" or plan.refusals:
         return plan
     return replace(plan, decisions=(*plan.decisions, *strict_refusals(teacher, source.image_size)))
@@ -182,6 +186,7 @@ def prepare(
         seed=settings.seed,
         buckets=BUCKETS,
         max_tokens=preset.max_tokens,
+        of_decoder=source.kind == "language",
     )
     _check_ids(source, teacher, batches)
     digest = hashlib.sha256("\n".join(data).encode()).hexdigest()
@@ -197,7 +202,7 @@ def _check_ids(source: Source, teacher: Network, batches: TokenBatches) -> None:
     tables = [
         len(teacher.parameter(site, "table"))
         for site in teacher.sites
-        if site.op is Op.EMBEDDING and "input_ids" in site.inputs and "table" in site.parameters
+        if site.op is Op.EMBEDDING and site.inputs[0] in MASKS and "table" in site.parameters
     ]
     highest = max(batches.pad_id, *(int(row.max()) for row in batches.rows()))
     if tables and highest >= min(tables):

@@ -133,6 +133,15 @@ def _crop(c: NodeCheck) -> Shape:
     return (x.shape[0], "sequence", x.shape[2])
 
 
+def _shift(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8", "uint8")
+    c.output_like(x)
+    require(len(x.shape) == 3, f"moves {x.shape}, which are no tokens")
+    by = c.integer("by", -MAX_SEQUENCE, MAX_SEQUENCE)
+    require(by != 0, "moves tokens by 0 places")
+    return x.shape
+
+
 def _embedding(c: NodeCheck) -> Shape:
     ids = c.tensor(0, "int64")
     table = c.constant(1, c.output.dtype, (None, None))
@@ -334,6 +343,7 @@ OPERATORS: dict[Op, tuple[int, Callable[[NodeCheck], Shape]]] = {
     Op.RELATIVE_MATMUL: (3, _relative_matmul),
     Op.ZERO_PAD: (-1, _zero_pad),
     Op.CROP: (1, _crop),
+    Op.SHIFT: (1, _shift),
     Op.ADD: (2, _add),
     Op.MUL: (2, _mul),
     Op.REQUANTIZE: (1, _requantize),

@@ -50,5 +50,6 @@ class Op(StrEnum):
     AVG_POOL = "AveragePool"
     TO_TOKENS = "ToTokens"
     PREPEND = "Prepend"
+    SHIFT = "Shift"
     FLATTEN = "Flatten"
     OTHER = "Other"

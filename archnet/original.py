@@ -26,7 +26,7 @@ from archnet.errors import ArchNetError
 from archnet.export.float_onnx import build_float_onnx
 from archnet.export.host_split import static_length
 from archnet.export.older_onnx import of_one_size
-from archnet.parts import is_translation
+from archnet.parts import part_names
 from archnet.results import merge_metrics, read_metrics
 from archnet.routes import (
     OriginalJob,
@@ -103,10 +103,10 @@ def compile_original_of(
     """
     chip = askable(target)
     build = BuildDir.open_finished(build_dir)
-    if is_translation(build.path):
+    if part_names(build.path) != ("",):
         raise ArchNetError(
-            f"{build.path} translates, and the build of such a model holds no ONNX file of its original",
-            fix=f"archnet inspect MODEL --chip {target} asks about its encoder",
+            f"{build.path} writes, and the build of such a model holds no ONNX file of its original",
+            fix=f"archnet inspect MODEL --chip {target} asks about the encoder of a translation model",
         )
     graph = load_graph(build.path / "graph")
     if sequence is not None and not reads_tokens(graph):
@@ -145,6 +145,12 @@ def ask_about(source: Source, chip: Chip, *, sequence: int, seconds: float) -> O
     Raises:
         ArchNetError: the model cannot be written as ONNX.
     """
+    if source.kind == "language":
+        raise ArchNetError(
+            f"{source.name} is a language model, whose step has a cache that the host moves; compilers of "
+            "chips are asked about models without one",
+            fix="leave --chip out",
+        )
     if source.kind == "translation":
         encoder = ask_about(_encoder_of(source), chip, sequence=sequence, seconds=seconds)
         return replace(encoder, part="encoder")

@@ -17,7 +17,7 @@ from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
 from archnet.converters.layer_norm import NORMS, norm_form
-from archnet.converters.softmax import biased, relative
+from archnet.converters.softmax import biased, cap_of, relative
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site, groups_of
 from archnet.operators import Op
@@ -49,7 +49,9 @@ KEPT: Mapping[Op, tuple[tuple[Op, ...], str]] = {
     Op.AVG_POOL: ((Op.CONV,), "integer convolution of each channel with equal weights"),
     Op.TO_TOKENS: ((Op.RESHAPE, Op.TRANSPOSE), "Reshape and Transpose"),
     Op.PREPEND: ((Op.PREPEND,), "a row of zeros, to which a constant is added"),
+    Op.SHIFT: ((Op.SHIFT,), "the features of neighbouring tokens, zeros where there is none"),
     Op.FLATTEN: ((Op.RESHAPE,), "Reshape"),
+    Op.BATCH_NORM: ((), "folded into the fully connected layers around it"),
 }
 
 
@@ -79,9 +81,17 @@ class Decision:
     count: int = 1
 
 
-DECODER_ON_HOST = Decision(
-    "decoder", "decoder", "host", "the chip's compiler takes the encoder; the decoder runs on the host"
-)
+OF_CHIP: Mapping[str, Decision] = {
+    "translation": Decision(
+        "decoder", "decoder", "host", "the chip's compiler takes the encoder; the decoder runs on the host"
+    ),
+    "language": Decision(
+        "decoder", "decoder", "refuse", "",
+        "a language model is a decoder, which takes a step a token with a cache that the host moves, and so "
+        "far only encoders are given to chips' compilers; take --target onnxruntime or tvm",
+    ),
+}  # fmt: skip
+"""What becomes of the decoder of a kind of model on a target that only a chip's compiler makes run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +230,8 @@ def _decide(
         return _refuse(site, reason)
     if site.op is Op.ADD and len(site.inputs) == 1:
         return Decision(site.name, str(site.op), "fold", "constant table of integers", block=site.block)
-    return Decision(site.name, str(site.op), "keep", becomes, block=site.block)
+    action: Action = "fold" if site.op is Op.BATCH_NORM else "keep"
+    return Decision(site.name, str(site.op), action, becomes, block=site.block)
 
 
 def _outward(site: Site) -> Decision:
@@ -276,9 +287,9 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
 
 
 def _added(site: Site) -> tuple[Op, ...]:
-    """What adds constants of positions, or products with those of distances, to the scores of attention."""
+    """What bounds the scores of attention, and adds constants of positions or products with distances."""
     if not (terms := relative(site)):
-        return (Op.ADD,) if biased(site) else ()
+        return (*((Op.LOOKUP,) if cap_of(site) else ()), *((Op.ADD,) if biased(site) else ()))
     turned = (Op.TRANSPOSE,) if "relative_queries" in site.parameters else ()
     return (*(Op.RELATIVE_MATMUL,) * terms, *turned, *(Op.ADD,) * terms)
 

@@ -66,7 +66,12 @@ PICTURES = {
 TRANSLATION = {name: preset.longer(2.0, 1.4) for name, preset in TEXT.items()}
 """An encoder and a decoder learn together; `balanced` is at most 15 epochs of Multi30k."""
 
-PRESETS_OF: dict[Kind, dict[str, Preset]] = {"text": TEXT, "image": PICTURES, "translation": TRANSLATION}
+PRESETS_OF: dict[Kind, dict[str, Preset]] = {
+    "text": TEXT,
+    "image": PICTURES,
+    "translation": TRANSLATION,
+    "language": TRANSLATION,
+}
 """By the kind of model, then by the name that the user gives."""
 
 

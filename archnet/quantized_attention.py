@@ -108,9 +108,9 @@ class QuantizedRelativeAttention(QuantizedAttention):
         quantized: Tensor = term.result(products)
         return quantized
 
-    def calibrate(self) -> None:
+    def calibrate(self, largest_factor: float) -> None:
         """Set the steps from what was sampled while `calibrating` was set, and forget it."""
-        super().calibrate()
+        super().calibrate(largest_factor)
         for term in self.terms.values():
             assert isinstance(term, RelativeTerm)
             term.result.calibrate(torch.cat(term.sample))

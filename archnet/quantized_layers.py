@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from archnet.calibration.lsq import ActivationQuantizer, WeightQuantizer
 from archnet.calibration.observers import sample_of
 from archnet.calibration.widths import STORED_BITS
-from archnet.converters.softmax import HIDDEN, hides, seen_keys
+from archnet.converters.softmax import HIDDEN, bounded, hides, seen_keys
 from archnet.executor import MASKED, merge_heads, split_heads
 
 MASK_DISTANCE = 10.0
@@ -66,13 +66,14 @@ class QuantizedAttention(nn.Module):
 
     Queries arrive scaled. Scores are integers in units of their scale; a padded key's score is the
     least integer; probabilities are unsigned with scale 1 / levels. With a bias scores are a sum of two
-    integers, the products' and the bias's.
+    integers, the products' and the bias's. Scores that are bounded come from a table of their products.
 
     Args:
         bits: of the scores, and of the probabilities.
         bias: of pairs of positions, (heads, positions, positions), or None.
         share_levels: units that make 1 in probabilities of 8 bits (see `Profile.softmax_levels`); those of
             fewer bits have as many times fewer.
+        cap: that products are bounded to (`archnet.converters.softmax.bounded`); 0 for none.
     """
 
     def __init__(
@@ -84,9 +85,10 @@ class QuantizedAttention(nn.Module):
         *,
         causal: bool = False,
         share_levels: int = 2**STORED_BITS - 1,
+        cap: float = 0.0,
     ) -> None:
         super().__init__()
-        self.heads, self.scale, self.causal = heads, scale, causal
+        self.heads, self.scale, self.causal, self.cap = heads, scale, causal, cap
         scores, self.share_bits = bits
         self.scores = ActivationQuantizer(scores, signed=True, least=MASK_DISTANCE / 2 ** (scores - 1))
         self.levels = share_levels >> (STORED_BITS - self.share_bits)
@@ -96,8 +98,11 @@ class QuantizedAttention(nn.Module):
             self.products = ActivationQuantizer(STORED_BITS, signed=True)
             self.pairs = ActivationQuantizer(STORED_BITS, signed=True)
             self.pairs.calibrate(sample_of(bias))
+        if cap:
+            self.unbounded = ActivationQuantizer(STORED_BITS, signed=True)
         self.calibrating = False
         self.sample: list[Tensor] = []
+        self.unbounded_sample: list[Tensor] = []
         self.product_sample: list[Tensor] = []
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -105,9 +110,11 @@ class QuantizedAttention(nn.Module):
         query, key = split_heads(query, self.heads), split_heads(key, self.heads)
         products = (query @ key.transpose(-1, -2)).float() * self.scale
         keep = seen_keys(products, mask, causal=self.causal)
+        if self.cap:
+            products = self._bounded(products, keep)
         scores = self.summed(products, query, key, keep)
         if self.calibrating:
-            self.sample.append(sample_of(scores[self.counts(scores, keep)]))
+            self.sample.append(sample_of(scores[self._weighty(scores, keep)]))
             if keep is not None:
                 scores = scores.masked_fill(~keep, MASKED)
             probabilities = torch.softmax(scores, -1)
@@ -120,6 +127,13 @@ class QuantizedAttention(nn.Module):
             rounded = integers.div_(self.levels)
             probabilities = probabilities + (rounded - probabilities).detach()
         return merge_heads(probabilities.to(value.dtype) @ split_heads(value, self.heads))
+
+    def _bounded(self, products: Tensor, keep: Tensor | None) -> Tensor:
+        """What a table makes of products."""
+        if self.calibrating:
+            self.unbounded_sample.append(sample_of(products[self.counts(products, keep)]))
+            return bounded(products, self.cap)
+        return bounded(self.unbounded(products), self.cap)
 
     def summed(self, products: Tensor, query: Tensor, key: Tensor, keep: Tensor | None) -> Tensor:
         """Products (batch, heads, queries, keys) and what is added to them, here for pairs of positions.
@@ -137,6 +151,14 @@ class QuantizedAttention(nn.Module):
         quantized: Tensor = self.products(products) + self.pairs(pairs)
         return quantized
 
+    def _weighty(self, scores: Tensor, keep: Tensor | None) -> Tensor:
+        """Of those that count: which keep a weight; a bias of distances takes it from most keys."""
+        counts = self.counts(scores, keep)
+        if self.bias is None:
+            return counts
+        greatest = scores.masked_fill(~counts, MASKED).amax(-1, keepdim=True)
+        return counts & (scores > greatest - MASK_DISTANCE)
+
     def counts(self, scores: Tensor, keep: Tensor | None) -> Tensor:
         """Which scores count in a calibration: of keys that are no padding and that no window hides."""
         counts = torch.ones_like(scores, dtype=torch.bool) if keep is None else keep.expand_as(scores)
@@ -145,13 +167,23 @@ class QuantizedAttention(nn.Module):
         seen = self.bias[:, : scores.shape[-2], : scores.shape[-1]] > HIDDEN / 2
         return counts & seen
 
-    def calibrate(self) -> None:
-        """Set the steps from what was sampled while `calibrating` was set, and forget it."""
+    def calibrate(self, largest_factor: float) -> None:
+        """Set the steps from what was sampled while `calibrating` was set, and forget it.
+
+        Args:
+            largest_factor: of the step of a bias against that of the scores. What it does not reach then is
+                cut off, where the sum with any product saturates.
+        """
         self.calibrating = False
         self.scores.calibrate(torch.cat(self.sample))
+        if self.cap:
+            self.unbounded.calibrate(torch.cat(self.unbounded_sample))
         if self.products is not None:
             self.products.calibrate(torch.cat(self.product_sample))
-        self.sample, self.product_sample = [], []
+        if self.bias is not None:
+            with torch.no_grad():
+                self.pairs.step.clamp_(max=largest_factor * self.scores.scale)
+        self.sample, self.product_sample, self.unbounded_sample = [], [], []
 
 
 class QuantizedTableAdd(nn.Module):

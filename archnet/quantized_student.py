@@ -24,7 +24,7 @@ from archnet.calibration.widths import (
 )
 from archnet.config import Bits
 from archnet.converters.residual import IDENTITY
-from archnet.converters.softmax import RELATIVE
+from archnet.converters.softmax import RELATIVE, cap_of
 from archnet.executor import NetworkModule, strides
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -121,7 +121,7 @@ class QuantizedStudent(NetworkModule):
             assert isinstance(quantizer, ActivationQuantizer)
             quantizer.calibrate(torch.cat([sample for name in names for sample in samples[name]]))
         for attention in attentions:
-            attention.calibrate()
+            attention.calibrate(LARGEST_FACTOR)
 
     def trained(self, network: Network) -> dict[str, Tensor]:
         """The tensors of the network that this student was made of, with what it has learned."""
@@ -332,4 +332,5 @@ def _attention(network: Network, site: Site, widths: Widths) -> QuantizedAttenti
         from archnet.quantized_attention import QuantizedRelativeAttention
 
         return QuantizedRelativeAttention(heads, bits, tables, share_levels=levels)
-    return QuantizedAttention(heads, scale, bits, table, causal=causal, share_levels=levels)
+    cap = cap_of(site)
+    return QuantizedAttention(heads, scale, bits, table, causal=causal, share_levels=levels, cap=cap)

@@ -104,15 +104,17 @@ def _states(
             real = torch.from_numpy(value.astype(np.float32)) * (graph.tensors[name].scale or 1.0)
             found[name] = torch.cat([found[name], real], 1) if name in found else real
 
-    first = next(iter(parts.values()))
-    inputs = {name: batch[name].numpy() for name in user_inputs(first)}
-    keep(first, execute(first, feed(first, inputs), [n for n in wanted if n in first.tensors]))
+    whole = next((graph for name, graph in parts.items() if name != DECODER), None)
+    if whole is not None:
+        inputs = {name: batch[name].numpy() for name in user_inputs(whole)}
+        keep(whole, execute(whole, feed(whole, inputs), [n for n in wanted if n in whole.tensors]))
     if DECODER in parts:
         step = parts[DECODER]
-        stepper = IntegerDecoder(ReferenceBackend(first), ReferenceBackend(step), step)
-        source = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        encoder = None if whole is None else ReferenceBackend(whole)
+        stepper = IntegerDecoder(encoder, ReferenceBackend(step), step)
         tokens = batch["decoder_input_ids"]
-        stepper.start(**source, beams=1, max_length=tokens.shape[1] + 1)
+        source = [batch.get(name, batch[f"decoder_{name}"]) for name in ("input_ids", "attention_mask")]
+        stepper.start(*source, beams=1, max_length=tokens.shape[1] + 1)
         for i in range(tokens.shape[1]):
             fed = feed(step, stepper.inputs(tokens[:, i]))
             keep(step, execute(step, fed, [n for n in wanted if n in step.tensors]))

@@ -168,6 +168,13 @@ def crop(call: Call, x: Array) -> Array:
     return x[:, : call.size(call.output.shape[1])]
 
 
+def shift(call: Call, x: Array) -> Array:
+    """The token `by` places before each, 0 where there is none: (B, S, C). Negative is behind."""
+    by, length = call.integer("by"), x.shape[1]
+    longer = np.pad(x, ((0, 0), (max(by, 0), max(-by, 0)), (0, 0)))
+    return longer[:, :length] if by > 0 else longer[:, -length:]
+
+
 def mask(call: Call, x: Array, attention_mask: Array) -> Array:
     """min(x, limit), limit = greatest integer where the mask is not 0, least integer elsewhere.
 
@@ -266,6 +273,7 @@ OPERATORS: dict[Op, Callable[..., Array]] = {
     Op.RELATIVE_MATMUL: relative_matmul,
     Op.ZERO_PAD: zero_pad,
     Op.CROP: crop,
+    Op.SHIFT: shift,
     Op.ADD: add,
     Op.MUL: mul,
     Op.REQUANTIZE: requantized,

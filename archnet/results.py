@@ -33,6 +33,9 @@ from archnet.errors import ArchNetError
 Json = Any
 """What the json module reads and writes."""
 
+PERPLEXITY = "perplexity"
+"""The part of a score that is shown beside it, and that is better when it is lower."""
+
 
 class Record:
     """A frozen dataclass that becomes JSON and is read back from it, nested records included."""

@@ -23,7 +23,10 @@ class Stepper(Protocol):
     """A decoder that has read a batch of sources and remembers the tokens that it was given."""
 
     def start(self, input_ids: Tensor, attention_mask: Tensor, *, beams: int, max_length: int) -> None:
-        """Read sources, int64 (batch, tokens); each gets `beams` rows in a row."""
+        """Read sources, int64 (batch, tokens); each gets `beams` rows in a row.
+
+        A language model has no sources: of these only the number of rows counts.
+        """
 
     def step(self, tokens: Tensor) -> Tensor:
         """Give every row a token, int64 (rows,); float32 logits of the next one, (rows, vocabulary)."""
@@ -41,8 +44,9 @@ def generate(
     max_length: int,
     num_beams: int = 1,
     length_penalty: float = 1.0,
+    prompt: Tensor | None = None,
 ) -> Tensor:
-    """Translate a batch.
+    """Translate a batch, or go on with a batch of texts.
 
     Args:
         input_ids: int64 (batch, source tokens), padded on the right; its device is the search's, and the
@@ -50,17 +54,21 @@ def generate(
         attention_mask: the same shape.
         max_length: greatest number of tokens of a result, its first one included.
         num_beams: 1 searches greedily.
-        length_penalty: a translation's score is divided by its length to this power (beam search).
+        length_penalty: a result's score is divided by the number of its tokens behind the prompt to this
+            power (beam search).
+        prompt: int64 (batch, at least 1 token), what every result begins with; the start token when None.
 
     Returns:
-        int64 (batch, longest): the start token, the translation and its end, then padding.
+        int64 (batch, longest): the prompt, what follows and its end, then padding.
     """
     stepper.start(input_ids, attention_mask, beams=num_beams, max_length=max_length)
     with input_ids.device:  # where candidates are kept
+        first = torch.full((len(input_ids), 1), settings.start) if prompt is None else prompt
+        for i in range(first.shape[1] - 1):
+            stepper.step(first[:, i].repeat_interleave(num_beams))
         if num_beams == 1:
-            return _greedy(stepper, len(input_ids), settings, max_length)
-        search = _BeamSearch(settings, len(input_ids), num_beams, max_length, length_penalty)
-        return search.run(stepper)
+            return _greedy(stepper, first, settings, max_length)
+        return _BeamSearch(settings, first, num_beams, max_length, length_penalty).run(stepper)
 
 
 def _allowed(scores: Tensor, settings: GenerationSettings, length: int, max_length: int) -> Tensor:
@@ -74,13 +82,14 @@ def _allowed(scores: Tensor, settings: GenerationSettings, length: int, max_leng
     return scores.log_softmax(-1) if settings.renormalize else scores
 
 
-def _greedy(stepper: Stepper, count: int, settings: GenerationSettings, max_length: int) -> Tensor:
+def _greedy(stepper: Stepper, prompt: Tensor, settings: GenerationSettings, max_length: int) -> Tensor:
+    count, length = prompt.shape
     found = torch.full((count, max_length), settings.pad)
-    found[:, 0] = settings.start
-    ends = torch.tensor(settings.ends)
-    rows, running, length = torch.arange(count), torch.ones(count, dtype=torch.bool), 1
+    found[:, :length] = prompt
+    ends = torch.tensor(settings.ends, dtype=torch.int64)
+    rows, running = torch.arange(count), torch.ones(count, dtype=torch.bool)
     while length < max_length and bool(running.any()):
-        if length > 1 and 2 * int(running.sum()) <= len(rows):
+        if 2 * int(running.sum()) <= len(rows):
             stepper.select(torch.nonzero(running)[:, 0])
             rows, running = rows[running], running[running]
         logits = stepper.step(found[rows, length - 1])
@@ -124,20 +133,23 @@ class _Beams:
 
 class _BeamSearch:
     def __init__(
-        self, settings: GenerationSettings, count: int, beams: int, max_length: int, penalty: float
+        self, settings: GenerationSettings, prompt: Tensor, beams: int, max_length: int, penalty: float
     ) -> None:
+        count, self.prompt = prompt.shape
         self.settings, self.beams, self.max_length, self.penalty = settings, beams, max_length, penalty
         self.kept = max(2, 1 + len(settings.ends)) * beams
         # transformers fills behind the end of a beam with the end token where padding is token 0.
-        fill = settings.pad or settings.ends[0]
+        fill = settings.pad or next(iter(settings.ends), 0)
         tokens = torch.full((count, beams, max_length), fill)
-        tokens[:, :, 0] = settings.start
+        tokens[:, :, : self.prompt] = prompt[:, None]
         scores = torch.zeros(count, beams)
         scores[:, 1:] = IMPOSSIBLE
         none = torch.zeros(count, beams, dtype=torch.bool)
-        ones = torch.ones(count, beams, dtype=torch.int64)
-        self.running = _Beams(tokens, scores, ones, none)
-        self.done = _Beams(tokens.clone(), torch.full((count, beams), IMPOSSIBLE), ones.clone(), none.clone())
+        lengths = torch.full((count, beams), self.prompt)
+        self.running = _Beams(tokens, scores, lengths, none)
+        self.done = _Beams(
+            tokens.clone(), torch.full((count, beams), IMPOSSIBLE), lengths.clone(), none.clone()
+        )
         self.open = torch.ones(count, 1, dtype=torch.bool)
         """Whether a running candidate can still beat the finished ones."""
         self.result = torch.full((count, max_length), fill)
@@ -145,7 +157,7 @@ class _BeamSearch:
         self.sentences = torch.arange(count)
 
     def run(self, stepper: Stepper) -> Tensor:
-        length = 1
+        length = self.prompt
         while True:
             logits = stepper.step(self.running.tokens[:, :, length - 1].reshape(-1))
             scores = _allowed(logits.float().log_softmax(-1), self.settings, length, self.max_length)
@@ -172,14 +184,15 @@ class _BeamSearch:
         parents, tokens = index // vocabulary, index % vocabulary
         found = self.running.take(parents)
         found.tokens[:, :, length] = tokens
-        ended = torch.isin(tokens, torch.tensor(self.settings.ends)) | (length + 1 >= self.max_length)
+        ends = torch.tensor(self.settings.ends, dtype=torch.int64)
+        ended = torch.isin(tokens, ends) | (length + 1 >= self.max_length)
         return _Beams(found.tokens, best, torch.full_like(tokens, length + 1), ended), parents
 
     def _finish(self, candidates: _Beams, length: int) -> None:
         """Put ended candidates among the finished ones where they are better."""
         ended = candidates.finished.clone()
         ended[:, self.beams :] = False
-        scores = candidates.scores / length**self.penalty
+        scores = candidates.scores / (length + 1 - self.prompt) ** self.penalty
         if self.settings.early_stopping:
             scores = scores + self.done.finished.all(-1, keepdim=True) * IMPOSSIBLE
         scores = scores + ~self.open * IMPOSSIBLE
@@ -188,7 +201,7 @@ class _BeamSearch:
         self.done = merged.take(merged.scores.topk(self.beams)[1])
 
     def _update_open(self, length: int) -> None:
-        best = self.running.scores[:, :1] / (length - 1) ** self.penalty
+        best = self.running.scores[:, :1] / (length - self.prompt) ** self.penalty
         worst = torch.where(
             self.done.finished, self.done.scores.min(1, keepdim=True)[0], torch.tensor(IMPOSSIBLE)
         )

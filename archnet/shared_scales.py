@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from archnet.calibration.widths import PASSING
 from archnet.network import Network
 from archnet.operators import Op
 
@@ -18,9 +19,16 @@ def share_quantizers(network: Network, observe: dict[str, nn.Module]) -> None:
     """
     for site in network.sites:
         if site.op is Op.CONCAT:
-            first, *others = site.inputs
+            first, *others = (made_by(network, name) for name in site.inputs)
             observe |= dict.fromkeys(others, observe[first])
             del observe[site.name]
+
+
+def made_by(network: Network, name: str) -> str:
+    """The site whose quantizer makes the integers that a site passes on."""
+    while name not in network.inputs and network.site(name).op in PASSING:
+        name = network.site(name).inputs[0]
+    return name
 
 
 def sharing(quantizers: Mapping[str, nn.Module]) -> list[tuple[nn.Module, list[str]]]:

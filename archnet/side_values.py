@@ -69,7 +69,7 @@ def make_probes(
     """Two full probes of different tokens at `sequence`, and a short padded one of 3 rows.
 
     Args:
-        sides: prefixes of the inputs: "" and, for encoder-decoders, "decoder_".
+        sides: prefixes of the inputs: "", and "decoder_" of a decoder's.
     """
     generator = torch.Generator().manual_seed(0)
     allowed = torch.tensor([i for i in range(vocabulary) if i != padding])
@@ -113,9 +113,10 @@ def record(
     try:
         recorder.run(*probe.inputs(names))
     except (RuntimeError, IndexError) as error:
-        if "input_ids" not in probe.values:
+        ids = next((v for name, v in probe.values.items() if name.endswith("input_ids")), None)
+        if ids is None:
             raise
-        length = probe.input_ids.shape[1]
+        length = ids.shape[1]
         raise ArchNetError(
             f"the model fails on a sequence of {length} tokens: {str(error).strip().splitlines()[0][:200]}",
             fix="give the greatest number of tokens that it takes as --seq-len",
@@ -209,6 +210,28 @@ def bias_before(full: Tensor, padded: Tensor, keys: Tensor) -> Tensor | None:
     later = ~earlier[:length, :length] & keys.bool()[:, None, :, None]
     hidden = torch.where(later, padded, NEGLIGIBLE) <= NEGLIGIBLE
     return torch.where(earlier, bias, 0.0) if bool(hidden.all()) else None
+
+
+def from_own_place(bias: Tensor, *, causal: bool) -> Tensor:
+    """A bias that keys have for every query alike, as what it is beyond that of the query's own place.
+
+    Softmax does not change when all scores of a query rise by the same number, so a slope times a key's place
+    and the slope times its distance are one (ALiBi, arXiv 2108.12409, section 3). Only the distance is small
+    where it counts, however long a text is, which is what a table of integers wants.
+
+    Args:
+        bias: float32 (1 or heads, 1 or queries, keys) of one sequence.
+        causal: whether keys behind a query's own place are hidden, whatever their bias.
+
+    Returns:
+        float32 (1 or heads, queries, keys), never below HIDDEN; another bias as it is.
+    """
+    square = bias.expand(-1, bias.shape[-1], -1)
+    counts = torch.ones(square.shape[1:], dtype=torch.bool).tril(0 if causal else bias.shape[-1])
+    last = square[:, -1:].expand_as(square)
+    if not torch.equal(torch.where(counts, square, last), last):
+        return bias
+    return (square - square.diagonal(dim1=1, dim2=2)[:, :, None]).clamp_min(HIDDEN)
 
 
 def hides_padding(mask: Tensor, keys: Tensor) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from archnet.aten_image import IMAGE_INPUT
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -31,6 +33,8 @@ def with_logits(network: Network) -> Network:
 def with_biases(network: Network) -> Network:
     """Constants added to a fully connected layer (the bias of an output vocabulary) go into its bias.
 
+    So do those that are added to gains of features, which are an affine map then.
+
     Only where the constant is the same at every position and nothing else reads the layer.
     """
     readers = network.consumers()
@@ -38,7 +42,16 @@ def with_biases(network: Network) -> Network:
     merged: dict[str, str] = {}
     for site in network.sites:
         source = sites.get(site.inputs[0]) if site.inputs else None
-        if site.op is not Op.ADD or len(site.inputs) != 1 or source is None or source.op is not Op.LINEAR:
+        if (
+            site.op is not Op.ADD
+            or len(site.inputs) != 1
+            or source is None
+            or source.op
+            not in (
+                Op.LINEAR,
+                Op.BATCH_NORM,
+            )
+        ):
             continue
         table = network.parameter(site, "table")
         alone = len(readers[source.name]) == 1 and source.name not in network.outputs.values()
@@ -55,3 +68,28 @@ def with_biases(network: Network) -> Network:
         tensors=tensors,
         outputs={name: merged.get(site, site) for name, site in network.outputs.items()},
     ).pruned()
+
+
+TAKES_GAINS = frozenset(
+    (Op.LINEAR, Op.LAYER_NORM, Op.RMS_NORM, Op.BATCH_NORM, Op.MEAN_POOL, Op.TOKEN_MEAN, Op.SELECT)
+)
+"""Operators that gains of what they read fold into, or pass through."""
+
+
+def with_layers(network: Network) -> Network:
+    """Gains of features that would not fold into what reads them, as fully connected layers."""
+    readers, sites = network.consumers(), {site.name: site for site in network.sites}
+
+    def takes(reader: Site, gains: Site) -> bool:
+        others = [sites[name] for name in reader.inputs if name != gains.name and name in sites]
+        once = reader.inputs.count(gains.name) == 1
+        into_branch = all(other.op is Op.LINEAR and len(readers[other.name]) == 1 for other in others)
+        return reader.op in TAKES_GAINS or (reader.op is Op.ADD and once and into_branch)
+
+    tensors, made = dict(network.tensors), list(network.sites)
+    for index, site in enumerate(network.sites):
+        if site.op is Op.BATCH_NORM and not all(takes(reader, site) for reader in readers[site.name]):
+            key = site.parameters["weight"]
+            tensors[key] = torch.diag(tensors[key])
+            made[index] = replace(site, op=Op.LINEAR)
+    return replace(network, sites=tuple(made), tensors=tensors)

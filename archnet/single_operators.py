@@ -397,6 +397,10 @@ OPERATORS: Mapping[Op, Mapping[str, Builder]] = {
     Op.SELECT: {"a token": _moved(Op.SELECT, _TOKENS, ("batch", 32), axis=1, index=0)},
     Op.ZERO_PAD: {"tokens": _moved(Op.ZERO_PAD, _TOKENS, ("batch", SEQUENCE, 32))},
     Op.CROP: {"tokens": _moved(Op.CROP, ("batch", SEQUENCE, 32), _TOKENS)},
+    Op.SHIFT: {
+        "the token before": _moved(Op.SHIFT, _TOKENS, _TOKENS, by=1),
+        "the token behind": _moved(Op.SHIFT, _TOKENS, _TOKENS, by=-1),
+    },
     Op.PREPEND: {"a row": _moved(Op.PREPEND, ("batch", 15, 32), ("batch", 16, 32), rows=1)},
     Op.EMBEDDING: {"50 words": _gather},
     Op.ONE_HOT: {"50 words": _one_hot},

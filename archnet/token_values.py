@@ -14,16 +14,17 @@ class Value:
 
     layout: "map" (batch, channels, height, width) of an image; "flat" (batch, channels, height * width);
     "pooled" (batch, channels, 1, 1); "tokens" (batch, sequence, features);
-    "stacked" (batch * sequence, features); "split" (batch, sequence, heads, width);
-    "heads" (batch, heads, sequence, width); "heads_t" (batch, heads, width, sequence);
-    "merged" (batch * heads, sequence, width); "merged_t" (batch * heads, width, sequence);
-    "row" (batch, features). On the way to a pooled output: "masked", tokens with 0 in place of padding;
-    "sum", their sum over the sequence; "norm", the L2 norm of a row; "normalized", a row divided by it;
-    "leading", the first `first` tokens of an image, and "later", the tokens from `first` on. On the way to a
-    norm: "average", "moment" and "variance" (batch, sequence, 1), the means of features, of their squares,
-    and of the squares of "centred" ones; of a norm within heads a "moment" for each head.
+    "tokens_t" (batch, features, sequence); "stacked" (batch * sequence, features);
+    "split" (batch, sequence, heads, width); "heads" (batch, heads, sequence, width);
+    "heads_t" (batch, heads, width, sequence); "merged" (batch * heads, sequence, width);
+    "merged_t" (batch * heads, width, sequence); "row" (batch, features). On the way to a pooled output:
+    "masked", tokens with 0 in place of padding; "sum", their sum over the sequence; "norm", the L2 norm of a
+    row; "normalized", a row divided by it; "leading", the first `first` tokens of an image, "later", the
+    tokens from `first` on, and "earlier", all but the last `first`. On the way to a norm: "average", "moment"
+    and "variance" (batch, sequence, 1), the means of features, of their squares, and of the squares of
+    "centred" ones; of a norm within heads a "moment" for each head.
     tokens: the mask of the sequence that it runs over, the source's or the target's.
-    first: where a slice ends ("leading") or begins ("later").
+    first: where a slice ends ("leading") or begins ("later"), or how many it leaves out ("earlier").
     """
 
     site: str
@@ -44,6 +45,8 @@ class Scores:
 
     scale: of the products.
     addends: what is added to them, each with the factor that it was multiplied by afterwards.
+    hidden: masks of those that count for nothing.
+    cap: c of c * tanh(scale * product), to which they are bounded before anything is added; 0 for none.
     relative: products of queries or keys with constants of distances, already in them.
     """
 
@@ -52,6 +55,8 @@ class Scores:
     scale: float
     addends: tuple[tuple[fx.Node, float], ...] = ()
     probabilities: bool = False
+    hidden: tuple[fx.Node, ...] = ()
+    cap: float = 0.0
     relative: tuple[RelativeTerm, ...] = ()
 
 

@@ -202,7 +202,7 @@ def integers(job: Job, phase: Phase, trained: Start) -> Mapping[str, QuantizedGr
     student = trained_student(trained, phase)
     outputs = {name: trained.folded.values[site] for name, site in job.teacher.outputs.items()}
     name, longest, embedding = job.source.name, job.settings.seq_len, job.settings.embedding
-    if job.source.kind == "translation":
+    if job.source.generation is not None:
         return freeze_translation(student, outputs, name=name, max_sequence=longest, embedding=embedding)
     graph = freeze(
         student,

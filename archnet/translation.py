@@ -30,7 +30,7 @@ SENTENCES = 32
 """Sentences that are translated at a time."""
 
 WHOLE = ("reference", "onnxruntime", "tvm")
-"""Backends that run both networks of a translation model."""
+"""Backends that run decoders, too."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,24 @@ class Search:
     num_beams: int | None = None
     max_length: int | None = None
     length_penalty: float | None = None
+
+    def over(self, settings: GenerationSettings, longest: int) -> tuple[int, int, float]:
+        """Beams, greatest length and length penalty: what is said here, else what the model says.
+
+        Raises:
+            ArchNetError: there are fewer than 1 beam, or the length is not within 2 to `longest`.
+        """
+        beams = settings.num_beams if self.num_beams is None else self.num_beams
+        length = longest if self.max_length is None else self.max_length
+        penalty = settings.length_penalty if self.length_penalty is None else self.length_penalty
+        if beams < 1:
+            raise ArchNetError(f"{beams} beams cannot be searched", fix="give 1 (greedy) or more")
+        if not 2 <= length <= longest:
+            raise ArchNetError(
+                f"max_length {length} is out of range",
+                fix=f"give 2 to {longest} tokens, or convert with a greater --seq-len",
+            )
+        return beams, length, penalty
 
 
 @dataclass(frozen=True)
@@ -77,15 +95,7 @@ class Translation:
         Raises:
             ArchNetError: it is missing or damaged.
         """
-        try:
-            network = load_folded(build.float_dir).network
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise ArchNetError(
-                f"{build.float_dir} holds no float original that can be read: {error}",
-                fix="convert again into a new folder",
-            ) from error
-        module = NetworkModule(network).eval().requires_grad_(False)
-        return cls._with(build, IncrementalDecoder(module), load_graph(build.path / DECODER / "graph"))
+        return cls._with(build, float_stepper(build), load_graph(build.path / DECODER / "graph"))
 
     @classmethod
     def _with(cls, build: BuildDir, stepper: Stepper, graph: QuantizedGraph) -> Self:
@@ -97,19 +107,9 @@ class Translation:
         Raises:
             ArchNetError: a setting is out of range.
         """
-        given = self.settings
-        beams = given.num_beams if search.num_beams is None else search.num_beams
-        length = self.longest if search.max_length is None else search.max_length
-        penalty = given.length_penalty if search.length_penalty is None else search.length_penalty
-        if beams < 1:
-            raise ArchNetError(f"{beams} beams cannot be searched", fix="give 1 (greedy) or more")
-        if not 2 <= length <= self.longest:
-            raise ArchNetError(
-                f"max_length {length} is out of range",
-                fix=f"give 2 to {self.longest} tokens, or convert with a greater --seq-len",
-            )
+        beams, length, penalty = search.over(self.settings, self.longest)
         return generate(
-            self.stepper, input_ids, attention_mask, given,
+            self.stepper, input_ids, attention_mask, self.settings,
             max_length=length, num_beams=beams, length_penalty=penalty,
         )  # fmt: skip
 
@@ -149,6 +149,22 @@ class Translation:
         """A result without its first token, its end and what is behind it."""
         end = next((i for i, token in enumerate(row) if i and token in self.settings.ends), len(row))
         return [token for token in row[1:end] if token != self.settings.pad]
+
+
+def float_stepper(build: BuildDir) -> IncrementalDecoder:
+    """The float original of a build that writes, in PyTorch.
+
+    Raises:
+        ArchNetError: it is missing or damaged.
+    """
+    try:
+        network = load_folded(build.float_dir).network
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise ArchNetError(
+            f"{build.float_dir} holds no float original that can be read: {error}",
+            fix="convert again into a new folder",
+        ) from error
+    return IncrementalDecoder(NetworkModule(network).eval().requires_grad_(False))
 
 
 def open_pair(folder: Path, backend: str, *, threads: int | None = None) -> tuple[Backend, Backend]:

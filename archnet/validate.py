@@ -30,7 +30,7 @@ from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, Note, Progress, StageFinished, StageStarted, ignore
 from archnet.float_model import FloatModel
 from archnet.graph import QuantizedGraph
-from archnet.parts import is_translation, part_names
+from archnet.parts import DECODER, is_language, part_names
 from archnet.results import (
     BackendScore,
     BlockAgreement,
@@ -43,6 +43,7 @@ from archnet.scoring import Scorer
 from archnet.storage import load_graph
 from archnet.tasks import TASKS, Task, TaskScore, load_task
 from archnet.tasks.score import drop_interval
+from archnet.valid import MASKS
 
 REFERENCE = "reference"
 
@@ -88,9 +89,9 @@ def validate(
         raise ArchNetError(f"there is no task {task!r}", fix=nearest(task, TASKS))
     if task != "translation" and references is not None:
         raise ArchNetError("--references are of --task translation only", fix="leave them out")
-    if is_translation(build.path):
+    if part_names(build.path) != ("",):
         kept = Path(references) if references is not None else None
-        return _validate_translation(build, task, paths, kept, backends, max_drop, events or ignore)
+        return _validate_writer(build, task, paths, kept, backends, max_drop, events or ignore)
     loaded = load_task(task, paths) if task is not None else None
     names = _named(build, backends)
     graph = load_graph(build.graph_dir)
@@ -124,7 +125,7 @@ def validate(
     return result
 
 
-def _validate_translation(
+def _validate_writer(
     build: BuildDir,
     task: str | None,
     data: Sequence[Path],
@@ -133,18 +134,26 @@ def _validate_translation(
     max_drop: float | None,
     sink: EventSink,
 ) -> ValidationResult:
-    """The same for an encoder and a decoder."""
-    from archnet.tasks.translation import load_parallel_set
-    from archnet.validate_translation import agreement, open_both, with_scores
+    """The same for a model that writes: a decoder, and the encoder that it reads where there is one."""
+    from archnet.tasks.language import TextSet, load_text_set
+    from archnet.tasks.translation import ParallelSet, load_parallel_set
+    from archnet.validate_writer import agreement, open_writer, with_scores
 
-    if task not in (None, "translation"):
+    own, does = ("language", "writes") if is_language(build.path) else ("translation", "translates")
+    if task not in (None, own):
         raise ArchNetError(
-            f"{build.path} translates, which the task {task} does not score", fix="give --task translation"
+            f"{build.path} {does}, which the task {task} does not score", fix=f"give --task {own}"
         )
-    loaded = load_parallel_set(data, references) if task is not None else None
-    if loaded is not None:
-        open_tokenizer(build.tokenizer_dir)
-    opened = [open_both(build, name) for name in _named(build, backends)]
+    loaded: ParallelSet | TextSet | None = None
+    if task is not None:
+        tokenizer = open_tokenizer(build.tokenizer_dir)
+        longest = load_graph(build.path / DECODER / "graph").max_sequence
+        loaded = (
+            load_text_set(data, tokenizer, longest)
+            if own == "language"
+            else load_parallel_set(data, references)
+        )
+    opened = [open_writer(build, name) for name in _named(build, backends)]
     stage = _Stage(sink, "agreement", 0, 1 if loaded is None else 2)
     result = replace(
         agreement(build, opened, agreement_inputs(build), stage.step),
@@ -208,11 +217,8 @@ def agreement_inputs(build: BuildDir) -> Inputs:
     images = inputs.get("pixel_values")
     if images is not None and images.ndim == 4:
         return {"pixel_values": images[:AGREEMENT_SENTENCES]}
-    if (
-        not inputs.keys() >= {"input_ids", "attention_mask"}
-        or inputs["input_ids"].ndim != 2
-        or inputs["input_ids"].shape != inputs["attention_mask"].shape
-    ):
+    pairs = [(inputs[name], inputs.get(mask)) for name, mask in MASKS.items() if name in inputs]
+    if not pairs or any(i.ndim != 2 or m is None or i.shape != m.shape for i, m in pairs):
         raise ArchNetError(f"{file} is damaged: its arrays do not fit", fix="convert again into a new folder")
     return {name: value[:AGREEMENT_SENTENCES] for name, value in inputs.items()}
 

@@ -23,7 +23,7 @@ from archnet.capture import TRANSLATION_INPUTS, Capture, capture, capture_image
 from archnet.errors import ArchNetError
 from archnet.sources.pretrained import without_cache
 from archnet.sources.quiet import quiet_transformers
-from archnet.sources.translation import TranslationModel
+from archnet.sources.writer import TranslationModel
 
 SEQUENCE, PICTURE = 48, 32
 
@@ -58,7 +58,7 @@ TEXTS = {
     **alike("roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl nomic_bert roformer convbert", TEXT),
     **alike("jina_embeddings_v3 luke modernbert-decoder bert-generation", TEXT),
     **alike("mpnet", TEXT, pad_token_id=1),  # its positions begin behind 1, whatever its padding is
-    **alike("mobilebert", TEXT, embedding_size=32, true_hidden_size=32, intra_bottleneck_size=32),
+    **alike("mobilebert", TEXT, embedding_size=16, intra_bottleneck_size=16),
     **alike("squeezebert", TEXT, embedding_size=32),
     **alike("modernbert", TEXT, cls_token_id=2, sep_token_id=3, local_attention=16),
     **alike("esm", TEXT, position_embedding_type="rotary", mask_token_id=4),
@@ -83,6 +83,10 @@ TEXTS = {
     **alike("falcon", TOKENS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4),
     **alike("opt", TEXT, ffn_dim=64, word_embed_proj_dim=32),
     **alike("bloom", TOKENS, hidden_size=32, n_layer=2, n_head=4),
+    **alike("mpt", TOKENS, d_model=32, n_layers=2, n_heads=4, max_seq_len=64),
+    **alike(
+        "xglm", TOKENS, d_model=32, num_layers=2, attention_heads=4, ffn_dim=64, max_position_embeddings=64
+    ),
 }
 TRANSLATORS = {
     **alike("bart marian mbart", PAIR),

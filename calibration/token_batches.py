@@ -43,6 +43,8 @@ class TokenBatches(BucketedBatches):
         max_length: longer sentences are cut to this many tokens, special ones included.
         batch_size, seed, buckets, max_tokens: see `BucketedBatches`.
         pad_id: of the padding token; found in the tokenizer by default.
+        of_decoder: for a language model: the inputs have a decoder's names, and what a sentence has beyond
+            `max_length` are rows of their own.
 
     Raises:
         ArchNetError: no sentence has a token.
@@ -59,6 +61,7 @@ class TokenBatches(BucketedBatches):
         buckets: Sequence[int] = DEFAULT_BUCKETS,
         max_tokens: int | None = None,
         pad_id: int | None = None,
+        of_decoder: bool = False,
     ) -> None:
         special = tokenizer.num_special_tokens_to_add(False)
         if max_length <= special:
@@ -67,7 +70,8 @@ class TokenBatches(BucketedBatches):
                 fix="choose a longer --seq-len, such as 64 or 128",
             )
         self.pad_id = find_pad_id(tokenizer) if pad_id is None else pad_id
-        self._ids, self._starts = _tokenize(tokenizer, sentences, max_length, special)
+        self._side = "decoder_" if of_decoder else ""
+        self._ids, self._starts = _tokenize(tokenizer, sentences, max_length, special, whole=of_decoder)
         self._max_length = max_length
         lengths = np.diff(self._starts)
         self._unknown_share = _unknown_share(tokenizer, self._ids, special * len(lengths))
@@ -101,7 +105,7 @@ class TokenBatches(BucketedBatches):
     def _padded(self, bucket: int, numbers: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         rows = [self._ids[self._starts[n] : self._starts[n + 1]] for n in numbers]
         ids, mask = pad_rows(rows, self.shapes[bucket], self.pad_id)
-        return {"input_ids": ids, "attention_mask": mask}
+        return {f"{self._side}input_ids": ids, f"{self._side}attention_mask": mask}
 
 
 def pad_rows(rows: Sequence[Sequence[int] | NDArray[np.int32]], length: int, pad_id: int) -> Batch:
@@ -128,11 +132,14 @@ def find_pad_id(tokenizer: Tokenizer) -> int:
 
 
 def _tokenize(
-    tokenizer: Tokenizer, sentences: Sequence[str], max_length: int, special: int
+    tokenizer: Tokenizer, sentences: Sequence[str], max_length: int, special: int, *, whole: bool
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """All ids in one array and where each sentence starts (one more entry: the end).
 
     Sentences of which nothing but special tokens is left are dropped.
+
+    Args:
+        whole: what is cut off is kept, as sentences of its own.
     """
     cutting = Tokenizer.from_str(tokenizer.to_str())
     cutting.no_padding()
@@ -140,7 +147,9 @@ def _tokenize(
     parts: list[NDArray[np.int32]] = []
     for start in range(0, len(sentences), _ENCODE_CHUNK):
         chunk = list(sentences[start : start + _ENCODE_CHUNK])
-        rows = (np.asarray(e.ids, dtype=np.int32) for e in cutting.encode_batch_fast(chunk))
+        found = cutting.encode_batch_fast(chunk)
+        pieces = (piece for e in found for piece in (e, *(e.overflowing if whole else ())))
+        rows = (np.asarray(piece.ids, dtype=np.int32) for piece in pieces)
         parts += [row for row in rows if len(row) > special]
     if not parts:
         raise ArchNetError(

@@ -28,7 +28,7 @@ LEAST_TABLE_BITS = 4
 WEIGHTED = (Op.LINEAR, Op.CONV, Op.TOKEN_MIX)
 """Operators that multiply activations by weights."""
 
-PASSING = (Op.SELECT, Op.MEAN_POOL, Op.MAX_POOL, Op.TO_TOKENS, Op.PREPEND, Op.FLATTEN)
+PASSING = (Op.SELECT, Op.MEAN_POOL, Op.MAX_POOL, Op.TO_TOKENS, Op.PREPEND, Op.SHIFT, Op.FLATTEN)
 """Operators whose result is in the integers of what they read."""
 
 FUSED = ([Op.RELU], [Op.CLIP])
@@ -176,6 +176,8 @@ def _results(network: Network, bits: Bits, layers: Mapping[str, Bits]) -> dict[s
             results[site.name] = int(site.attributes["bits"])
         elif site.op in PASSING:
             results[site.name] = results.get(site.inputs[0], STORED_BITS)
+        elif site.op is Op.CONCAT:  # whose parts are all in the integers of the first one
+            results[site.name] = results[site.inputs[0]]
         else:
             results[site.name] = _wanted(site, readers, outputs, bits, layers)
     return results

@@ -157,6 +157,16 @@ class SoftmaxConverter:
         return Replacement((new,), {site.name: module})
 
 
+def cap_of(site: Site) -> float:
+    """What the scores of an attention site are bounded to (see `bounded`); 0 where they are not."""
+    return float(site.attributes.get("cap", 0.0))
+
+
+def bounded(scores: Tensor, cap: float) -> Tensor:
+    """cap * tanh(scores / cap) (arXiv 2408.00118, section 2); the scores themselves where it is 0."""
+    return cap * torch.tanh(scores / cap) if cap else scores
+
+
 def hides(bias: Tensor) -> bool:
     """Whether a bias of pairs of positions hides keys, as a window does."""
     return bool((bias <= HIDDEN / 2).any())
@@ -173,8 +183,10 @@ def relative(site: Site) -> int:
 
 
 def unbiased_only(site: Site, form: str) -> str | None:
-    """Why a form of attention that knows no such bias or terms cannot stand for a site, or None."""
+    """Why a form of attention that knows no such bias, terms or bound cannot stand for a site, or None."""
     if relative(site):
         return f"its scores have terms of distances (DeBERTa), which {form} does not take"
+    if cap_of(site):
+        return f"its scores are bounded by a tanh, which {form} does not take"
     reason = f"its scores have a bias of positions or a window, which {form} does not take"
     return reason if biased(site) else None

@@ -63,6 +63,11 @@ def with_padding(graph: QuantizedGraph) -> QuantizedGraph:
     return replace(graph, nodes=tuple(nodes), tensors=tensors)
 
 
+def neighbour_graph(bits: Bits) -> QuantizedGraph:
+    """The features of the token before each."""
+    return _renamed(single_operator(Op.SHIFT, "the token before", bits), "before")
+
+
 def product_graph(bits: Bits) -> QuantizedGraph:
     """Two tensors of tokens multiplied element by element, as gated layers do."""
     return _renamed(single_operator(Op.MUL, "rank 3", bits), "product")

@@ -151,6 +151,12 @@ FAMILIES: dict[str, Family] = {
         ),
     ),
     "nomic_bert": Family("nomic_bert", extra=_PLAIN_TOKENS),
+    "mobilebert": Family(
+        "mobilebert", extra=(*_PLAIN_TOKENS, ("embedding_size", 16), ("intra_bottleneck_size", 16))
+    ),
+    "squeezebert": Family(
+        "squeezebert", attention="eager", extra=(*_PLAIN_TOKENS, ("embedding_size", HIDDEN))
+    ),
     "roformer": Family("roformer", attention="eager", extra=_PLAIN_TOKENS),
     "esm": Family("esm", extra=(*_PLAIN_TOKENS, ("position_embedding_type", "rotary"), ("mask_token_id", 4))),
     "gpt2": Family(
@@ -164,7 +170,33 @@ FAMILIES: dict[str, Family] = {
         size_names=("hidden_size", "num_layers", "num_heads", "intermediate_size"),
         extra=(*_PLAIN_TOKENS, *_ENDS, ("window_size", 4)),
     ),
+    "bloom": Family(
+        "bloom",
+        attention="eager",
+        size_names=("hidden_size", "n_layer", "n_head", ""),
+        extra=(("pad_token_id", 0), *_ENDS),
+    ),
+    "mpt": Family(
+        "mpt",
+        attention="eager",
+        size_names=("d_model", "n_layers", "n_heads", ""),
+        extra=(("pad_token_id", 0), ("max_seq_len", MAX_POSITIONS), *_ENDS),
+    ),
+    "xglm": Family(
+        "xglm",
+        attention="eager",
+        size_names=("d_model", "num_layers", "attention_heads", "ffn_dim"),
+        extra=(*_PLAIN_TOKENS, *_ENDS),
+    ),
     "arcee": Family("arcee", extra=(*_PLAIN_TOKENS, ("num_key_value_heads", 2), *_ENDS)),
+    "gemma2": Family(
+        "gemma2",
+        attention="eager",
+        extra=(
+            *(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8)),
+            *(("attn_logit_softcapping", 2.0), ("query_pre_attn_scalar", 8)),
+        ),
+    ),
     "gemma3_text": Family("gemma3_text", extra=(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8))),
     "olmo2": Family("olmo2", extra=(*_PLAIN_TOKENS, *_GROUPED[:1], *_GROUPED[2:])),
     "qwen3": Family("qwen3", extra=(*_PLAIN_TOKENS, *_GROUPED)),
@@ -204,6 +236,7 @@ def make_model(
 
     entry = FAMILIES[family]
     sizes = dict(zip(entry.size_names, (hidden, layers, HEADS, 2 * hidden), strict=True))
+    sizes.pop("", None)  # a width that follows from another
     settings: dict[str, Any] = {**sizes, **dict(entry.extra)}
     if entry.tokenizer != "none":
         settings["vocab_size"] = make_tokenizer(family).get_vocab_size()
@@ -457,6 +490,60 @@ def make_translation_folder(folder: Path, family: str = "marian", **settings: An
     model.save_pretrained(folder)
     make_translation_tokenizer().save(str(folder / "tokenizer.json"))
     names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    record = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_POSITIONS, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(record, indent=1))
+    return folder
+
+
+# Language models -----------------------------------------------------------------------------------
+
+
+def make_language_tokenizer() -> Tokenizer:
+    """The byte-level tokenizer of `make_bpe_tokenizer` that begins texts with <s>, as Llama's do."""
+    tokenizer = make_bpe_tokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return tokenizer
+
+
+def make_language_model(family: str = "gpt2", *, seed: int = 0, layers: int = 2, **overrides: Any) -> Any:
+    """A tiny decoder alone with its output layer in eval mode, float32.
+
+    Args:
+        family: a decoder of `FAMILIES`: "gpt2", "llama" (gated layers, rotary positions, fewer key heads),
+            "gpt_neo" (a window of 4 tokens), ...
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    entry = FAMILIES[family]
+    sizes = dict(zip(entry.size_names, (HIDDEN, layers, HEADS, 2 * HIDDEN), strict=True))
+    tokens = {
+        "vocab_size": make_language_tokenizer().get_vocab_size(),
+        "bos_token_id": 0,
+        "eos_token_id": END,
+        "pad_token_id": PAD,
+    }
+    windows = {"attention_types": [[["local"], layers]]} if family == "gpt_neo" else {}
+    settings = {**sizes, **dict(entry.extra), **tokens, **windows, **overrides}
+    config = AutoConfig.for_model(entry.model_type, **settings)
+    torch_state = torch.get_rng_state()
+    try:
+        torch.manual_seed(seed)
+        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=entry.attention)
+        _roughen(model)
+    finally:
+        torch.set_rng_state(torch_state)
+    return model.eval()
+
+
+def make_language_folder(folder: Path, family: str = "gpt2", **settings: Any) -> Path:
+    """Write the folder of a tiny language model (see `make_language_model`) and return it."""
+    from transformers.utils import logging as transformers_logging
+
+    folder.mkdir(parents=True, exist_ok=True)
+    transformers_logging.disable_progress_bar()
+    make_language_model(family, **settings).save_pretrained(folder)
+    make_language_tokenizer().save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     record = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_POSITIONS, **names}
     (folder / "tokenizer_config.json").write_text(json.dumps(record, indent=1))
     return folder

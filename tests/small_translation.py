@@ -21,7 +21,7 @@ from archnet.graph import QuantizedGraph
 from archnet.network import Network
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.rewrite import materialize, rewrite, token_statistics
-from archnet.sources.translation import TranslationModel
+from archnet.sources.writer import TranslationModel
 from tests.hf_models import END, PAD, make_translation_model
 
 LENGTH = 12

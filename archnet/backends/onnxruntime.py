@@ -115,8 +115,15 @@ class OnnxRuntimeBackend:
 
 
 def views_of(graph: QuantizedGraph, stored: Mapping[str, StoredTensor]) -> dict[str, Node]:
-    """The nodes whose outputs a file does not hold, because they only rearrange, by output."""
-    return {n.output: n for n in graph.nodes if n.op in VIEWS and n.output not in stored}
+    """The nodes whose outputs a file does not hold, because they only rearrange what it holds, by output.
+
+    What they rearrange may be gone too: equal look-ups in equal tables are one node of the file.
+    """
+    views: dict[str, Node] = {}
+    for n in graph.nodes:
+        if n.op in VIEWS and n.output not in stored and (n.inputs[0] in stored or n.inputs[0] in views):
+            views[n.output] = n
+    return views
 
 
 def shown_values(

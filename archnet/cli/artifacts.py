@@ -14,7 +14,7 @@ from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.cli.app import app, examples, quiet_libraries
 from archnet.cli.check import folder_argument
 from archnet.errors import ArchNetError, nearest
-from archnet.parts import is_translation
+from archnet.parts import is_language, is_translation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -122,10 +122,11 @@ def export(
 
 
 @app.command(
-    short_help="Run the network once, .npz to .npz; or translate a text.",
+    short_help="Run the network once, .npz to .npz; or translate a text, or go on with it.",
     epilog=examples(
         "archnet run build --inputs in.npz --outputs out.npz --backend onnxruntime",
         "archnet run translator --inputs lines.en --outputs lines.de --beams 4",
+        "archnet run writer --inputs beginnings.txt --outputs texts.txt --max-length 64",
         "archnet run classifier --inputs pictures/ --outputs classes.tsv",
         'python -c "import numpy as n; ids = n.array([[101, 7592, 102]]); \\',
         "  n.savez('in.npz', input_ids=ids, attention_mask=n.ones_like(ids))\"",
@@ -137,28 +138,35 @@ def export(
     required=True,
     type=click.Path(path_type=Path),
     metavar="X.npz",
-    help="Named arrays; for a translation model a text, one sentence a line; for a classifier also pictures.",
+    help="Named arrays; for a model that writes a text, a source a line; for a classifier also pictures.",
 )
 @click.option(
     "--outputs", required=True, type=click.Path(path_type=Path), metavar="Y.npz", help="Where to write."
 )
 @click.option(
-    "--beams", type=int, metavar="N", help="Of a translation; 1 is greedy.  [default: the model's own]"
+    "--beams", type=int, metavar="N", help="Of what is written; 1 is greedy.  [default: the model's own]"
+)
+@click.option(
+    "--max-length", type=int, metavar="N", help="Most tokens that are written, of a text with its beginning."
 )
 @click.option(
     "--backend", default="reference", show_default=True, metavar="NAME", help="What runs the network."
 )
-def run(folder: Path, inputs: Path, outputs: Path, beams: int | None, backend: str) -> None:
+def run(
+    folder: Path, inputs: Path, outputs: Path, beams: int | None, max_length: int | None, backend: str
+) -> None:
     """Run the network in DIR once: arrays of X.npz in, float32 arrays of Y.npz out.
 
-    A translation model reads a text and writes one, a translation a line. An image classifier may read a
-    picture or a folder of them, too, and then writes a class a line: file, class, probability.
+    A translation model reads a text and writes one, a translation a line; a language model goes on with each
+    line. An image classifier may read a picture or a folder of them, too, and then writes a class a line:
+    file, class, probability.
     """
-    if is_translation(folder):
-        _translate(folder, inputs, outputs, beams, backend)
+    if is_translation(folder) or is_language(folder):
+        _write(folder, inputs, outputs, beams, max_length, backend)
         return
-    if beams is not None:
-        raise ArchNetError("--beams is of translation models only", fix="leave it out")
+    for option, given in (("--beams", beams), ("--max-length", max_length)):
+        if given is not None:
+            raise ArchNetError(f"{option} is of models that translate or write only", fix="leave it out")
     if (folder / SETTINGS_FILE).is_file() and inputs.suffix.lower() != ".npz":
         _classify(folder, inputs, outputs, backend)
         return
@@ -187,18 +195,25 @@ def _classify(folder: Path, inputs: Path, outputs: Path, backend: str) -> None:
     click.echo(f"{outputs}: {len(found)} pictures")
 
 
-def _translate(folder: Path, inputs: Path, outputs: Path, beams: int | None, backend: str) -> None:
-    """Translate a text file line by line."""
+def _write(
+    folder: Path, inputs: Path, outputs: Path, beams: int | None, max_length: int | None, backend: str
+) -> None:
+    """Translate a text file line by line, or go on with each line."""
     from archnet.calibration.text_files import text_lines
 
     if not inputs.is_file():
-        raise ArchNetError(f"{inputs} is no file", fix="name a text with one sentence a line")
+        what = "beginning of a text" if is_language(folder) else "sentence"
+        raise ArchNetError(f"{inputs} is no file", fix=f"name a text with one {what} a line")
     lines = text_lines(inputs)
     quiet_libraries()
     import archnet
 
-    found = archnet.load(folder, backend=backend).translate(lines, num_beams=beams)
-    write_bytes(outputs, "".join(f"{line}\n" for line in found).encode())
+    model = archnet.load(folder, backend=backend)
+    write = model.complete if is_language(folder) else model.translate
+    found = write(lines, num_beams=beams, max_length=max_length)
+    # What is written may hold line breaks; a line stays a line.
+    whole = (" ".join(line.splitlines()) for line in found)
+    write_bytes(outputs, "".join(f"{line}\n" for line in whole).encode())
     click.echo(f"{outputs}: {len(found)} lines")
 
 

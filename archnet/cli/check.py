@@ -13,7 +13,7 @@ from archnet.cli.app import Session, app, examples, print_json, quiet_libraries,
 from archnet.cli.look import json_option
 from archnet.errors import EXIT_CHECK_FAILED, ArchNetError
 
-TASKS = ("sts", "classification", "images", "translation")
+TASKS = ("sts", "classification", "images", "translation", "language")
 
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 
@@ -26,6 +26,7 @@ folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_t
         "archnet validate build --task sts --data sick.tsv --data sts2012/ --max-drop 0.3",
         "archnet validate classifier --task images --data test.zip",
         "archnet validate build --task translation --data test.en --references test.de",
+        "archnet validate writer --task language --data held-out.txt",
     ),
 )
 @folder_argument
@@ -34,7 +35,7 @@ folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_t
     "--data",
     multiple=True,
     metavar="FILE_OR_DIR",
-    help="Labelled data of the task; give it again for further sets (the score is their mean).",
+    help="Data of the task; give it again for further sets (the score is their mean).",
 )
 @click.option("--references", metavar="FILE", help="Of the task translation: a translation of each line.")
 @click.option(

@@ -17,7 +17,7 @@ from archnet.atomic import human_bytes
 from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.cli.progress_state import human_seconds
 from archnet.parts import is_translation, part_names
-from archnet.results import group_emulated
+from archnet.results import PERPLEXITY, group_emulated
 from archnet.targets.chips import CHIPS, in_words, needs_compiler
 
 if TYPE_CHECKING:
@@ -196,10 +196,13 @@ def validation_table(result: ValidationResult) -> Group:
     scored = ["score", "drop"] if result.task is not None else []
     ranged = any(row.drop_range is not None for row in result.scores)
     scored += ["95% of it"] if ranged else []
-    table = _table("backend", *scored, "cosine", "SQNR dB", right=[*scored, "cosine", "SQNR dB"])
+    beside = [PERPLEXITY] if PERPLEXITY in result.float_score.parts else []
+    numbers = [*scored, *beside, "cosine", "SQNR dB"]
+    table = _table("backend", *numbers, right=numbers)
     for row in (result.float_score, *result.scores) if scored else result.scores:
         task = [_number(row.score, 2), _number(row.drop, 2)] if scored else []
         task += [_range(row.drop_range)] if ranged else []
+        task += [_number(row.parts.get(name), 2) for name in beside]
         table.add_row(row.backend, *task, _number(row.cosine, 5), _number(row.sqnr_db, 1))
     parts: list[RenderableType] = [Text(title, "bold"), table]
     if ranged:
@@ -277,7 +280,9 @@ def end_table(folder: Path, metrics: Mapping[str, Any], program: str = "archnet"
     # A program that was started by its path is in an environment whose Python is beside it.
     python = str(Path(program).with_name("python")) if "/" in program else "python"
     part = folder / part_names(folder)[-1]
-    use, what = ("translate" if is_translation(folder) else "encode"), "hello"
+    use, what = "encode", "hello"
+    if part_names(folder) != ("",):
+        use = "translate" if is_translation(folder) else "complete"
     if (folder / SETTINGS_FILE).is_file():
         use, what = "classify", "picture.jpg"
     following = [

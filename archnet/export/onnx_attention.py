@@ -91,6 +91,18 @@ def lower_zero_pad(state: Lowering, node: Node) -> None:
     state.define(key, make.node("Pad", [value, pads, zero], key), "logical")
 
 
+def lower_shift(state: Lowering, node: Node) -> None:
+    """Pad at one end with the zero point, and a Slice of as many at the other."""
+    make, key, by = state.onnx, node.output, cast(int, node.attributes["by"])
+    _, zero = state.quantization(state.spec(key))
+    pads = make.integers(0, max(by, 0), 0, 0, max(-by, 0), 0)
+    longer = make.node("Pad", [state.integer(node.inputs[0], "logical"), pads, zero], f"{key}/longer")
+    begin, end = (
+        (make.integers(0), make.integers(-by)) if by > 0 else (make.integers(-by), make.integers(2**31))
+    )
+    state.define(key, make.node("Slice", [longer, begin, end, make.integers(1)], key), "logical")
+
+
 def lower_crop(state: Lowering, node: Node) -> None:
     """Slice to the length of the sequence that the graph is given."""
     make, key = state.onnx, node.output

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from archnet.errors import ArchNetError
-from archnet.export.onnx_attention import lower_crop, lower_mean_matmul, lower_table_softmax, lower_zero_pad
+from archnet.export.onnx_attention import (
+    lower_crop,
+    lower_mean_matmul,
+    lower_shift,
+    lower_table_softmax,
+    lower_zero_pad,
+)
 from archnet.export.onnx_handover import hand_on, wide_linear
 from archnet.export.onnx_image import lower_conv, lower_max_pool, lower_prepend, real_weights
 from archnet.export.onnx_model import ELEMENT_TYPES
@@ -381,6 +387,7 @@ LOWERINGS: dict[Op, Lower] = {
     Op.RELATIVE_MATMUL: lower_relative_matmul,
     Op.ZERO_PAD: lower_zero_pad,
     Op.CROP: lower_crop,
+    Op.SHIFT: lower_shift,
     Op.ADD: _add,
     Op.MUL: _mul,
     Op.REQUANTIZE: _requantize,

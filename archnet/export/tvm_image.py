@@ -178,6 +178,18 @@ def prepend(call: OperatorCall) -> None:
         store(call.result, value, b, s, feature)
 
 
+def shift(call: OperatorCall) -> None:
+    """The rows so many places before each, zeros where there is none."""
+    by = call.integer("by")
+    zero = tirx.IntImm(call.output.dtype, 0)
+    batch, length, features = call.sizes
+    with parallel(batch * length) as flat, serial(features) as feature:
+        b, s = flat // length, flat % length
+        there = s >= i64(by) if by > 0 else s < length + i64(by)
+        value = tirx.if_then_else(there, load(call.inputs[0], b, s - by, feature), zero)
+        store(call.result, value, b, s, feature)
+
+
 def rows_spec(output: TensorSpec, name: str) -> TensorSpec:
     """The result of a dense convolution before it is a map again: (batch, H * W, channels)."""
     channels, height, width = (int(size) for size in output.shape[1:])

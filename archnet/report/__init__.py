@@ -105,9 +105,10 @@ def asked_bits(settings: Mapping[str, object]) -> str:
 
 
 def _parts(validation: ValidationResult | None) -> list[str]:
-    """The data sets of the score, where there are several."""
-    names = list(validation.float_score.parts) if validation else []
-    return names if len(names) > 1 else []
+    """The data sets of the score, where there are several, and what is told beside it."""
+    if validation is None or len(validation.float_score.parts) < 2:
+        return []
+    return [name for name in validation.float_score.parts if name != validation.metric]
 
 
 def reproduce(c: Contents) -> str:

@@ -26,7 +26,7 @@ from archnet.results import (
 Json = Any
 
 FLOAT_FILE = "onnx/float.onnx"
-FLOAT_TRANSLATOR = "float/network.safetensors"
+FLOAT_WRITER = "float/network.safetensors"
 INTEGER_FILES = ("onnx/model.onnx", "tvm/x86_64/model.so", "tvm/aarch64/model.so")
 ARTIFACTS: Mapping[str, str] = {
     FLOAT_FILE: "Float original",
@@ -153,6 +153,11 @@ class Contents:
         return self.manifest.get("kind") == "translation"
 
     @property
+    def writes(self) -> bool:
+        """Whether the model writes text token by token, from a source or alone."""
+        return self.manifest.get("kind") in ("translation", "language")
+
+    @property
     def images(self) -> bool:
         """Whether the model reads pictures."""
         return self.manifest.get("kind") == "image"
@@ -175,7 +180,7 @@ class Contents:
     @property
     def float_runtime(self) -> str:
         """What runs the float original."""
-        return "PyTorch" if self.translates else "ONNX Runtime"
+        return "PyTorch" if self.writes else "ONNX Runtime"
 
     @property
     def score_command(self) -> str:
@@ -184,6 +189,8 @@ class Contents:
             return self.command(
                 "validate", "--task", "translation", "--data", "SOURCES", "--references", "FILE"
             )
+        if self.writes:
+            return self.command("validate", "--task", "language", "--data", "FILE")
         if self.images:
             return self.command("validate", "--task", "images", "--data", "FOLDER_OR_ZIP")
         return self.command("validate", "--task", "sts", "--data", "FILE_OR_DIR")
@@ -339,8 +346,8 @@ def _sizes(folder: Path, recorded: Mapping[str, int]) -> dict[str, int]:
     parts = part_names(folder)
     for name, label in ARTIFACTS.items():
         files = [f"{part}/{name}".removeprefix("/") for part in parts]
-        if len(parts) > 1 and name == FLOAT_FILE:
-            files = [FLOAT_TRANSLATOR]
+        if parts != ("",) and name == FLOAT_FILE:
+            files = [FLOAT_WRITER]
         counts = [_bytes(folder / file) or int(recorded.get(file, 0)) for file in files]
         if all(counts):
             sizes[label] = sum(counts)

@@ -22,11 +22,10 @@ from archnet.sources.source import (
     probe_outputs,
 )
 from archnet.sources.tokenizer import load_tokenizer, lower_cased, tokenizer_max_length
-from archnet.sources.translation import TranslationModel, generation_settings
 from archnet.sources.weights import PICKLE_SUFFIXES, find_weights, hash_files
+from archnet.sources.writer import as_writer
 
 _GENERIC_NAMES = ("model", "models", "checkpoint", "0_Transformer")
-_DECODER_ENDS = ("ForCausalLM", "LMHeadModel")
 
 
 def open_folder(folder: Path, *, name: str | None = None, tokenizer_required: bool = True) -> Source:
@@ -44,14 +43,14 @@ def open_folder(folder: Path, *, name: str | None = None, tokenizer_required: bo
     name = name or _short_name(folder)
     config = _read_config(encoder)
     files = find_weights(encoder)
-    module, notes = load_pretrained(encoder, config)
+    # What pools is an encoder, whatever its weights were saved as (Qwen3-Embedding: as a language model).
+    module, notes = load_pretrained(encoder, {**config, "architectures": []} if chain else config)
     check_finite(module, str(encoder))
     kind = input_kind(module, str(encoder))
     generation: GenerationSettings | None = None
     more: tuple[str, ...] = ()
-    if kind == "translation":
-        generation, more = generation_settings(module, str(encoder))
-        module = TranslationModel(module)
+    if kind in ("translation", "language"):
+        module, generation, more = as_writer(module, alone=kind == "language", name=str(encoder))
     found = load_tokenizer(encoder) if kind != "image" else None
     if found is None and kind != "image" and tokenizer_required:
         raise ArchNetError(
@@ -131,13 +130,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ArchNetError(
             f"{file} describes weights that are quantized already ({_quant_method(method)})",
             fix="convert the original float model",
-        )
-    architectures = [str(a) for a in config.get("architectures") or []]
-    if any(a.endswith(_DECODER_ENDS) for a in architectures):
-        raise ArchNetError(
-            f"{file} is a text generator ({', '.join(architectures)}); this version converts encoders and "
-            "encoder-decoders",
-            fix="choose an encoder such as BERT, or a translation model such as Marian",
         )
     return config
 

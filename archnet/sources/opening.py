@@ -30,8 +30,8 @@ from archnet.sources.source import (
     probe_outputs,
 )
 from archnet.sources.tokenizer import as_tokenizer, load_tokenizer
-from archnet.sources.translation import TranslationModel, generation_settings
 from archnet.sources.weights import CONVERT_HINT, PICKLE_SUFFIXES
+from archnet.sources.writer import as_writer
 
 FORMS = "a model folder, a hub name (owner/name) or path/to/file.py:factory"
 
@@ -164,9 +164,8 @@ def _open_module(module: nn.Module, name: str, tokenizer: object | None) -> Sour
     kind = input_kind(module, name)
     generation: GenerationSettings | None = None
     notes: tuple[str, ...] = ()
-    if kind == "translation":
-        generation, notes = generation_settings(module, name)
-        module = TranslationModel(module)
+    if kind in ("translation", "language"):
+        module, generation, notes = as_writer(module, alone=kind == "language", name=name)
     images: ImageSettings | None = None
     if kind == "image" and tokenizer is not None:
         images, tokenizer = as_image_settings(tokenizer), None

@@ -17,8 +17,9 @@ from torch import nn
 from archnet.calibration.image_settings import SETTINGS_FILE, ImageSettings
 from archnet.errors import ArchNetError
 from archnet.generation import GenerationSettings
+from archnet.sources.writer import writes_alone
 
-Kind = Literal["text", "image", "translation"]
+Kind = Literal["text", "image", "translation", "language"]
 Pooling = Literal["mean", "cls"]
 
 DEFAULT_MAX_LENGTH = 512
@@ -32,7 +33,7 @@ class Source:
         name: a short name for reports.
         module: eval mode, float32, on the CPU; called as `module(input_ids=..., attention_mask=...)`
             (text: int64, both (batch, sequence)), with `decoder_input_ids` and `decoder_attention_mask` too
-            (translation) or `module(pixel_values=...)` (image: float32).
+            (translation), with these two alone (language), or `module(pixel_values=...)` (image: float32).
         output_names: names of the float tensors that the module returns, in its order; a bare tensor is
             "output", the members of a tuple "output_0", "output_1", ...
         tokenizer: without padding and truncation; None for images and for modules that came without.
@@ -42,10 +43,10 @@ class Source:
         max_length: tokens, special ones included, that the model was made for.
         sha256: of the weight file as it is on disk (several files: of their digests; a live module: of its
             tensors).
-        kind: "text", "image" or "translation" (an encoder-decoder).
+        kind: "text", "image", "translation" (an encoder-decoder) or "language" (a decoder alone that writes).
         config: the transformers configuration as plain data; empty for other modules.
         notes: what was left out or changed while opening, for the plan and the report.
-        generation: how an encoder-decoder searches; None for other models.
+        generation: how a model that writes searches; None for other models.
         images: how pictures become an image model's pixels; None elsewhere, or when it came without.
     """
 
@@ -105,7 +106,7 @@ class Source:
 
 
 def input_kind(module: nn.Module, name: str) -> Kind:
-    """Whether a module takes token ids or pixels, from `main_input_name` or the names its forward takes."""
+    """What a module takes and does, from `main_input_name` or the names its forward takes."""
     main = getattr(module, "main_input_name", None)
     parameters = inspect.signature(module.forward).parameters
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
@@ -115,7 +116,7 @@ def input_kind(module: nn.Module, name: str) -> Kind:
         if "attention_mask" in parameters and "decoder_input_ids" in parameters:
             return "translation"
         if takes_any or "attention_mask" in parameters:
-            return "text"
+            return "language" if writes_alone(module) else "text"
         raise ArchNetError(
             f"the forward of {name} takes ({', '.join(parameters)}), but no attention_mask",
             fix="give its forward the arguments input_ids and attention_mask (the mask may be ignored)",
@@ -134,7 +135,8 @@ def example_inputs(
     if kind != "image":
         ids = torch.zeros((batch, sequence), dtype=torch.int64)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        return inputs if kind == "text" else inputs | {f"decoder_{k}": v for k, v in inputs.items()}
+        of_decoder = {f"decoder_{name}": value for name, value in inputs.items()}
+        return inputs if kind == "text" else of_decoder if kind == "language" else inputs | of_decoder
     return {"pixel_values": torch.zeros((batch, *image_size(module, images)))}
 
 

@@ -13,7 +13,7 @@ from archnet.tasks.classification import LabelledSet
 from archnet.tasks.score import Encode, TaskScore
 from archnet.tasks.sts import PairSet, Paths
 
-TASKS = ("classification", "images", "sts", "translation")
+TASKS = ("classification", "images", "language", "sts", "translation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +82,10 @@ def load_task(name: str, path: Paths) -> Task:
         raise ArchNetError(
             "the task translation needs the build of an encoder-decoder",
             fix="use --task sts or --task classification, or convert a translation model",
+        )
+    if name == "language":
+        raise ArchNetError(
+            "the task language needs the build of a language model",
+            fix="use --task sts or --task classification, or convert a decoder that writes text",
         )
     raise ArchNetError(f"there is no task {name!r}", fix=nearest(name, TASKS))

@@ -48,7 +48,7 @@ FAMILY = {Op.LINEAR, Op.CONCAT, Op.CONV, Op.MAX_POOL}
 
 AROUND_IT = {
     Op.ONE_HOT, Op.REQUANTIZE, Op.WIDEN, Op.RESHAPE, Op.TRANSPOSE, Op.SLICE, Op.SELECT, Op.ZERO_PAD, Op.CROP,
-    Op.PREPEND,
+    Op.PREPEND, Op.SHIFT,
 }  # fmt: skip
 """Ids as vectors, quantization, and data movement."""
 

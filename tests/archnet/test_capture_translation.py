@@ -13,7 +13,7 @@ from archnet.capture import TRANSLATION_INPUTS, Capture, capture
 from archnet.executor import NetworkModule
 from archnet.operators import Op
 from archnet.side_values import visibility_of
-from archnet.sources.translation import TranslationModel
+from archnet.sources.writer import TranslationModel
 from tests.hf_models import PAD, make_translation_model
 
 FAMILIES = ("marian", "bart", "mbart", "t5")

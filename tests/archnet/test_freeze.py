@@ -32,6 +32,7 @@ from archnet.operators import Op
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.reference import execute, run_node
 from archnet.rewrite import materialize, rewrite, token_statistics
+from archnet.sources.pretrained import without_cache
 from tests.hf_models import make_model
 from tests.small_encoder import LENGTH, captured_encoder, padded_batch
 
@@ -50,6 +51,9 @@ MODELS: dict[str, Callable[[], Network]] = {
     "distances of keys": lambda: captured_family(
         "deberta-v2", pos_att_type=["p2c"], share_att_key=False, position_buckets=-1
     ),
+    "bias of distances": lambda: captured_family("bloom"),
+    "bounded scores": lambda: captured_family("gemma2"),
+    "neighbours": lambda: captured_family("mobilebert"),
     "window": lambda: captured_family("modernbert", layers=2, local_attention=6),
 }
 
@@ -57,6 +61,7 @@ MODELS: dict[str, Callable[[], Network]] = {
 def captured_family(family: str, layers: int = 1, **settings: object) -> Network:
     """The captured network of a tiny transformers model, with blocks."""
     module = make_model(family, layers=layers, pad_token_id=0, **settings)
+    without_cache(module)
     network = capture(module, max_sequence=LENGTH, pooling="mean", padding_id=0).network
     return with_blocks(network, find_blocks(network))
 

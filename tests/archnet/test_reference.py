@@ -20,6 +20,7 @@ from archnet.operators import Op
 from archnet.reference import OPERATORS, execute, integer_matmul, run_node
 from tests.attention_graphs import (
     distance_graph,
+    neighbour_graph,
     product_graph,
     with_padding,
     with_relu_attention,
@@ -55,6 +56,16 @@ def test_matmul_in_floats_is_the_matmul_of_integers(seed: int, rows: int, depth:
     a, b = int8(rng, 2, rows, depth), int8(rng, 2, depth, columns)
     exact = np.einsum("bmk,bkn->bmn", a.astype(np.int64), b.astype(np.int64))
     np.testing.assert_array_equal(integer_matmul(a, b), exact)
+
+
+@pytest.mark.parametrize("by", [1, 2, 3, 9, -1, -2, -3, -9])
+def test_shift_gives_each_token_the_one_so_many_places_before_it(by: int) -> None:
+    x = int8(np.random.default_rng(0), 2, 3, 4)
+    wanted = np.zeros_like(x)
+    for place in range(3):
+        if 0 <= place - by < 3:
+            wanted[:, place] = x[:, place - by]
+    np.testing.assert_array_equal(call(Op.SHIFT, x, by=by), wanted)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +289,7 @@ def test_the_test_networks_use_every_operator() -> None:
         image_graph("beit", Bits(8, 8)),
         product_graph(Bits(8, 8)),
         distance_graph(Bits(8, 8)),
+        neighbour_graph(Bits(8, 8)),
     )
     assert {node.op for graph in graphs for node in graph.nodes} == set(OPERATORS)
 

@@ -13,7 +13,7 @@ from archnet.capture import TRANSLATION_INPUTS, capture
 from archnet.executor import NetworkModule
 from archnet.incremental import IncrementalDecoder
 from archnet.search import generate
-from archnet.sources.translation import TranslationModel, generation_settings
+from archnet.sources.writer import TranslationModel, generation_settings
 from tests.hf_models import PAD, make_translation_model
 
 MAX_LENGTH = 14

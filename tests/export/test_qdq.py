@@ -19,7 +19,7 @@ from archnet.export.qdq import QdqModel, build_qdq
 from archnet.export.qdq_state import QdqForm
 from archnet.graph import QuantizedGraph
 from archnet.onnx_session import session_options
-from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
+from tests.attention_graphs import neighbour_graph, with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph, images
 
@@ -141,5 +141,7 @@ def test_what_has_no_form_is_refused_by_name() -> None:
         build_qdq(with_relu_attention(graph))
     with pytest.raises(ArchNetError, match="OneHot has no QDQ form: a row of a one-hot"):
         build_qdq(tiny_encoder(np.random.default_rng(0), embedding="one_hot"))
+    with pytest.raises(ArchNetError, match="Shift has no QDQ form: no chip's compiler was asked about it"):
+        build_qdq(neighbour_graph(Bits(8, 8)))
     with pytest.raises(ArchNetError, match=r"--seq-len 17 is not in 1 \.\. 16"):
         build_qdq(graph, 17)

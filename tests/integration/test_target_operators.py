@@ -27,6 +27,7 @@ from archnet.reference import execute
 from archnet.targets import list_profiles, load_profile
 from tests.attention_graphs import (
     distance_graph,
+    neighbour_graph,
     product_graph,
     with_padding,
     with_relu_attention,
@@ -61,6 +62,7 @@ def networks(bits: Bits, share_levels: int = 255) -> list[QuantizedGraph]:
         image_graph("cnn", bits),
         product_graph(bits),
         distance_graph(bits),
+        neighbour_graph(bits),
     ]
 
 

@@ -11,9 +11,14 @@ from torch import nn
 
 from archnet.sources import open_model
 from tests.hf_models import (
+    END,
     FAMILIES,
+    PAD,
     SENTENCES,
     TEXT_FAMILIES,
+    make_language_folder,
+    make_language_model,
+    make_language_tokenizer,
     make_model,
     make_model_folder,
     make_wordpiece_tokenizer,
@@ -61,6 +66,24 @@ def test_positions_before_the_padding_index_do_not_count(tmp_path: Path) -> None
     assert source.max_length == 64
     ids = torch.full((1, source.max_length), 7)
     source.module(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["folder", "module"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_language_models_give_their_logits(tmp_path: Path, family: str, live: bool) -> None:
+    original = make_language_model(family, seed=3)
+    folder = make_language_folder(tmp_path / "tiny", family, seed=3)
+    source = open_model(original, tokenizer=make_language_tokenizer()) if live else open_model(folder)
+    assert (source.kind, source.output_names) == ("language", ("logits",))
+    assert source.generation is not None
+    assert (source.generation.start, source.generation.ends, source.generation.pad) == (0, (END,), PAD)
+    ids = torch.randint(5, 150, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    with torch.no_grad():
+        found = source.module(decoder_input_ids=ids, decoder_attention_mask=mask)["logits"]
+        wanted = original(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(found[mask.bool()], wanted[mask.bool()], atol=1e-5, rtol=1e-5)
 
 
 def test_image_folder(tmp_path: Path) -> None:

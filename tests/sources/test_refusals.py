@@ -91,7 +91,10 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
             set_config(quantization_config={"quant_method": "gptq"}), "gptq", "float", id="quantized"
         ),
         pytest.param(
-            set_config(architectures=["GPT2LMHeadModel"]), "text generator", "encoder", id="decoder"
+            set_config(architectures=["BertLMHeadModel"]),
+            "lack 6 tensors",
+            "config.json",
+            id="no-output-layer",
         ),
         pytest.param(set_config(intermediate_size=48), "intermediate.dense", "belongs to", id="shapes"),
         pytest.param(set_config(num_hidden_layers=3), "lack 16 tensors", "belongs to", id="more-layers"),

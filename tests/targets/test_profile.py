@@ -31,6 +31,7 @@ MOVEMENT_AND_EDGES = {
     Op.TRANSPOSE,
     Op.SLICE,
     Op.SELECT,
+    Op.SHIFT,
     Op.MEAN_POOL,
     Op.MASK,
     Op.REQUANTIZE,

@@ -1,4 +1,4 @@
-"""Encoder-decoders: one call for teacher-forced training, and the settings of their search."""
+"""Models that write text token by token, each called in one way only, and what they say of their search."""
 
 from __future__ import annotations
 
@@ -30,10 +30,8 @@ NOT_FOLLOWED = {
 """Settings of transformers' generate that are left out, with the values at which they do nothing."""
 
 
-class TranslationModel(nn.Module):
-    """An encoder-decoder called with both sides' tokens; gives {"logits": (batch, tokens, vocabulary)}."""
-
-    main_input_name = "input_ids"
+class Writer(nn.Module):
+    """A model that gives scores of the next token, wrapped so that nothing else comes out of it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -43,7 +41,7 @@ class TranslationModel(nn.Module):
         self.extra: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
 
     def get_input_embeddings(self) -> nn.Module | None:
-        """The table of the source's words, where the model names it."""
+        """The table of the words that are read, where the model names it."""
         named = getattr(self.model, "get_input_embeddings", None)
         table = named() if callable(named) else None
         return table if isinstance(table, nn.Module) else None
@@ -54,6 +52,18 @@ class TranslationModel(nn.Module):
         if callable(change):
             change(name)
 
+    def logits(self, **inputs: Tensor) -> dict[str, Tensor]:
+        """{"logits": (batch, tokens, vocabulary)} of the model, whatever it returns beside them."""
+        result = self.model(**inputs, **self.extra)
+        logits = result["logits"] if isinstance(result, Mapping) else result
+        return {"logits": logits[0] if isinstance(logits, (tuple, list)) else logits}
+
+
+class TranslationModel(Writer):
+    """An encoder-decoder called with both sides' tokens; gives {"logits": (batch, tokens, vocabulary)}."""
+
+    main_input_name = "input_ids"
+
     def forward(
         self,
         input_ids: Tensor,
@@ -62,48 +72,81 @@ class TranslationModel(nn.Module):
         decoder_attention_mask: Tensor,
     ) -> dict[str, Tensor]:
         """All int64: (batch, source tokens) twice, (batch, target tokens) twice."""
-        result = self.model(
+        return self.logits(
             input_ids=input_ids,
             attention_mask=attention_mask,
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
-            **self.extra,
         )
-        logits = result["logits"] if isinstance(result, Mapping) else result
-        if isinstance(logits, (tuple, list)):
-            logits = logits[0]
-        return {"logits": logits}
+
+
+class LanguageModel(Writer):
+    """A decoder alone, called with a text's tokens; gives {"logits": (batch, tokens, vocabulary)}.
+
+    Its inputs have the names of a decoder's, because it is one: a token sees itself and those before it.
+    """
+
+    main_input_name = "decoder_input_ids"
+
+    def forward(self, decoder_input_ids: Tensor, decoder_attention_mask: Tensor) -> dict[str, Tensor]:
+        """Both int64 (batch, tokens), padded on the right."""
+        return self.logits(input_ids=decoder_input_ids, attention_mask=decoder_attention_mask)
+
+
+def writes_alone(module: nn.Module) -> bool:
+    """Whether a module that reads one text says of itself that it goes on with it (`can_generate`)."""
+    says = getattr(module, "can_generate", None)
+    return callable(says) and bool(says())
+
+
+def as_writer(
+    module: nn.Module, *, alone: bool, name: str
+) -> tuple[Writer, GenerationSettings, tuple[str, ...]]:
+    """The wrapped model, how it searches, and notes on what of its settings is not followed.
+
+    Args:
+        alone: whether it is a decoder alone.
+
+    Raises:
+        ArchNetError: as `generation_settings` does.
+    """
+    writer = LanguageModel(module) if alone else TranslationModel(module)
+    return writer, *generation_settings(writer, name)
 
 
 def generation_settings(module: nn.Module, name: str) -> tuple[GenerationSettings, tuple[str, ...]]:
-    """How the model searches, from its generation_config, and what of that is not followed.
+    """How a model searches, from its generation_config, and what of that is not followed.
 
     Raises:
-        ArchNetError: the model does not say with which token a translation starts or ends, or names one
-            that it does not have.
+        ArchNetError: an encoder-decoder does not say with which token a translation starts or ends, or the
+            model names a token that it does not have.
     """
-    model = module.model if isinstance(module, TranslationModel) else module
+    alone = isinstance(module, LanguageModel)
+    model = module.model if isinstance(module, Writer) else module
     given = getattr(model, "generation_config", None) or getattr(model, "config", None)
     known: dict[str, Any] = given.to_dict() if given is not None else {}
     config = getattr(model, "config", None)
-    for key in ("decoder_start_token_id", "eos_token_id", "pad_token_id"):
+    first = "bos_token_id" if alone else "decoder_start_token_id"
+    for key in (first, "eos_token_id", "pad_token_id"):
         if known.get(key) is None:
             known[key] = getattr(config, key, None)
-    if known["decoder_start_token_id"] is None or known["eos_token_id"] is None:
+    if not alone and (known[first] is None or known["eos_token_id"] is None):
         raise ArchNetError(
             f"{name} does not say with which token a translation starts and ends",
             fix="set decoder_start_token_id and eos_token_id in its generation_config.json",
         )
     ends = known["eos_token_id"] if isinstance(known["eos_token_id"], list) else [known["eos_token_id"]]
-    _check_tokens(known, ends, config, name)
+    ends = [end for end in ends if end is not None]
+    _check_tokens(known, first, ends, config, name)
     words = known.get("bad_words_ids") or []
     left = [k for k, v in NOT_FOLLOWED.items() if known.get(k) is not None and known[k] != v]
     if any(len(word) != 1 for word in words):
         left.append("bad_words_ids of several tokens")
     notes = (f"generate does not follow {', '.join(left)} of the model's settings",) if left else ()
+    start = next((token for token in (known[first], *ends) if token is not None), 0)
     return (
         GenerationSettings(
-            start=int(known["decoder_start_token_id"]),
+            start=int(start),
             ends=tuple(int(end) for end in ends),
             pad=int(known["pad_token_id"] if known["pad_token_id"] is not None else 0),
             forbidden=tuple(int(word[0]) for word in words if len(word) == 1),
@@ -117,14 +160,14 @@ def generation_settings(module: nn.Module, name: str) -> tuple[GenerationSetting
     )
 
 
-def _check_tokens(known: Mapping[str, Any], ends: list[int], config: object, name: str) -> None:
-    """Refuse a token that the decoder's table does not have, such as a family's default of another one."""
+def _check_tokens(known: Mapping[str, Any], first: str, ends: list[int], config: object, name: str) -> None:
+    """Refuse a token that the table does not have, such as a family's default of another one."""
     count = getattr(config, "decoder_vocab_size", None) or getattr(config, "vocab_size", None)
-    given = [("decoder_start_token_id", known["decoder_start_token_id"])]
+    given = [(first, known[first])]
     given += [("eos_token_id", end) for end in ends] + [("pad_token_id", known["pad_token_id"])]
     wrong = [(key, token) for key, token in given if count and token is not None and not 0 <= token < count]
     if wrong:
         raise ArchNetError(
             f"{name} has {count} words, but its {wrong[0][0]} is {wrong[0][1]}",
-            fix="set decoder_start_token_id, eos_token_id and pad_token_id in its generation_config.json",
+            fix=f"set {first}, eos_token_id and pad_token_id in its generation_config.json",
         )

@@ -1,4 +1,4 @@
-"""A finished translation build against its float original: BLEU, the logits, integer by integer."""
+"""A finished build of a model that writes against its float original: the logits, every integer, the task."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from archnet.backends import open_backend
 from archnet.backends.base import Backend
 from archnet.build import BuildDir
 from archnet.integer_decoder import IntegerDecoder
-from archnet.parts import DECODER, ENCODER
+from archnet.language import LanguageRun, decoder_backend
+from archnet.parts import DECODER, ENCODER, is_language, part_names
 from archnet.results import BackendScore, EmulatedPlace, TensorAgreement, ValidationResult
 from archnet.search import Stepper
 from archnet.storage import load_graph
+from archnet.tasks.language import TextSet, language_score
 from archnet.tasks.score import TaskScore, drop_interval
 from archnet.tasks.translation import ParallelSet, evaluate_translation, require_sacrebleu
 from archnet.translation import WHOLE, Search, Translation, host_of, open_pair
@@ -37,18 +39,30 @@ Report = Any
 
 @dataclass(frozen=True)
 class Opened:
-    """The two networks of a build in one backend, or the encoder there and the decoder on the host."""
+    """The networks of a build in one backend, or the encoder there and the decoder on the host.
+
+    Attributes:
+        encoder: None for a language model.
+    """
 
     name: str
-    encoder: Backend
+    encoder: Backend | None
     decoder: Backend
-    translation: Translation
+    run: Translation | LanguageRun
 
 
-def open_both(build: BuildDir, name: str) -> Opened:
+def open_writer(build: BuildDir, name: str) -> Opened:
     """Open the networks of a build in a backend, by its name."""
+    if is_language(build.path):
+        decoder = decoder_backend(build.path, name)
+        return Opened(name, None, decoder, LanguageRun.open(build, decoder))
     encoder, decoder = open_pair(build.path, name)
     return Opened(name, encoder, decoder, Translation.open(build, encoder, decoder))
+
+
+def open_original(build: BuildDir) -> Translation | LanguageRun:
+    """The float original of a build in PyTorch."""
+    return LanguageRun.open_float(build) if is_language(build.path) else Translation.open_float(build)
 
 
 def agreement(
@@ -57,17 +71,17 @@ def agreement(
     """Compare logits with the float original's and integers with the reference's.
 
     Args:
-        inputs: sources and what the decoder reads, padded, with their masks.
+        inputs: what the decoder reads, of a translation model the sources too, padded, with their masks.
         report: told (backend, step, steps).
     """
     chosen = {name: torch.from_numpy(value[:SENTENCES]) for name, value in inputs.items()}
-    wanted = _logits(Translation.open_float(build).stepper, chosen)
-    parts = {part: load_graph(build.path / part / "graph") for part in (ENCODER, DECODER)}
+    wanted = _logits(open_original(build).stepper, chosen)
+    parts = {part: load_graph(build.path / part / "graph") for part in part_names(build.path)}
     scores: list[BackendScore] = []
     tensors: list[TensorAgreement] = []
     for one in opened:
         compared = OutputComparison("logits")
-        found = _logits(one.translation.stepper, chosen)
+        found = _logits(one.run.stepper, chosen)
         compared.add(wanted, found, chosen["decoder_attention_mask"].numpy())
         report(one.name, 1, 2)
         similarity, noise = compared.agreement()
@@ -92,7 +106,7 @@ def agreement(
         metric="",
         data="",
         samples=0,
-        agreement_samples=len(chosen["attention_mask"]),
+        agreement_samples=len(chosen["decoder_attention_mask"]),
         float_score=BackendScore("float"),
         scores=tuple(scores),
         blocks=(),
@@ -102,12 +116,18 @@ def agreement(
     )
 
 
+def _source(inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sources and their mask; of a language model, which has none, what it reads."""
+    side = "" if "input_ids" in inputs else "decoder_"
+    return inputs[f"{side}input_ids"], inputs[f"{side}attention_mask"]
+
+
 def _logits(stepper: Stepper, inputs: Mapping[str, torch.Tensor]) -> NDArray[np.float32]:
-    """Logits of every given target token, (batch, target tokens, vocabulary)."""
-    targets = inputs["decoder_input_ids"]
-    longest = targets.shape[1]
-    stepper.start(inputs["input_ids"], inputs["attention_mask"], beams=1, max_length=longest + 1)
-    return torch.stack([stepper.step(targets[:, i]) for i in range(longest)], 1).numpy()
+    """Logits behind every given token, (batch, tokens, vocabulary)."""
+    tokens = inputs["decoder_input_ids"]
+    longest = tokens.shape[1]
+    stepper.start(*_source(inputs), beams=1, max_length=longest + 1)
+    return torch.stack([stepper.step(tokens[:, i]) for i in range(longest)], 1).numpy()
 
 
 def _integers(
@@ -117,50 +137,72 @@ def _integers(
 
     A decoder that stays on the host is that backend's, and compared where that one is asked for.
     """
-    graphs = {part: load_graph(build.path / part / "graph") for part in (ENCODER, DECODER)}
-    source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    encoder = IntegerComparison(graphs[ENCODER], one.encoder)
-    encoder.add({name: value.numpy() for name, value in source.items()})
+    agreed: tuple[TensorAgreement, ...] = ()
+    ids, mask = _source(inputs)
+    if one.encoder is not None:
+        encoder = IntegerComparison(load_graph(build.path / ENCODER / "graph"), one.encoder)
+        encoder.add({"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+        agreed = encoder.agreement()
     if one.name not in WHOLE:
-        return encoder.agreement()
-    decoder = IntegerComparison(graphs[DECODER], one.decoder)
-    exact = [open_backend(REFERENCE, build.path / part) for part in (ENCODER, DECODER)]
-    stepper = IntegerDecoder(exact[0], exact[1], graphs[DECODER])
-    stepper.start(**source, beams=1, max_length=COMPARED_STEPS + 1)
+        return agreed
+    graph = load_graph(build.path / DECODER / "graph")
+    decoder = IntegerComparison(graph, one.decoder)
+    exact = {part: open_backend(REFERENCE, build.path / part) for part in part_names(build.path)}
+    stepper = IntegerDecoder(exact.get(ENCODER), exact[DECODER], graph)
+    stepper.start(ids, mask, beams=1, max_length=COMPARED_STEPS + 1)
     for i in range(min(COMPARED_STEPS, inputs["decoder_input_ids"].shape[1])):
         tokens = inputs["decoder_input_ids"][:, i]
         decoder.add(stepper.inputs(tokens))
         stepper.step(tokens)
-    return (*encoder.agreement(), *decoder.agreement())
+    return (*agreed, *decoder.agreement())
+
+
+def score_of(run: Translation | LanguageRun, data: ParallelSet | TextSet, tell: Report) -> TaskScore:
+    """sacreBLEU of a model's translations; or how well it foresees the next token of texts.
+
+    Args:
+        tell: told (done, of how many).
+
+    Raises:
+        ArchNetError: sacreBLEU is needed and not installed.
+    """
+    if isinstance(run, LanguageRun):
+        assert isinstance(data, TextSet)
+        return language_score(run.log_likelihoods(data.rows, lambda n: tell(n, len(data))))
+    assert isinstance(data, ParallelSet)
+    require_sacrebleu()
+
+    def translate(sentences: Sequence[str], beams: int) -> Sequence[str]:
+        search = Search(num_beams=beams)
+        return run.translate(sentences, search, progress=lambda n: tell(n, len(sentences)))
+
+    return evaluate_translation(translate, data)
 
 
 def with_scores(
-    result: ValidationResult, build: BuildDir, opened: Sequence[Opened], data: ParallelSet, report: Report
+    result: ValidationResult,
+    build: BuildDir,
+    opened: Sequence[Opened],
+    data: ParallelSet | TextSet,
+    report: Report,
 ) -> ValidationResult:
     """Score the float original and every backend, and add that to the agreement."""
-    require_sacrebleu()
 
-    def score(translation: Translation, before: BackendScore) -> tuple[TaskScore, BackendScore]:
+    def scored(run: Translation | LanguageRun, before: BackendScore) -> tuple[TaskScore, BackendScore]:
         began = time.perf_counter()
-
-        def translate(sentences: Sequence[str], beams: int) -> Sequence[str]:
-            tell = partial(report, before.backend)
-            search = Search(num_beams=beams)
-            return translation.translate(sentences, search, progress=lambda n: tell(n, len(sentences)))
-
-        found = evaluate_translation(translate, data)
+        found = score_of(run, data, partial(report, before.backend))
         seconds = time.perf_counter() - began
         return found, replace(before, score=found.score, parts=found.parts, seconds=seconds)
 
-    best, float_score = score(Translation.open_float(build), result.float_score)
+    best, float_score = scored(open_original(build), result.float_score)
     scores = []
     for one, before in zip(opened, result.scores, strict=True):
-        found, after = score(one.translation, before)
+        found, after = scored(one.run, before)
         low_high = drop_interval(best, found)
         scores.append(replace(after, drop=best.score - found.score, drop_range=low_high))
     return replace(
         result,
-        task="translation",
+        task="language" if isinstance(data, TextSet) else "translation",
         metric=best.metric,
         data=data.name,
         samples=len(data),
