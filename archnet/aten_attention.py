@@ -372,7 +372,8 @@ def _refuse_beside_distances(t: Translator, scores: Scores, *, positions: bool) 
     if positions:
         raise Unknown("scores with distances beside a bias of positions, a window or a causal mask")
     if "decoder_input_ids" in t.inputs:
-        raise Unknown("scores with distances in an encoder-decoder")
+        kind = "an encoder-decoder" if "input_ids" in t.inputs else "a language model"
+        raise Unknown(f"scores with distances in {kind}")
 
 
 def _hides_later(bias: Tensor | None) -> bool:

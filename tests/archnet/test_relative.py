@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from archnet.calibration.attention_balance import balance_attention
-from archnet.capture import TRANSLATION_INPUTS, Capture, capture
+from archnet.capture import LANGUAGE_INPUTS, TRANSLATION_INPUTS, Capture, capture
 from archnet.config import Bits
 from archnet.converters.fold import Affine, Folded, fold
 from archnet.errors import ArchNetError
@@ -93,10 +93,14 @@ class Gathered(nn.Module):
         index = (other - own).clamp(-4, 4) + 4 if self.by != "product" else own * other % 9
         rows = self.rows.unflatten(-1, (2, 4)).permute(1, 2, 0)[None]
         scores = q @ k.transpose(-1, -2)
+        if self.by == "bounded products":
+            scores = 4.0 * torch.tanh(scores / 4.0)
         terms = (q if self.by != "values" else v) @ rows
         scores = scores + terms.gather(-1, index.expand(*scores.shape[:2], -1, -1))
         if self.by == "bias too":
             scores = scores + (own * other).float()
+        if self.by == "bounded sums":
+            scores = 4.0 * torch.tanh(scores / 4.0)
         hidden = (1.0 - attention_mask[:, None, None, :].float()) * -1e4
         return ((scores + hidden).softmax(-1) @ v).transpose(1, 2).flatten(-2)
 
@@ -119,6 +123,8 @@ def test_products_gathered_by_distance_need_not_be_debertas() -> None:
         ("product", "are gathered in another way than by distances of positions"),
         ("values", "scores between distances and something else than queries or keys"),
         ("bias too", "scores with distances beside a bias of positions, a window or a causal mask"),
+        ("bounded products", "scores with distances that are bounded by a tanh"),
+        ("bounded sums", "scores with distances that are bounded by a tanh"),
     ],
 )
 def test_other_terms_are_refused_by_name(by: str, reason: str) -> None:
@@ -149,6 +155,24 @@ class OfASource(nn.Module):
 def test_encoder_decoders_with_it_are_refused_by_name() -> None:
     found = capture(OfASource(), max_sequence=16, inputs=TRANSLATION_INPUTS)
     assert found.unknown[0].attributes["reason"] == "scores with distances in an encoder-decoder"
+
+
+class Writer(nn.Module):
+    """The same in what writes text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.target = Gathered("distance")
+
+    def forward(self, decoder_input_ids: Tensor, decoder_attention_mask: Tensor) -> Tensor:
+        """(batch, sequence) each -> (batch, sequence, 8)."""
+        result: Tensor = self.target(decoder_input_ids, decoder_attention_mask)
+        return result
+
+
+def test_language_models_with_it_are_refused_by_name() -> None:
+    found = capture(Writer(), max_sequence=16, inputs=LANGUAGE_INPUTS)
+    assert found.unknown[0].attributes["reason"] == "scores with distances in a language model"
 
 
 def by_loops(x: NDArray[np.float64], table: NDArray[np.float64]) -> NDArray[np.float64]:
