@@ -32,17 +32,35 @@ from archnet.aten_attention import (
 from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
 from archnet.aten_moved import SCALING, moved, named
 from archnet.aten_pooling import centred, row_norm, summed
+from archnet.aten_relative import gather
 from archnet.aten_shift import convolution, padded, side_by_side, slice_of
 from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select
 from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant
-from archnet.token_values import HEADS, Curve, Known, Moved, MovedParts, Scores, Unknown, Value, node_kind
+from archnet.token_values import (
+    HEADS,
+    Curve,
+    Known,
+    Moved,
+    MovedParts,
+    Relative,
+    Scores,
+    Unknown,
+    Value,
+    node_kind,
+)
 from archnet.valid import MASKS
 
 PLAIN = ("tokens", "tokens_t", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
 """Layouts that functions of single elements keep."""
+
+PER_HEAD = (*HEADS, "heads_t", "merged", "merged_t")
+"""Layouts of what attention multiplies, whose gains its scores take in."""
+
+ATTENDED = frozenset(("heads", "merged", "merged_t"))
+"""Layouts that only attention, and what knows of gains, asks for."""
 
 PASS_THROUGH = frozenset(
     "alias clone contiguous detach dropout feature_dropout getitem to _to_copy type_as".split()
@@ -169,6 +187,8 @@ class Translator:
                 names.append(found.site)
             elif isinstance(found, Scores):
                 names.append(found.query.site)
+            elif isinstance(found, Relative):
+                names.append(found.terms[0].of.site)
         return self._refuse(node, kind, reason, names)
 
     def _placed_or_base(self, node: fx.Node) -> Known:
@@ -331,7 +351,7 @@ class Translator:
     def value(self, node: object, *layouts: str) -> Value:
         """The token-dependent value of a node, in one of these layouts and without a pending gain."""
         found = self.scaled_value(node, *layouts)
-        if found.gain == 1.0 or ("heads" in layouts and found.layout in (*HEADS, "heads_t")):
+        if found.gain == 1.0 or (found.layout in PER_HEAD and not ATTENDED.isdisjoint(layouts)):
             return found
         if found.layout not in ("tokens", "row", "stacked"):
             raise Unknown("a scaled tensor is known only as the query or key of attention")
@@ -435,6 +455,7 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     **dict.fromkeys(("bmm", "baddbmm"), batched),
     **dict.fromkeys(("max", "maximum"), bounded),
     "tanh": capped,
+    "gather": gather,
     "softmax": softmax,
     "_softmax": softmax,
     "scaled_dot_product_attention": attention,

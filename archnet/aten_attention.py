@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from archnet.aten_moved import as_moved, named, scaled_queries
 from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, normed
+from archnet.aten_relative import scaled_relative, tables_of, times_rows, transposed
 from archnet.aten_tokens import times_matrix
 from archnet.converters.softmax import HIDDEN
 from archnet.network import SiteAttribute
@@ -27,10 +28,24 @@ from archnet.side_values import (
     visibility_of,
     window_of,
 )
-from archnet.token_values import HEADS, Curve, Known, Moved, Scores, Unknown, Value, node_kind, scalar_of
+from archnet.token_values import (
+    HEADS,
+    Curve,
+    Known,
+    Moved,
+    Relative,
+    Scores,
+    Unknown,
+    Value,
+    node_kind,
+    scalar_of,
+)
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
+
+SCALED = ("tokens", "row", "split", "heads", "heads_t", "merged", "merged_t")
+"""Layouts of what may carry a factor to the operator that reads it."""
 
 
 def scaled(t: Translator, node: fx.Node) -> Known:
@@ -68,10 +83,13 @@ def scaled(t: Translator, node: fx.Node) -> Known:
         if found.probabilities or factor <= 0.0:
             raise Unknown("attention is scaled after its softmax, or by a factor that is not positive")
         scaled = tuple((addend, gain * factor) for addend, gain in found.addends)
+        relative = scaled_relative(Relative(found.relative), factor).terms
         if found.cap:
-            return replace(found, cap=found.cap * factor, addends=scaled)
-        return replace(found, scale=found.scale * factor, addends=scaled)
-    if not isinstance(found, Value) or found.layout not in ("tokens", "row", "split", "heads", "heads_t"):
+            return replace(found, cap=found.cap * factor, addends=scaled, relative=relative)
+        return replace(found, scale=found.scale * factor, addends=scaled, relative=relative)
+    if isinstance(found, Relative):
+        return scaled_relative(found, factor)
+    if not isinstance(found, Value) or found.layout not in SCALED:
         raise Unknown(PRODUCT)
     if found.site in t.tables:
         return t.scaled_words(node, found, factor)
@@ -180,6 +198,8 @@ def permute(t: Translator, node: fx.Node) -> Known:
     else:
         dims: Any = node.args[1]
         order = [int(x) % rank for x in dims]
+    if isinstance(found, Relative):
+        return transposed(t, found, order)
     layout = PERMUTED.get((found.layout, tuple(order))) if isinstance(found, Value) else None
     if layout is None or not isinstance(found, Value):
         raise Unknown(f"a transposition {tuple(order)} outside attention heads")
@@ -192,7 +212,8 @@ def matmul(t: Translator, node: fx.Node) -> Known:
     if isinstance(found, Scores):
         return _attend(t, node, found, t.value(right, "heads"))
     if isinstance(right, fx.Node) and right not in t.known and t.is_constant(right):
-        return times_matrix(t, node, left, t.tensor(right))
+        split = isinstance(x := t.settled(left), Value) and x.layout == "heads"
+        return (times_rows if split else times_matrix)(t, node, left, t.tensor(right))
     query, key = t.value(left, "heads"), t.value(right, "heads_t", "heads")
     if key.layout != "heads_t":
         raise Unknown("a product of two activations that is not query times key")
@@ -206,6 +227,8 @@ def batched(t: Translator, node: fx.Node) -> Known:
     if isinstance(found, Scores) and not added:
         value = replace(t.value(right, "merged"), layout="heads")
         return replace(_attend(t, node, found, value), layout="merged")
+    if not added and isinstance(right, fx.Node) and right not in t.known and t.is_constant(right):
+        return times_rows(t, node, left, t.tensor(right))
     query, key = t.value(left, "merged"), t.value(right, "merged_t")
     scale = query.gain * key.gain * float(str(node.kwargs.get("alpha", 1)))
     scores = Scores(replace(query, layout="heads"), replace(key, layout="heads_t"), scale)
@@ -325,12 +348,15 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
         causal, masked = True, False  # what is padding comes later than every token that counts
     if bias is not None and query.tokens == key.tokens:
         bias = from_own_place(bias, causal=causal)
+    if scores.relative:
+        _refuse_beside_distances(t, scores, positions=causal or bias is not None)
     if causal and "decoder_input_ids" not in t.inputs:  # a decoder alone reads whole texts here
         later = torch.ones(2 * (t.probes[0].input_ids.shape[1],), dtype=torch.bool).triu(1)
         bias = torch.where(later, HIDDEN, 0.0 if bias is None else bias)
         bias, causal = bias.reshape(-1, *later.shape), False
-    parameters = {} if bias is None else {"bias": bias}
-    scale = scaled_queries(t, query.site, scores.scale * (scores.cap or 1.0))
+    parameters = tables_of(scores) if bias is None else {"bias": bias}
+    scale = scores.scale * (scores.cap or 1.0)
+    scale = scale if scores.relative else scaled_queries(t, query.site, scale)
     attributes: dict[str, SiteAttribute] = {"heads": query.heads, "scale": scale, "masked": masked}
     if scores.cap:
         attributes["cap"] = scores.cap
@@ -339,6 +365,21 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
     inputs = (query.site, key.site, value.site, *((key.tokens,) if masked else ()))
     site = t.add_site(node, Op.ATTENTION, inputs, parameters=parameters, attributes=attributes)
     return Value(site, "heads", query.heads, tokens=query.tokens)
+
+
+def _refuse_beside_distances(t: Translator, scores: Scores, *, positions: bool) -> None:
+    """Raise Unknown where scores with terms of distances have something that no such attention takes.
+
+    Args:
+        positions: whether they have a bias of pairs of positions, or a causal mask.
+    """
+    if scores.cap:
+        raise Unknown("scores with distances that are bounded by a tanh")
+    if positions:
+        raise Unknown("scores with distances beside a bias of positions, a window or a causal mask")
+    if "decoder_input_ids" in t.inputs:
+        kind = "an encoder-decoder" if "input_ids" in t.inputs else "a language model"
+        raise Unknown(f"scores with distances in {kind}")
 
 
 def _hides_later(bias: Tensor | None) -> bool:

@@ -11,6 +11,7 @@ depend on the position a product with a constant table.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
@@ -305,6 +306,31 @@ def _group_width(t: Translator, norm: Site, rows: Tensor) -> int:
     groups = rows.reshape(-1, width)
     whole = torch.equal(groups.sort().values % width, torch.arange(width).expand_as(groups))
     return width if whole and bool((groups // width == groups[:, :1] // width).all()) else 0
+
+
+def shifted_heads(t: Translator, node: fx.Node, x: Value, constant: Tensor) -> Value:
+    """Features of heads plus a constant each: in the bias of the layer that alone makes them, or a layer."""
+    shape = t.shape(node)
+    added = constant.float().expand(shape).transpose(1, 2 if x.layout == "heads" else 1).flatten(2)
+    if not torch.equal(added, added[:1, :1].expand_as(added)):
+        raise Unknown("features of heads plus a constant that depends on the position")
+    bias = added[0, 0] / x.gain
+    producer = next(site for site in t.sites if site.name == x.site)
+    if producer.op is Op.LINEAR and _read_in_one_place(t, x.site):
+        t.picked = {key: site for key, site in t.picked.items() if site != x.site}
+        name = producer.parameters["bias"]
+        t.tensors[name] = t.tensors[name] + bias
+        return x
+    parameters = {"weight": torch.eye(len(bias)), "bias": bias}
+    return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
+
+
+def _read_in_one_place(t: Translator, site: str) -> bool:
+    """Whether nothing has read a site yet, and the graph passes its value on along one chain only."""
+    placed = [n for n, v in t.named.items() if v.site == site]
+    chain = [n for n, v in t.known.items() if isinstance(v, Value) and v.site == site]
+    single = len(placed) < 2 and all(len(n.users) == 1 for n in (*placed, *chain))
+    return single and not any(site in reader.inputs for reader in t.sites)
 
 
 def scaled_queries(t: Translator, query: str, scale: float) -> float:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
+from archnet.aten_moved import shifted_heads
 from archnet.aten_pooling import add_norm
+from archnet.aten_relative import added
 from archnet.operators import Op
-from archnet.token_values import HEADS, Known, Scores, Unknown, Value, scalar_of
+from archnet.token_values import HEADS, Known, Relative, Scores, Unknown, Value, scalar_of
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
@@ -70,10 +72,19 @@ def add(t: Translator, node: fx.Node) -> Known:
         left, right = right, left
     assert isinstance(left, fx.Node)
     found = t.settled(left)
-    if isinstance(found, Scores):
-        if not isinstance(right, fx.Node) or right in t.known or found.probabilities:
+    if isinstance(found, (Scores, Relative)):
+        if right == 0:
+            return found
+        other = t.settled(right) if right in t.known else None
+        if isinstance(other, (Scores, Relative)):
+            return added(found, other)
+        if isinstance(found, Relative) or found.probabilities:
+            raise Unknown("probabilities, or products with constants of distances, plus another tensor")
+        if not isinstance(right, fx.Node) or right in t.known:
             raise Unknown("attention scores plus a token-dependent tensor")
         return replace(found, addends=(*found.addends, (right, 1.0)))
+    if isinstance(found, Value) and found.layout in HEADS and isinstance(right, fx.Node):
+        return shifted_heads(t, node, found, t.tensor(right))
     x = t.value(left, "tokens", "tokens_t", "row", "map", "stacked")
     if isinstance(right, fx.Node) and right in t.known:
         other = t.value(right, "tokens", "tokens_t", "row", "map", "stacked")

@@ -103,21 +103,42 @@ def _key(name: str) -> str:
 def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tensor) -> Tensor:
     """Scaled (and bounded) products of queries and keys plus the bias, (batch, heads, queries, keys).
 
-    In causal attention the keys behind a query's own place are hidden.
+    With tables of distances they are added before the products are scaled (see `relative_products`). In
+    causal attention the keys behind a query's own place are hidden.
     """
     heads = int(site.attributes["heads"])
-    scores = (
-        split_heads(query, heads)
-        @ split_heads(key, heads).transpose(-1, -2)
-        * float(site.attributes["scale"])
-    )
-    scores = bounded(scores, cap_of(site))
+    query, key = split_heads(query, heads), split_heads(key, heads)
+    products = query @ key.transpose(-1, -2)
+    if "relative_keys" in site.parameters:
+        products = products + relative_products(query, module.parameter(site, "relative_keys"))
+    if "relative_queries" in site.parameters:
+        own = relative_products(key, module.parameter(site, "relative_queries"))
+        products = products + own.transpose(-1, -2)
+    scores = bounded(products * float(site.attributes["scale"]), cap_of(site))
     if "bias" in site.parameters:
         length = scores.shape[-1]
         scores = scores + module.parameter(site, "bias")[:, :length, :length]
     if site.attributes.get("causal", False):
         scores = scores + later_keys(scores.shape[-1], scores.device) * MASKED
     return scores
+
+
+def relative_products(x: Tensor, table: Tensor) -> Tensor:
+    """Every token times a constant of each other token's distance (arXiv 2006.03654, eq. 4).
+
+    Args:
+        x: queries or keys, (batch, heads, tokens, width).
+        table: (heads, 2 * positions - 1, width); row positions - 1 + d belongs to what stands d places
+            behind the token itself.
+
+    Returns:
+        (batch, heads, tokens, others), with [.., i, j] = x[.., i, :] @ table[:, positions - 1 + j - i, :].
+    """
+    tokens, positions = x.shape[-2], (table.shape[-2] + 1) // 2
+    rows = table[:, positions - tokens : positions + tokens - 1].to(x.dtype)
+    place = torch.arange(tokens, device=x.device)
+    distance = (place[None, :] - place[:, None] + tokens - 1).expand(*x.shape[:2], -1, -1)
+    return (x @ rows.transpose(-1, -2)).gather(-1, distance)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

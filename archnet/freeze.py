@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from archnet.calibration.affine import fit_output_scale, fit_weight_scale, operand_scale, quantize_affine
+from archnet.calibration.affine import fit_output_scale, fit_table_scale, operand_scale, quantize_affine
 from archnet.calibration.widths import IMAGES, STORED_BITS, fused_reader
 from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
@@ -179,10 +179,9 @@ def _mul_table(b: GraphBuilder, site: Site) -> None:
     assert source.scale is not None
     assert out.scale is not None
     most = LARGEST_FACTOR * out.scale / source.scale
-    wished = np.float32(min(module.quantizer.scale, most))
-    multiplier, scale = fit_weight_scale(wished, source.scale, out.scale)
-    rows = _rows_of(b, site, module, float(scale), source.shape[1])
-    b.values[site.name] = b.add(Op.MUL, site, "", (source.name, rows), out, multiplier=int(multiplier))
+    multiplier, scale = fit_table_scale(min(module.quantizer.scale, most), source.scale, out.scale)
+    rows = _rows_of(b, site, module, scale, source.shape[1])
+    b.values[site.name] = b.add(Op.MUL, site, "", (source.name, rows), out, multiplier=multiplier)
 
 
 def _table_rows(b: GraphBuilder, site: Site, scale_y: float, positions: Dim) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from archnet.calibration.affine import MAX_MULTIPLIER, fit_output_scale, operand_scale, quantize_affine
 from archnet.calibration.lsq import ActivationQuantizer
 from archnet.freeze_embedding import position_rows
+from archnet.freeze_relative import with_distances
 from archnet.graph import (
     Dim,
     TensorSpec,
@@ -17,7 +18,7 @@ from archnet.graph import (
 from archnet.graph_builder import GraphBuilder, numpy_of
 from archnet.network import Site
 from archnet.operators import Op
-from archnet.quantized_attention import QuantizedReluAttention
+from archnet.quantized_attention import QuantizedRelativeAttention, QuantizedReluAttention
 from archnet.quantized_layers import QuantizedAttention
 from archnet.quantized_student import LARGEST_FACTOR
 from archnet.reference import first_positions
@@ -54,7 +55,9 @@ def _softmax_context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], m
     assert isinstance(module, QuantizedAttention)
     value, bits = parts[2], module.scores.bits
     scores = _products(b, site, parts, module)
-    if module.bias is not None:
+    if isinstance(module, QuantizedRelativeAttention):
+        scores = with_distances(b, site, scores, parts, module)
+    elif module.bias is not None:
         scores = _with_bias(b, site, scores, module)
     square, scale = b.tensors[scores].shape, b.tensors[scores].scale or 0.0
     if mask is not None:
@@ -77,11 +80,12 @@ def _softmax_context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], m
 
 
 def _products(b: GraphBuilder, site: Site, parts: tuple[str, str, str], module: QuantizedAttention) -> str:
-    """Queries times keys: the scores, or where a bias is added to them what it is added to.
+    """Queries times keys: the scores, or where something is added to them what it is added to.
 
     Where they are bounded, that is a table of the products.
     """
-    part, quantizer = ("scores", module.scores) if module.bias is None else ("products", module.products)
+    added = module.products
+    part, quantizer = ("scores", module.scores) if added is None else ("products", added)
     if not module.cap:
         return _product(b, site, parts, part, quantizer)
     products = b.tensors[_product(b, site, parts, "unbounded", module.unbounded)]

@@ -90,6 +90,27 @@ def _mean_matmul(c: NodeCheck) -> Shape:
     return (*a.shape[:-1], b.shape[-1])
 
 
+def _relative_matmul(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8")
+    c.output_is("int8")
+    require(len(x.shape) == 4, f"multiplies {x.shape}")
+    batch, heads, tokens, width = x.shape
+    good = isinstance(heads, int) and isinstance(width, int)
+    require(good, f"its input {x.name} has shape {x.shape}")
+    assert isinstance(heads, int)
+    assert isinstance(width, int)
+    table = c.constant(1, "int8", (heads, None, width))
+    rows, longest = table.shape[1], c.extent(tokens)
+    enough = rows % 2 == 1 and rows >= 2 * longest - 1
+    require(enough, f"has {rows} rows for the distances of {longest} positions")
+    (scale,) = c.constant(2, "float32", (1,))
+    require(bool(scale > 0), "its table's scale is not positive")
+    c.accumulates(int(np.abs(table.astype(np.int64)).sum(axis=-1).max()) * magnitude(x))
+    multiplier = c.integer("multiplier", 1, MAX_MULTIPLIER)
+    check_factor(accumulator_factor(scale_of(x), scale, scale_of(c.output)), np.asarray(multiplier))
+    return (batch, heads, tokens, tokens)
+
+
 def _zero_pad(c: NodeCheck) -> Shape:
     x = c.tensor(0, "int8", "uint8")
     c.output_like(x)
@@ -319,6 +340,7 @@ OPERATORS: dict[Op, tuple[int, Callable[[NodeCheck], Shape]]] = {
     Op.SOFTMAX: (2, _softmax),
     Op.TABLE_SOFTMAX: (2, _softmax),
     Op.MEAN_MATMUL: (-3, _mean_matmul),
+    Op.RELATIVE_MATMUL: (3, _relative_matmul),
     Op.ZERO_PAD: (-1, _zero_pad),
     Op.CROP: (1, _crop),
     Op.SHIFT: (1, _shift),

@@ -23,6 +23,7 @@ class Op(StrEnum):
     SOFTMAX = "Softmax"
     TABLE_SOFTMAX = "TableSoftmax"
     MEAN_MATMUL = "MeanMatMul"
+    RELATIVE_MATMUL = "RelativeMatMul"
     TOKEN_MIX = "TokenMixing"
     ZERO_PAD = "ZeroPad"
     CROP = "Crop"

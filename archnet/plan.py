@@ -17,7 +17,7 @@ from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
 from archnet.converters.layer_norm import NORMS, norm_form
-from archnet.converters.softmax import biased, cap_of
+from archnet.converters.softmax import biased, cap_of, relative
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site, groups_of
 from archnet.operators import Op
@@ -268,22 +268,37 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
     place = attention_place(site, network)
     where, other = f"{place}: " if place else "", "" if form == asked else NOT_MIXED[place]
     masked = (Op.MASK,) if site.attributes["masked"] or causal else ()
-    added = (*((Op.LOOKUP,) if cap_of(site) else ()), *((Op.ADD,) if biased(site) else ()))
+    added = _added(site)
     converter = converter_for(site.op, form)
     if converter is not None:
         needs = (*converter.needs, *((*added, *masked) if form == "table" else ()))
-        reason = converter.rejects(site, network) or _missing(profile, needs)
+        reason = converter.rejects(site, network) or _missing_in_attention(site, profile, needs)
         if reason is not None:
             return _refuse(site, f"{other}; {form} instead: {reason}" if other else reason)
         steps = (Op.MATMUL, *added, *masked, Op.TABLE_SOFTMAX, Op.MATMUL)
         becomes = f"{', '.join(steps)}: {converter.becomes}" if form == "table" else converter.becomes
         return Decision(site.name, str(site.op), "replace", where + becomes, other, site.block)
     scores = (Op.MATMUL, *added, *masked, Op.SOFTMAX)
-    reason = _missing(profile, scores)
+    reason = _missing_in_attention(site, profile, scores)
     if reason is not None:
         return _refuse(site, reason)
     becomes = ", ".join((*scores, Op.MATMUL)) + " in integers"
     return Decision(site.name, str(site.op), "keep", where + becomes, block=site.block)
+
+
+def _added(site: Site) -> tuple[Op, ...]:
+    """What bounds the scores of attention, and adds constants of positions or products with distances."""
+    if not (terms := relative(site)):
+        return (*((Op.LOOKUP,) if cap_of(site) else ()), *((Op.ADD,) if biased(site) else ()))
+    turned = (Op.TRANSPOSE,) if "relative_queries" in site.parameters else ()
+    return (*(Op.RELATIVE_MATMUL,) * terms, *turned, *(Op.ADD,) * terms)
+
+
+def _missing_in_attention(site: Site, profile: Profile, needs: Sequence[Op]) -> str | None:
+    reason = _missing(profile, tuple(dict.fromkeys(needs)))
+    if reason is not None and relative(site) and not profile.supports(Op.RELATIVE_MATMUL):
+        return f"its scores have terms of distances (DeBERTa): {reason}"
+    return reason
 
 
 def _refuse(site: Site, reason: str) -> Decision:

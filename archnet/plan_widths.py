@@ -7,6 +7,7 @@ from collections import Counter
 from archnet.calibration.rotation import OUTWARD
 from archnet.calibration.widths import STORED_BITS, WEIGHTED, Wider, assign, narrowed
 from archnet.config import Bits
+from archnet.converters.softmax import relative
 from archnet.network import Network
 from archnet.operators import Op
 from archnet.targets import Profile
@@ -34,6 +35,8 @@ def missing_widths(folded: Network, bits: Bits, profile: Profile) -> list[tuple[
             products = (Op.MATMUL, Op.MEAN_MATMUL) if site.attributes.get("form") == "relu" else (Op.MATMUL,)
             operands = {bits.activations, widths.shares[site.name]}
             needs = [(op, Bits(STORED_BITS, width)) for op in products for width in sorted(operands)]
+            if relative(site):
+                needs.append((Op.RELATIVE_MATMUL, Bits(STORED_BITS, bits.activations)))
         elif site.op is Op.MUL:
             needs = [(Op.MUL, Bits(STORED_BITS, bits.activations))]
         elif site.op is Op.REQUANTIZE:

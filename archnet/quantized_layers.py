@@ -93,6 +93,7 @@ class QuantizedAttention(nn.Module):
         self.scores = ActivationQuantizer(scores, signed=True, least=MASK_DISTANCE / 2 ** (scores - 1))
         self.levels = share_levels >> (STORED_BITS - self.share_bits)
         self.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=not hides(bias))
+        self.products: ActivationQuantizer | None = None
         if bias is not None:
             self.products = ActivationQuantizer(STORED_BITS, signed=True)
             self.pairs = ActivationQuantizer(STORED_BITS, signed=True)
@@ -106,13 +107,12 @@ class QuantizedAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, sequence, features) each, mask int64 (batch, sequence) -> (batch, sequence, features)."""
-        scores = split_heads(query, self.heads) @ split_heads(key, self.heads).transpose(-1, -2)
-        scores = scores.float() * self.scale
-        keep = seen_keys(scores, mask, causal=self.causal)
+        query, key = split_heads(query, self.heads), split_heads(key, self.heads)
+        products = (query @ key.transpose(-1, -2)).float() * self.scale
+        keep = seen_keys(products, mask, causal=self.causal)
         if self.cap:
-            scores = self._bounded(scores, keep)
-        if self.bias is not None:
-            scores = self._with_bias(scores, self.bias, keep)
+            products = self._bounded(products, keep)
+        scores = self.summed(products, query, key, keep)
         if self.calibrating:
             self.sample.append(sample_of(scores[self._weighty(scores, keep)]))
             if keep is not None:
@@ -131,28 +131,35 @@ class QuantizedAttention(nn.Module):
     def _bounded(self, products: Tensor, keep: Tensor | None) -> Tensor:
         """What a table makes of products."""
         if self.calibrating:
-            self.unbounded_sample.append(sample_of(products[self._counts(products, keep)]))
+            self.unbounded_sample.append(sample_of(products[self.counts(products, keep)]))
             return bounded(products, self.cap)
         return bounded(self.unbounded(products), self.cap)
 
-    def _with_bias(self, products: Tensor, bias: Tensor, keep: Tensor | None) -> Tensor:
-        """(batch, heads, queries, keys) and what is added for each pair of positions."""
-        pairs = bias[:, : products.shape[-2], : products.shape[-1]]
+    def summed(self, products: Tensor, query: Tensor, key: Tensor, keep: Tensor | None) -> Tensor:
+        """Products (batch, heads, queries, keys) and what is added to them, here for pairs of positions.
+
+        Args:
+            query, key: (batch, heads, tokens, width), for what is made of them.
+            keep: which keys are seen, broadcast against the products.
+        """
+        if self.bias is None or self.products is None:
+            return products
+        pairs = self.bias[:, : products.shape[-2], : products.shape[-1]]
         if self.calibrating:
-            self.product_sample.append(sample_of(products[self._counts(products, keep)]))
+            self.product_sample.append(sample_of(products[self.counts(products, keep)]))
             return products + pairs
         quantized: Tensor = self.products(products) + self.pairs(pairs)
         return quantized
 
     def _weighty(self, scores: Tensor, keep: Tensor | None) -> Tensor:
         """Of those that count: which keep a weight; a bias of distances takes it from most keys."""
-        counts = self._counts(scores, keep)
+        counts = self.counts(scores, keep)
         if self.bias is None:
             return counts
         greatest = scores.masked_fill(~counts, MASKED).amax(-1, keepdim=True)
         return counts & (scores > greatest - MASK_DISTANCE)
 
-    def _counts(self, scores: Tensor, keep: Tensor | None) -> Tensor:
+    def counts(self, scores: Tensor, keep: Tensor | None) -> Tensor:
         """Which scores count in a calibration: of keys that are no padding and that no window hides."""
         counts = torch.ones_like(scores, dtype=torch.bool) if keep is None else keep.expand_as(scores)
         if self.bias is None:
@@ -171,8 +178,9 @@ class QuantizedAttention(nn.Module):
         self.scores.calibrate(torch.cat(self.sample))
         if self.cap:
             self.unbounded.calibrate(torch.cat(self.unbounded_sample))
-        if self.bias is not None:
+        if self.products is not None:
             self.products.calibrate(torch.cat(self.product_sample))
+        if self.bias is not None:
             with torch.no_grad():
                 self.pairs.step.clamp_(max=largest_factor * self.scores.scale)
         self.sample, self.product_sample, self.unbounded_sample = [], [], []

@@ -24,7 +24,7 @@ from archnet.calibration.widths import (
 )
 from archnet.config import Bits
 from archnet.converters.residual import IDENTITY
-from archnet.converters.softmax import cap_of
+from archnet.converters.softmax import RELATIVE, cap_of
 from archnet.executor import NetworkModule, strides
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -327,5 +327,10 @@ def _attention(network: Network, site: Site, widths: Widths) -> QuantizedAttenti
     table = network.parameter(site, "bias") if "bias" in site.parameters else None
     bits = (widths.scores[site.name], widths.shares[site.name])
     levels = int(site.attributes.get(SHARE_LEVELS, 2**STORED_BITS - 1))
+    tables = {role: network.parameter(site, role) for role in RELATIVE if role in site.parameters}
+    if tables:
+        from archnet.quantized_attention import QuantizedRelativeAttention
+
+        return QuantizedRelativeAttention(heads, bits, tables, share_levels=levels)
     cap = cap_of(site)
     return QuantizedAttention(heads, scale, bits, table, causal=causal, share_levels=levels, cap=cap)

@@ -140,6 +140,21 @@ def mean_matmul(
     return call.clamp(requantize(products, multipliers[count - 1][:, None, None, None]))
 
 
+def relative_matmul(call: Call, x: Array, table: Array, table_scale: Array) -> Array:
+    """clamp(requantize(sum_c x[b, h, i, c] * table[h, P - 1 + j - i, c], multiplier)): (B, H, S, S).
+
+    x (B, H, S, C) int8, table (H, 2 * P - 1, C) int8 with P >= S: a row for what stands so many places
+    behind a token, from -(P - 1) on. table_scale (1,) is for exporters only, as of `linear`.
+    """
+    tokens, positions = x.shape[2], (table.shape[1] + 1) // 2
+    rows = table[None, :, positions - tokens : positions + tokens - 1]
+    products = integer_matmul(x, np.swapaxes(np.broadcast_to(rows, (len(x), *rows.shape[1:])), -1, -2))
+    place = np.arange(tokens)
+    distance = place[None, :] - place[:, None] + tokens - 1
+    chosen = np.take_along_axis(products, np.broadcast_to(distance, (*x.shape[:2], tokens, tokens)), -1)
+    return call.clamp(requantize(chosen, call.integer("multiplier")))
+
+
 def zero_pad(call: Call, x: Array, attention_mask: Array | None = None) -> Array:
     """x where the token is there and its mask is not 0, 0 elsewhere: (B, S, C) -> (B, P, C), P >= S."""
     positions = call.size(call.output.shape[1])
@@ -255,6 +270,7 @@ OPERATORS: dict[Op, Callable[..., Array]] = {
     Op.SOFTMAX: softmax,
     Op.TABLE_SOFTMAX: softmax,
     Op.MEAN_MATMUL: mean_matmul,
+    Op.RELATIVE_MATMUL: relative_matmul,
     Op.ZERO_PAD: zero_pad,
     Op.CROP: crop,
     Op.SHIFT: shift,

@@ -224,6 +224,15 @@ def _mean_matmul(s: SingleOperator) -> QuantizedGraph:
     return s.graph(Op.MEAN_MATMUL, (a.name, b.name, multipliers, s.mask()), s.result(_HEADS))
 
 
+def _relative_matmul(s: SingleOperator) -> QuantizedGraph:
+    x, table = s.tensor("x", _HEADS), s.table(HEADS, 2 * SEQUENCE - 1, WIDTH)
+    multiplier, scale = s.product_scale(WIDTH, unsigned=False)
+    constants = (table, s.constant("table_scale", np.array([_SCALE], np.float32)))
+    return s.graph(
+        Op.RELATIVE_MATMUL, (x.name, *constants), s.result(_SQUARE, scale=scale), multiplier=multiplier
+    )
+
+
 def _softmax(op: Op) -> Builder:
     def build(s: SingleOperator) -> QuantizedGraph:
         x = s.tensor("x", _SQUARE)
@@ -363,6 +372,7 @@ OPERATORS: Mapping[Op, Mapping[str, Builder]] = {
     Op.SOFTMAX: {"rank 4": _softmax(Op.SOFTMAX)},
     Op.TABLE_SOFTMAX: {"rank 4": _softmax(Op.TABLE_SOFTMAX)},
     Op.MEAN_MATMUL: {"rank 4": _mean_matmul},
+    Op.RELATIVE_MATMUL: {"rank 4": _relative_matmul},
     Op.MASK: {"rank 4": _minimum},
     Op.ADD: {
         "rank 3": _add(_TOKENS, _TOKENS),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, fx
 
@@ -46,6 +47,7 @@ class Scores:
     addends: what is added to them, each with the factor that it was multiplied by afterwards.
     hidden: masks of those that count for nothing.
     cap: c of c * tanh(scale * product), to which they are bounded before anything is added; 0 for none.
+    relative: products of queries or keys with constants of distances, already in them.
     """
 
     query: Value
@@ -55,6 +57,30 @@ class Scores:
     probabilities: bool = False
     hidden: tuple[fx.Node, ...] = ()
     cap: float = 0.0
+    relative: tuple[RelativeTerm, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RelativeTerm:
+    """Queries or keys times constants (archnet/aten_relative.py).
+
+    Attributes:
+        of: the queries or keys, in heads.
+        table: (heads, rows, width) float32.
+        form: "rows", a product with every row; or of each pair of tokens with the row of their distance, a
+            row for each from -(positions - 1) on: (own, other) is "own first", (other, own) "own last".
+    """
+
+    of: Value
+    table: Tensor
+    form: Literal["rows", "own first", "own last"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Relative:
+    """A sum of such products, on its way to the scores of attention."""
+
+    terms: tuple[RelativeTerm, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +121,7 @@ class MovedParts:
     parts: tuple[Moved, ...]
 
 
-Known = Value | Scores | Curve | Moved | MovedParts
+Known = Value | Scores | Relative | Curve | Moved | MovedParts
 
 
 class Unknown(Exception):

@@ -64,7 +64,13 @@ TEXTS = {
     **alike("squeezebert", TEXT, embedding_size=32),
     **alike("modernbert", TEXT, cls_token_id=2, sep_token_id=3, local_attention=16),
     **alike("esm", TEXT, position_embedding_type="rotary", mask_token_id=4),
-    **alike("deberta-v2", TEXT, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+    **alike("deberta", TEXT, relative_attention=True, pos_att_type=["p2c", "c2p"]),
+    **alike(
+        "deberta-v2",
+        {**TEXT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True},
+        position_buckets=8,
+        norm_rel_ebd="layer_norm",
+    ),
 }
 DECODERS = {
     **alike("gpt2 gptj codegen gpt_bigcode", SHORT, rotary_dim=4),

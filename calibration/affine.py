@@ -231,6 +231,23 @@ def operand_scale(wished: float, scale_y: float) -> float:
     return float(np.float32(wished))
 
 
+def fit_table_scale(wished: float, scale_x: float, scale_y: float) -> tuple[int, float]:
+    """`fit_weight_scale` of a table with one scale, which steps away from the wished one as `operand_scale`.
+
+    Raises:
+        ArchNetError: no scale within a sixteenth of the wished one has a match.
+    """
+
+    def fitted(step: int) -> tuple[int, float]:
+        multiplier, scale = fit_weight_scale(wished * (1.0 + step / 256), scale_x, scale_y)
+        return int(multiplier), float(scale)
+
+    for step in sorted(range(-16, 17), key=abs):
+        with suppress(ArchNetError):
+            return fitted(step)
+    return fitted(0)  # raises
+
+
 def _weight_scales(multiplier: NDArray[Any], scale_x: float, scale_y: float) -> Floats:
     target = multiplier / 2**MULTIPLIER_SHIFT
     near = (target * float(scale_y) / float(scale_x)).astype(np.float32)

@@ -1,10 +1,11 @@
 """Prepares what attention multiplies for one scale a tensor: queries, keys and values.
 
 Softmax does not change when one number is added to all scores of a query, so keys may lose their mean:
-q (k - m) = q k - q m. Its weights add up to 1, so values may lose theirs as well, and the layer behind
-attention takes it in: p (v - m) + m. Queries and keys may be scaled against each other, channel by
-channel, since only their products count: (q d) (k / d). With d the square root of the quotient of their
-reaches no channel is small in one of them only (arXiv 2308.13137, section 3.3, has such scales learned).
+q (k - m) = q k - q m; not so where keys are multiplied with constants of distances as well. Its weights
+add up to 1, so values may lose theirs as well, and the layer behind attention takes it in: p (v - m) + m.
+Queries and keys may be scaled against each other, channel by channel, since only their products count:
+(q d) (k / d). With d the square root of the quotient of their reaches no channel is small in one of them
+only (arXiv 2308.13137, section 3.3, has such scales learned).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from archnet.calibration.equalization import ChannelStatistics
 from archnet.converters.fold import Affine, Folded
+from archnet.converters.softmax import RELATIVE
 from archnet.network import Network, Site
 from archnet.operators import Op
 
@@ -43,9 +45,12 @@ def balance_attention(folded: Folded, statistics: Mapping[str, ChannelStatistics
         own = [_own_layer(network, name, site, readers) for name in site.inputs[:3]]
         query, key, value = own
         if query is not None and key is not None:
-            scale = _common_scale(statistics[query.name], statistics[key.name])
+            # What keys are multiplied with by distance sees their mean.
+            shift = None if "relative_queries" in site.parameters else statistics[key.name].mean
+            scale = _common_scale(statistics[query.name], statistics[key.name], centred=shift is not None)
             _move(query, tensors, values, scale=1.0 / scale)
-            _move(key, tensors, values, scale=scale, shift=statistics[key.name].mean)
+            _move(key, tensors, values, scale=scale, shift=shift)
+            _balance_tables(site, tensors, scale)
         behind = readers[site.name]
         if value is not None and behind and all(r.op is Op.LINEAR for r in behind):
             mean = statistics[value.name].mean
@@ -68,10 +73,20 @@ def _own_layer(
     return site if site.op is Op.LINEAR and alone else None
 
 
-def _common_scale(query: ChannelStatistics, key: ChannelStatistics) -> Tensor:
-    """What keys are divided and queries multiplied by, (features,); keys count without their mean."""
+def _common_scale(query: ChannelStatistics, key: ChannelStatistics, *, centred: bool) -> Tensor:
+    """What keys are divided and queries multiplied by, (features,); centred keys count without their mean."""
     reach = (query.mean.abs() + query.reach).clamp_min(1e-12)
-    return (key.reach.clamp_min(1e-12) / reach).clamp(1.0 / LARGEST, LARGEST).sqrt()
+    keys = key.reach if centred else key.reach + key.mean.abs()
+    return (keys.clamp_min(1e-12) / reach).clamp(1.0 / LARGEST, LARGEST).sqrt()
+
+
+def _balance_tables(site: Site, tensors: dict[str, Tensor], scale: Tensor) -> None:
+    """Let tables of distances follow: what queries meet is divided as keys are, what keys meet multiplied."""
+    heads = int(site.attributes["heads"])
+    for role, factor in zip(RELATIVE, (1.0 / scale, scale), strict=True):
+        if role in site.parameters:
+            name = site.parameters[role]
+            tensors[name] = tensors[name] * factor.reshape(heads, 1, -1)
 
 
 def _move(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from archnet.calibration.rotation import OUTWARD
 from archnet.config import Bits
+from archnet.converters.softmax import RELATIVE
 from archnet.network import Network, Site
 from archnet.operators import Op
 
@@ -240,4 +241,7 @@ def _wider(network: Network, bits: Bits, widths: Widths) -> tuple[Wider, ...]:
     positions = [s.name for s in network.sites if s.op is Op.ADD and len(s.inputs) == 1]
     if bits.weights < STORED_BITS:
         note("position tables", STORED_BITS, positions, "constants that are only added to the stream")
+        tables = [s.parameters[role] for s in network.sites for role in RELATIVE if role in s.parameters]
+        reason = "constants of one scale, which queries and keys are multiplied with"
+        note("tables of distances", STORED_BITS, tables, reason)
     return tuple(found)

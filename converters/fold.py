@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from archnet.converters.softmax import RELATIVE
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -233,6 +234,10 @@ def _scaled_scores(folded: Folded) -> Folded:
             )
         for role in ("weight", "bias"):
             tensors[free[0].parameters[role]] = tensors[free[0].parameters[role]] * scale
+        # What is multiplied with the other of the two needs the factor itself.
+        for role, own in zip(RELATIVE, site.inputs[:2], strict=True):
+            if role in site.parameters and own != free[0].name:
+                tensors[site.parameters[role]] = tensors[site.parameters[role]] * scale
         sites[index] = replace(site, attributes={**site.attributes, "scale": 1.0})
         undone = torch.full(tensors[free[0].parameters["bias"]].shape, 1.0 / scale)
         values |= {n: v.of(undone) for n, v in values.items() if v.carrier == free[0].name}

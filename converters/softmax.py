@@ -31,6 +31,9 @@ from archnet.operators import Op
 HIDDEN = -60.0
 """Bias of a key that a window hides: nothing of it is left behind a softmax."""
 
+RELATIVE = ("relative_keys", "relative_queries")
+"""Roles of an attention site's tables of distances: what queries and what keys are multiplied with."""
+
 SMALLEST_SUM = 1e-2
 """Added to the sum of a query's positive scores, so that a query with none is not divided by 0."""
 
@@ -174,8 +177,15 @@ def biased(site: Site) -> bool:
     return "bias" in site.parameters
 
 
+def relative(site: Site) -> int:
+    """How many terms of distances the scores of an attention site have (arXiv 2006.03654, eq. 4)."""
+    return sum(role in site.parameters for role in RELATIVE)
+
+
 def unbiased_only(site: Site, form: str) -> str | None:
-    """Why a form of attention that knows no such bias, and no bound, cannot stand for a site, or None."""
+    """Why a form of attention that knows no such bias, terms or bound cannot stand for a site, or None."""
+    if relative(site):
+        return f"its scores have terms of distances (DeBERTa), which {form} does not take"
     if cap_of(site):
         return f"its scores are bounded by a tanh, which {form} does not take"
     reason = f"its scores have a bias of positions or a window, which {form} does not take"

@@ -73,8 +73,13 @@ def product_graph(bits: Bits) -> QuantizedGraph:
     return _renamed(single_operator(Op.MUL, "rank 3", bits), "product")
 
 
+def distance_graph(bits: Bits) -> QuantizedGraph:
+    """Tokens in heads times rows of the distances of others, as DeBERTa has them."""
+    return _renamed(single_operator(Op.RELATIVE_MATMUL, "rank 4", bits), "distances")
+
+
 def _renamed(graph: QuantizedGraph, name: str) -> QuantizedGraph:
-    """A network of one node whose result has another name."""
+    """A network of one operator whose result has this name."""
     (node,), (output,) = graph.nodes, graph.outputs
     tensors = {k: v for k, v in graph.tensors.items() if k != node.output}
     return replace(

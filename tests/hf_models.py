@@ -117,6 +117,25 @@ FAMILIES: dict[str, Family] = {
     "roberta": Family("roberta", "bpe", extra=(*_ROBERTA_TOKENS, ("type_vocab_size", 1))),
     "xlm-roberta": Family("xlm-roberta", "bpe", extra=(*_ROBERTA_TOKENS, ("type_vocab_size", 1))),
     "electra": Family("electra", extra=(*_PLAIN_TOKENS, ("embedding_size", 16))),
+    "deberta": Family(
+        "deberta",
+        attention="eager",
+        extra=(*_PLAIN_TOKENS, ("relative_attention", True), ("pos_att_type", ["c2p", "p2c"])),
+    ),
+    "deberta-v2": Family(
+        "deberta-v2",
+        attention="eager",
+        extra=(
+            *_PLAIN_TOKENS,
+            ("relative_attention", True),
+            ("pos_att_type", ["p2c", "c2p"]),
+            ("position_buckets", 8),
+            ("norm_rel_ebd", "layer_norm"),
+            ("share_att_key", True),
+            ("position_biased_input", False),
+            ("type_vocab_size", 0),
+        ),
+    ),
     "mpnet": Family("mpnet", "bpe", "eager", extra=_ROBERTA_TOKENS),
     "albert": Family("albert", extra=(*_PLAIN_TOKENS, ("embedding_size", 16))),
     "modernbert": Family(

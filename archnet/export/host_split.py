@@ -26,6 +26,12 @@ HOST_ONLY: dict[Op, tuple[str, str]] = {
 }
 """What no static file has, mostly because the host does it: why it is refused elsewhere, and what to do."""
 
+UNSHIFTED = (
+    "its products are moved by the distances of tokens, which no compiler behind this format was asked about",
+    "export it as onnx or tvm",
+)
+"""Why static files refuse attention with terms of distances, and what to do."""
+
 
 class NothingLeft(ArchNetError):
     """A network all of whose outputs are constants or the host's has no file."""

@@ -21,6 +21,7 @@ from archnet.export.onnx_attention import (
 from archnet.export.onnx_handover import hand_on, wide_linear
 from archnet.export.onnx_image import lower_conv, lower_max_pool, lower_prepend, real_weights
 from archnet.export.onnx_model import ELEMENT_TYPES
+from archnet.export.onnx_relative import lower_relative_matmul
 from archnet.export.onnx_state import Layout, Lowering, StoredTensor
 from archnet.graph import WIDEN_SHIFT, Dim, GraphOutput, Node, TensorSpec
 from archnet.operators import Op
@@ -383,6 +384,7 @@ LOWERINGS: dict[Op, Lower] = {
     Op.SOFTMAX: _softmax,
     Op.TABLE_SOFTMAX: lower_table_softmax,
     Op.MEAN_MATMUL: lower_mean_matmul,
+    Op.RELATIVE_MATMUL: lower_relative_matmul,
     Op.ZERO_PAD: lower_zero_pad,
     Op.CROP: lower_crop,
     Op.SHIFT: lower_shift,

@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from archnet.export.host_split import HOST_ONLY
+from archnet.export.host_split import HOST_ONLY, UNSHIFTED
 from archnet.export.tflite_image import lower_conv, lower_max_pool
 from archnet.export.tflite_model import INT32, Quantization
 from archnet.export.tflite_state import SHARE_LEVELS, Layout, TfliteLowering, no_form
@@ -263,6 +263,7 @@ LOWERINGS: dict[Op, Callable[[TfliteLowering, Node], None]] = {
 
 REFUSED: dict[Op, tuple[str, str]] = {
     **HOST_ONLY,
+    Op.RELATIVE_MATMUL: UNSHIFTED,
     Op.TABLE_SOFTMAX: (
         "integer division is in no int8 operator",
         "convert with --attention softmax or mixing",

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from archnet.export.host_split import HOST_ONLY
+from archnet.export.host_split import HOST_ONLY, UNSHIFTED
 from archnet.export.tpu_state import FACTOR_INPUT, LIMIT_INPUT, TOKENS_INPUT, TpuLowering, Value, no_form
 from archnet.graph import MULTIPLIER_SHIFT, Node
 from archnet.operators import Op
@@ -26,8 +26,8 @@ def lower_node(state: TpuLowering, node: Node) -> None:
     Raises:
         ArchNetError: it has no form in TpuLang.
     """
-    if node.op in HOST_ONLY:
-        raise no_form(node, *HOST_ONLY[node.op])
+    if node.op in REFUSED:
+        raise no_form(node, *REFUSED[node.op])
     LOWERINGS[node.op](state, node)
 
 
@@ -282,3 +282,6 @@ LOWERINGS: dict[Op, Callable[[TpuLowering, Node], None]] = {
     Op.CONV: _conv,
     Op.MAX_POOL: _max_pool,
 }
+
+REFUSED: dict[Op, tuple[str, str]] = {**HOST_ONLY, Op.RELATIVE_MATMUL: UNSHIFTED}
+"""What is refused: why, and what to do."""

@@ -15,6 +15,7 @@ from tvm import tirx
 from archnet.calibration.packing import Packing
 from archnet.export.tvm_image import grouped_convolution, max_pool, prepend, shift
 from archnet.export.tvm_packing import packed_element
+from archnet.export.tvm_relative import relative_matmul
 from archnet.export.tvm_tir import (
     Buffer,
     Expr,
@@ -384,6 +385,7 @@ OPERATORS: Mapping[Op, Callable[[OperatorCall], None]] = {
     Op.SOFTMAX: _softmax,
     Op.TABLE_SOFTMAX: _softmax,
     Op.MEAN_MATMUL: _mean_matmul,
+    Op.RELATIVE_MATMUL: relative_matmul,
     Op.ZERO_PAD: _zero_pad,
     Op.CROP: _slice,
     Op.ADD: _add,

@@ -20,7 +20,7 @@ from tests.hf_models import make_model
 from tests.small_encoder import LENGTH, Layer, SmallEncoder, padded_batch, roughened
 
 CONVERTIBLE = (
-    *("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet"),
+    *("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet", "deberta-v2"),
     *("modernbert", "nomic_bert", "roformer", "esm", "eurobert", "mobilebert", "squeezebert"),
     *("arcee", "bloom", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "llama", "mpt", "olmo2", "qwen3", "xglm"),
 )

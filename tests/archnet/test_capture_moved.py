@@ -274,6 +274,37 @@ def test_what_is_no_rms_norm_is_named(written: Callable[[Tensor, Tensor], Tensor
     assert any(reason in str(site.attributes["reason"]) for site in found.unknown)
 
 
+class Shifted(nn.Module):
+    """Constants are added to queries and values in heads; keys are the queries without theirs."""
+
+    def __init__(self, by_position: bool = False) -> None:
+        super().__init__()
+        self.words, self.by_position = nn.Embedding(40, FEATURES), by_position
+        self.both, self.value = nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES)
+        self.added = nn.Parameter(torch.randn(2, 1, HEADS, 1, WIDTH))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(batch, sequence) -> (batch, sequence, features)."""
+        x = self.words(input_ids)
+        key, value = heads(self.both(x)), heads(self.value(x)) + self.added[1]
+        query = key + self.added[0]
+        if self.by_position:
+            query = query + torch.arange(x.shape[1])[:, None]
+        mask = attention_mask[:, None, None, :].bool()
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return context.transpose(1, 2).flatten(-2)
+
+
+def test_constants_of_heads_are_biases_of_the_layers_that_only_they_read() -> None:
+    found = captured(Shifted())
+    assert [site.op for site in found.network.sites].count(Op.LINEAR) == 3  # one of it shifts the queries
+
+
+def test_constants_of_heads_that_depend_on_the_position_are_named() -> None:
+    found = capture(roughened(Shifted(by_position=True)), max_sequence=LENGTH)
+    assert "plus a constant that depends on the position" in str(found.unknown[0].attributes["reason"])
+
+
 @pytest.mark.parametrize(
     ("moved", "reason"),
     [

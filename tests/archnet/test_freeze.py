@@ -46,6 +46,11 @@ MODELS: dict[str, Callable[[], Network]] = {
     "rotary and gated": lambda: captured_family("nomic_bert"),
     "grouped heads": lambda: captured_family("eurobert"),
     "bias of positions": lambda: captured_family("mpnet"),
+    "distances": lambda: captured_family("deberta-v2"),
+    "distances of queries": lambda: captured_family("deberta-v2", pos_att_type=["c2p"]),
+    "distances of keys": lambda: captured_family(
+        "deberta-v2", pos_att_type=["p2c"], share_att_key=False, position_buckets=-1
+    ),
     "bias of distances": lambda: captured_family("bloom"),
     "bounded scores": lambda: captured_family("gemma2"),
     "neighbours": lambda: captured_family("mobilebert"),

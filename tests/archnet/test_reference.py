@@ -19,6 +19,7 @@ from archnet.graph import Dim, Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
 from archnet.reference import OPERATORS, execute, integer_matmul, run_node
 from tests.attention_graphs import (
+    distance_graph,
     neighbour_graph,
     product_graph,
     with_padding,
@@ -287,6 +288,7 @@ def test_the_test_networks_use_every_operator() -> None:
         image_graph("dinov2", Bits(8, 8)),
         image_graph("beit", Bits(8, 8)),
         product_graph(Bits(8, 8)),
+        distance_graph(Bits(8, 8)),
         neighbour_graph(Bits(8, 8)),
     )
     assert {node.op for graph in graphs for node in graph.nodes} == set(OPERATORS)

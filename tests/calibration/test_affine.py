@@ -164,6 +164,24 @@ def test_fitted_output_scale_of_a_product_is_exact(scale_a: float, scale_b: floa
     assert runtime_factor(scale_a, scale_b, scale_y) == multiplier / 2**16
 
 
+@pytest.mark.parametrize(
+    ("wished", "scale_x", "scale_y"),
+    [
+        (0.3531090319156647, 0.39627906680107117, 0.08252021670341492),
+        (0.0565912090241909, 0.008831263519823551, 0.0020275134593248367),
+        (0.014398325234651566, 0.035129696130752563, 0.0011463224655017257),
+    ],
+)
+def test_a_tables_scale_steps_aside_where_none_near_it_is_exact(
+    wished: float, scale_x: float, scale_y: float
+) -> None:
+    with pytest.raises(ArchNetError, match="no float32 weight scale gives the multiplier exactly"):
+        affine.fit_weight_scale(wished, scale_x, scale_y)
+    multiplier, scale = affine.fit_table_scale(wished, scale_x, scale_y)
+    assert runtime_factor(scale_x, scale, scale_y) == multiplier / 2**16
+    assert scale == pytest.approx(wished, rel=1 / 16)
+
+
 @given(st.integers(1, 8), st.booleans(), st.floats(2.0**-10, 1.0, width=32))
 def test_quantization_error_is_at_most_half_a_step_inside_the_range(
     bits: int, signed: bool, scale: float

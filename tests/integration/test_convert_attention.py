@@ -142,6 +142,24 @@ def test_a_bias_of_pairs_of_positions_is_added_in_integers(
     check_all_equal(archnet, out, "tvm,onnxruntime" if form == "table" else "tvm")
 
 
+@pytest.mark.parametrize(("form", "bits"), [("softmax", "w8a8"), ("table", "w4a4")])
+def test_terms_of_distances_are_products_in_integers(
+    form: str, bits: str, archnet: Archnet, sentences: Path, tmp_path: Path
+) -> None:
+    deberta = make_model_folder(tmp_path / "deberta", "deberta-v2", layers=1, pooling="mean")
+    out = tmp_path / "build"
+    with short_presets(12, 4):
+        done = archnet(
+            *("convert", deberta, "--data", sentences, "--target", "archnet", "--bits", bits),
+            *("--attention", form, "--out", out, "--seq-len", 24),
+        )
+    assert done.exit_code == 0, done.output
+    graph = load_graph(BuildDir.open_finished(out).graph_dir)
+    tables = [graph.constants[n.inputs[1]].shape for n in graph.nodes if n.op is Op.RELATIVE_MATMUL]
+    assert tables == [(4, 47, 8), (4, 47, 8)]
+    check_all_equal(archnet, out, "tvm,onnxruntime" if form == "table" else "tvm")
+
+
 @pytest.mark.parametrize(
     ("family", "bits"),
     [

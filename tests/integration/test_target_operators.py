@@ -26,6 +26,7 @@ from archnet.operators import Op
 from archnet.reference import execute
 from archnet.targets import list_profiles, load_profile
 from tests.attention_graphs import (
+    distance_graph,
     neighbour_graph,
     product_graph,
     with_padding,
@@ -60,6 +61,7 @@ def networks(bits: Bits, share_levels: int = 255) -> list[QuantizedGraph]:
         image_graph("vit", bits),
         image_graph("cnn", bits),
         product_graph(bits),
+        distance_graph(bits),
         neighbour_graph(bits),
     ]
 

@@ -20,8 +20,8 @@ W8A8 = Bits(8, 8)
 IMAGE_OPERATORS = {Op.CONV, Op.MAX_POOL, Op.PREPEND}
 """What image classifiers need beside that."""
 
-ATTENTION_FORMS = {Op.TABLE_SOFTMAX, Op.MEAN_MATMUL, Op.ZERO_PAD, Op.CROP}
-"""What the other forms of attention need."""
+ATTENTION_FORMS = {Op.TABLE_SOFTMAX, Op.MEAN_MATMUL, Op.RELATIVE_MATMUL, Op.ZERO_PAD, Op.CROP}
+"""What other forms of attention need, and terms of distances: a layer a head, and data movement."""
 
 PAPER_OPERATORS = {Op.LINEAR, Op.BATCH_NORM, Op.CONCAT, Op.ADD, Op.MATMUL, Op.SOFTMAX, Op.RELU}
 """Arch-Net's Transformer family, as the issue and the paper name it."""
