@@ -169,7 +169,7 @@ def test_classification_refusals(tmp_path: Path) -> None:
 def test_task_names(tmp_path: Path) -> None:
     with pytest.raises(ArchNetError, match="there is no task 'stss'") as caught:
         load_task("stss", tmp_path)
-    assert caught.value.fix == "did you mean 'sts'? known: classification, images, sts, translation"
+    assert caught.value.fix == "did you mean 'sts'? known: classification, images, language, sts, translation"
     with pytest.raises(ArchNetError, match="translation needs the build of an encoder-decoder"):
         load_task("translation", tmp_path)
 
