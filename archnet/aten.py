@@ -41,6 +41,7 @@ from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant
 from archnet.token_values import (
     HEADS,
+    PER_HEAD,
     Curve,
     Known,
     Moved,
@@ -55,9 +56,6 @@ from archnet.valid import MASKS
 
 PLAIN = ("tokens", "tokens_t", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
 """Layouts that functions of single elements keep."""
-
-PER_HEAD = (*HEADS, "heads_t", "merged", "merged_t")
-"""Layouts of what attention multiplies, whose gains its scores take in."""
 
 ATTENDED = frozenset(("heads", "merged", "merged_t"))
 """Layouts that only attention, and what knows of gains, asks for."""

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from archnet.aten_moved import as_moved, named, scaled_queries
 from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, normed
-from archnet.aten_relative import scaled_relative, tables_of, times_rows, transposed
+from archnet.aten_relative import refuse_beside_distances, scaled_relative, tables_of, times_rows, transposed
 from archnet.aten_tokens import times_matrix
 from archnet.converters.softmax import HIDDEN
 from archnet.network import SiteAttribute
@@ -30,6 +30,7 @@ from archnet.side_values import (
 )
 from archnet.token_values import (
     HEADS,
+    PER_HEAD,
     Curve,
     Known,
     Moved,
@@ -44,7 +45,7 @@ from archnet.token_values import (
 if TYPE_CHECKING:
     from archnet.aten import Translator
 
-SCALED = ("tokens", "row", "split", "heads", "heads_t", "merged", "merged_t")
+SCALED = ("tokens", "row", *PER_HEAD)
 """Layouts of what may carry a factor to the operator that reads it."""
 
 
@@ -349,7 +350,7 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
     if bias is not None and query.tokens == key.tokens:
         bias = from_own_place(bias, causal=causal)
     if scores.relative:
-        _refuse_beside_distances(t, scores, positions=causal or bias is not None)
+        refuse_beside_distances(t, scores, positions=causal or bias is not None)
     if causal and "decoder_input_ids" not in t.inputs:  # a decoder alone reads whole texts here
         later = torch.ones(2 * (t.probes[0].input_ids.shape[1],), dtype=torch.bool).triu(1)
         bias = torch.where(later, HIDDEN, 0.0 if bias is None else bias)
@@ -365,21 +366,6 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
     inputs = (query.site, key.site, value.site, *((key.tokens,) if masked else ()))
     site = t.add_site(node, Op.ATTENTION, inputs, parameters=parameters, attributes=attributes)
     return Value(site, "heads", query.heads, tokens=query.tokens)
-
-
-def _refuse_beside_distances(t: Translator, scores: Scores, *, positions: bool) -> None:
-    """Raise Unknown where scores with terms of distances have something that no such attention takes.
-
-    Args:
-        positions: whether they have a bias of pairs of positions, or a causal mask.
-    """
-    if scores.cap:
-        raise Unknown("scores with distances that are bounded by a tanh")
-    if positions:
-        raise Unknown("scores with distances beside a bias of positions, a window or a causal mask")
-    if "decoder_input_ids" in t.inputs:
-        kind = "an encoder-decoder" if "input_ids" in t.inputs else "a language model"
-        raise Unknown(f"scores with distances in {kind}")
 
 
 def _hides_later(bias: Tensor | None) -> bool:

@@ -120,3 +120,18 @@ def tables_of(scores: Scores) -> dict[str, Tensor]:
         table = term.table / scores.scale
         tables[role] = tables[role] + table if role in tables else table
     return tables
+
+
+def refuse_beside_distances(t: Translator, scores: Scores, *, positions: bool) -> None:
+    """Raise Unknown where scores with terms of distances have something that no such attention takes.
+
+    Args:
+        positions: whether they have a bias of pairs of positions, or a causal mask.
+    """
+    if scores.cap:
+        raise Unknown("scores with distances that are bounded by a tanh")
+    if positions:
+        raise Unknown("scores with distances beside a bias of positions, a window or a causal mask")
+    if "decoder_input_ids" in t.inputs:
+        kind = "an encoder-decoder" if "input_ids" in t.inputs else "a language model"
+        raise Unknown(f"scores with distances in {kind}")

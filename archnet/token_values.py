@@ -38,6 +38,9 @@ class Value:
 HEADS = ("split", "heads")
 """Layouts whose last axis are the features of one head."""
 
+PER_HEAD = (*HEADS, "heads_t", "merged", "merged_t")
+"""Layouts of what attention multiplies, whose gains its scores take in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:
