@@ -24,15 +24,13 @@ from archnet.aten_attention import (
     matmul,
     permute,
     reshape,
-    scaled,
-    scaled_features,
     softmax,
-    takes_scale,
 )
 from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
 from archnet.aten_moved import SCALING, moved, named
 from archnet.aten_pooling import centred, row_norm, summed
 from archnet.aten_relative import gather
+from archnet.aten_scaled import scaled, scaled_features, takes_scale
 from archnet.aten_shift import convolution, padded, side_by_side, slice_of
 from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select
 from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu

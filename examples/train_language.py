@@ -7,7 +7,7 @@ safetensors, tokenizer.json) that `archnet convert` takes: `--kind llama` (RMSNo
 layers, two query heads for each key head) or `--kind gpt2` (LayerNorm, learned positions, GELU). It needs
 `pip install 'archnet[hf]'`.
 
-The default, 192 wide with 4 layers and 8 epochs of 29,000 captions, takes about half an hour on a busy core.
+The default, 192 wide with 4 layers and 8 epochs of 29,000 captions, takes about an hour on a busy core.
 Stopped, it goes on from its last epoch when the same command is given again.
 """
 

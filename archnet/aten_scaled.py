@@ -1,0 +1,135 @@
+"""Handlers of products element by element: with a number, with one a feature, with features of other layers.
+
+A number around attention is carried on to the operator that takes it in; one a feature goes into the layer
+that makes the features, or is a site.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx
+
+from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, normed
+from archnet.aten_relative import scaled_relative
+from archnet.operators import Op
+from archnet.token_values import (
+    HEADS,
+    PER_HEAD,
+    Curve,
+    Known,
+    Relative,
+    Scores,
+    Unknown,
+    Value,
+    node_kind,
+    scalar_of,
+)
+
+if TYPE_CHECKING:
+    from archnet.aten import Translator
+
+SCALED = ("tokens", "row", *PER_HEAD)
+"""Layouts of what may carry a factor to the operator that reads it."""
+
+
+def scaled(t: Translator, node: fx.Node) -> Known:
+    """Multiplication or division: by a number around attention, by the mask or a count in pooling."""
+    source, by = node.args[0], node.args[1]
+    if source not in t.known and not node_kind(node).startswith("div"):
+        source, by = by, source
+    if _is_moment(t, source):
+        source, by = by, source
+    if _is_moment(t, by):
+        divided = node_kind(node).startswith("div")
+        return normed(t, node, source, t.known[by], divided=divided)  # type: ignore[index]
+    found = t.settled(source)
+    if isinstance(found, Value) and found.layout == "sum":
+        return averaged(t, node, found)
+    if isinstance(found, Value) and not node_kind(node).startswith("div") and by in t.known:
+        return _product(t, node, found, t.settled(by))
+    divisor = t.known.get(by) if isinstance(by, fx.Node) else None
+    if isinstance(found, Value) and isinstance(divisor, Value) and divisor.layout == "norm":
+        return normalized(t, node, found)
+    factor = scalar_of(by)
+    if factor is None and isinstance(by, fx.Node) and by not in t.known and t.is_constant(by):
+        constant = t.tensor(by)
+        if constant.numel() == 1:
+            factor = float(constant)
+        elif _one_a_feature(found, constant):
+            x = t.value(source, "tokens", "row", *HEADS)
+            scale = constant.reshape(-1).float().repeat(x.heads if x.layout in HEADS else 1)
+            return scaled_features(t, node, x, 1 / scale if node_kind(node) == "div" else scale)
+    if factor is None:
+        return masked(t, node)
+    if node_kind(node).startswith("div"):
+        factor = 1.0 / factor
+    if isinstance(found, Scores):
+        if found.probabilities or factor <= 0.0:
+            raise Unknown("attention is scaled after its softmax, or by a factor that is not positive")
+        scaled = tuple((addend, gain * factor) for addend, gain in found.addends)
+        relative = scaled_relative(Relative(found.relative), factor).terms
+        if found.cap:
+            return replace(found, cap=found.cap * factor, addends=scaled, relative=relative)
+        return replace(found, scale=found.scale * factor, addends=scaled, relative=relative)
+    if isinstance(found, Relative):
+        return scaled_relative(found, factor)
+    if not isinstance(found, Value) or found.layout not in SCALED:
+        raise Unknown(PRODUCT)
+    if found.site in t.tables:
+        return t.scaled_words(node, found, factor)
+    return replace(found, gain=found.gain * factor)
+
+
+def _is_moment(t: Translator, node: object) -> bool:
+    found = t.known.get(node) if isinstance(node, fx.Node) else None
+    return isinstance(found, Curve) and found.base.layout in ("moment", "variance")
+
+
+def _product(t: Translator, node: fx.Node, left: Value, right: Known) -> Value:
+    """Two tensors of tokens multiplied element by element, as gated layers do."""
+    alike = isinstance(right, Value) and (left.layout, left.tokens) == (right.layout, right.tokens)
+    if not alike or left.layout not in ("tokens", "row") or left.gain != 1.0:
+        raise Unknown(PRODUCT)
+    assert isinstance(right, Value)
+    sizes = {t.shape(source) for source in node.all_input_nodes}
+    if len(sizes) > 1 or right.gain != 1.0:
+        raise Unknown("a product of tensors that are broadcast or scaled")
+    return replace(left, site=t.add_site(node, Op.MUL, (left.site, right.site)))
+
+
+def _one_a_feature(found: Known, constant: Tensor) -> bool:
+    """Whether a constant has one number for each feature of what is known."""
+    features = isinstance(found, Value) and found.layout in ("tokens", "row", *HEADS)
+    return features and constant.numel() == constant.shape[-1]
+
+
+def _read_once(t: Translator, site: str) -> bool:
+    """Whether a site's value goes one way only, so far as its graph says."""
+    return all(len(n.users) == 1 for n, v in t.known.items() if isinstance(v, Value) and v.site == site)
+
+
+def takes_scale(t: Translator, x: Value) -> bool:
+    """Whether the weights of what makes a value, and alone reads it, can take a factor of its features in."""
+    producer = next(site for site in t.sites if site.name == x.site)
+    return producer.op in (Op.LINEAR, Op.RMS_NORM, Op.LAYER_NORM) and _read_once(t, x.site)
+
+
+def scaled_features(t: Translator, node: fx.Node, x: Value, scale: Tensor) -> Value:
+    """Features times a number each: in the weights of what alone makes them (LayerScale), or a site.
+
+    Of a sum it is a site that folds into the layers around it, as norms do.
+    """
+    producer = next(site for site in t.sites if site.name == x.site)
+    if takes_scale(t, x):
+        weight, bias = (producer.parameters[role] for role in ("weight", "bias"))
+        t.tensors[weight] = t.tensors[weight] * (scale[:, None] if producer.op is Op.LINEAR else scale)
+        t.tensors[bias] = t.tensors[bias] * scale
+        return x
+    if producer.op is Op.ADD and x.layout == "tokens":  # the sum itself may go on without them
+        parameters = {"weight": scale, "bias": torch.zeros(len(scale))}
+        return replace(x, site=t.add_site(node, Op.BATCH_NORM, (x.site,), parameters=parameters))
+    parameters = {"weight": torch.diag(scale), "bias": torch.zeros(len(scale))}
+    return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
