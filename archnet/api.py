@@ -219,7 +219,7 @@ class ArchNet:
             self._writer = Translation.open(build, encoder, self.backend)
         elif is_language(folder):
             self.backend = decoder_backend(folder, backend, threads=threads)
-            self._writer = LanguageRun.open(build, self.backend)
+            self._writer = LanguageRun.open(build, None, self.backend)
         else:
             self.backend = open_backend(backend, folder, threads=threads)
         self._tokenizer_dir = build.tokenizer_dir
@@ -338,7 +338,7 @@ class ArchNet:
                 f"{self.folder} is no translation model, so it cannot translate",
                 fix="use complete(texts)" if self._writer else "call it with input_ids and attention_mask",
             )
-        return self._writer.translate(sentences, Search(num_beams, max_length, length_penalty))
+        return self._writer.write(sentences, Search(num_beams, max_length, length_penalty))
 
     def complete(
         self,
@@ -356,7 +356,7 @@ class ArchNet:
                 if self._writer
                 else "call it with input_ids and attention_mask",
             )
-        return self._writer.complete(texts, Search(num_beams, max_length, length_penalty))
+        return self._writer.write(texts, Search(num_beams, max_length, length_penalty))
 
     def _refuse_writer(self, verb: str) -> None:
         if self._writer is not None:

@@ -3,66 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from archnet.backends import BACKENDS, open_backend
 from archnet.backends.base import Backend
 from archnet.build import BuildDir
-from archnet.encode import open_tokenizer, padding_id, token_batches
 from archnet.errors import ArchNetError
-from archnet.generation import GenerationSettings
-from archnet.graph import QuantizedGraph
-from archnet.integer_decoder import IntegerDecoder
 from archnet.parts import DECODER
-from archnet.search import Stepper, generate
-from archnet.storage import load_graph
-from archnet.translation import WHOLE, Search, float_stepper, generation_of
-
-TEXTS = 32
-"""Texts that are read at a time."""
+from archnet.search import generate
+from archnet.translation import SENTENCES, WHOLE, DecoderRun, Search
 
 
-@dataclass(frozen=True)
-class LanguageRun:
-    """A decoder alone with all that it needs to score texts and to go on with them.
-
-    Attributes:
-        stepper: the network, integer or float.
-        settings: of the model.
-        longest: most tokens of a text, what is written included.
-        tokenizer_dir: of the build.
-    """
-
-    stepper: Stepper
-    settings: GenerationSettings
-    longest: int
-    tokenizer_dir: Path
-
-    @classmethod
-    def open(cls, build: BuildDir, decoder: Backend) -> Self:
-        """The integer network of a build in an opened backend."""
-        graph = load_graph(build.path / DECODER / "graph")
-        return cls._with(build, IntegerDecoder(None, decoder, graph), graph)
-
-    @classmethod
-    def open_float(cls, build: BuildDir) -> Self:
-        """The float original of a build, in PyTorch.
-
-        Raises:
-            ArchNetError: it is missing or damaged.
-        """
-        return cls._with(build, float_stepper(build), load_graph(build.path / DECODER / "graph"))
-
-    @classmethod
-    def _with(cls, build: BuildDir, stepper: Stepper, graph: QuantizedGraph) -> Self:
-        return cls(stepper, generation_of(build), graph.max_sequence, build.tokenizer_dir)
+class LanguageRun(DecoderRun):
+    """A language model: what is written stands behind the text that was given. It can score texts, too."""
 
     def generate(self, input_ids: Tensor, attention_mask: Tensor, search: Search) -> Tensor:
         """Go on with token ids; texts of as many tokens are computed together.
@@ -92,47 +51,12 @@ class LanguageRun:
                 rows[i] = row
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.settings.pad)
 
-    def complete(
-        self,
-        texts: Sequence[str],
-        search: Search,
-        *,
-        progress: Callable[[int], None] = lambda done: None,
-    ) -> list[str]:
-        """Texts with what the model writes behind them, in the order given; empty ones stay empty.
-
-        Args:
-            progress: told how many are done.
-
-        Raises:
-            ArchNetError: the build has no tokenizer, or a text has too many tokens.
-        """
-        tokenizer = open_tokenizer(self.tokenizer_dir)
-        found = [""] * len(texts)
-        wanted = [i for i, text in enumerate(texts) if text.strip()]
-        done = len(texts) - len(wanted)
-        batches = token_batches(
-            tokenizer, [texts[i] for i in wanted],
-            max_length=self.longest, batch_size=TEXTS, padding=padding_id(self.tokenizer_dir, tokenizer),
-        )  # fmt: skip
-        for chosen, inputs in batches:
-            ids, mask = (torch.from_numpy(inputs[name]) for name in ("input_ids", "attention_mask"))
-            rows = self.generate(ids, mask, search)
-            for i, row, length in zip(chosen, rows.tolist(), mask.sum(1).tolist(), strict=True):
-                # What is written alone would lose the space before its first word.
-                whole, given = (
-                    tokenizer.decode(part, skip_special_tokens=True)
-                    for part in (self._until_end(row, length), row[:length])
-                )
-                found[wanted[i]] = texts[wanted[i]] + whole[len(given) :]
-            done += len(chosen)
-            progress(done)
-        return found
-
-    def _until_end(self, row: Sequence[int], length: int) -> list[int]:
-        """A row without the end that was written behind its text of so many tokens, and what follows it."""
+    def text_of(self, tokenizer: Tokenizer, source: str, length: int, row: Sequence[int]) -> str:
+        """The source with what was written behind its tokens, up to the end."""
         end = next((i for i in range(length, len(row)) if row[i] in self.settings.ends), len(row))
-        return list(row[:end])
+        # What is written alone would lose the space before its first word.
+        whole, given = (tokenizer.decode(list(row[:n]), skip_special_tokens=True) for n in (end, length))
+        return source + str(whole[len(given) :])
 
     def log_likelihoods(
         self, rows: Sequence[NDArray[np.int32]], progress: Callable[[int], None] = lambda done: None
@@ -149,8 +73,8 @@ class LanguageRun:
         """
         found = np.zeros((len(rows), 3))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for begin in range(0, len(order), TEXTS):
-            chosen = order[begin : begin + TEXTS]
+        for begin in range(0, len(order), SENTENCES):
+            chosen = order[begin : begin + SENTENCES]
             longest = max(len(rows[i]) for i in chosen)
             ids = torch.zeros(len(chosen), longest, dtype=torch.int64)
             valid = torch.zeros(len(chosen), longest, dtype=torch.bool)
@@ -190,7 +114,7 @@ def open_language(build: BuildDir, backend: str, *, threads: int | None = None) 
     Raises:
         ArchNetError: the backend is unknown, not installed, or none that runs decoders.
     """
-    return LanguageRun.open(build, decoder_backend(build.path, backend, threads=threads))
+    return LanguageRun.open(build, None, decoder_backend(build.path, backend, threads=threads))
 
 
 def decoder_backend(folder: Path, backend: str, *, threads: int | None = None) -> Backend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from archnet.backends import open_backend
@@ -27,7 +29,7 @@ from archnet.search import Stepper, generate
 from archnet.storage import load_graph
 
 SENTENCES = 32
-"""Sentences that are translated at a time."""
+"""Sources that are read at a time."""
 
 WHOLE = ("reference", "onnxruntime", "tvm")
 """Backends that run decoders, too."""
@@ -67,13 +69,13 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Translation:
+class DecoderRun(ABC):
     """A decoder with all that a search needs.
 
     Attributes:
         stepper: the network, integer or float.
         settings: of the model.
-        longest: most tokens of a source and of a translation.
+        longest: most tokens of a source, and of what is written, its beginning included.
         tokenizer_dir: of the build.
     """
 
@@ -83,8 +85,8 @@ class Translation:
     tokenizer_dir: Path
 
     @classmethod
-    def open(cls, build: BuildDir, encoder: Backend, decoder: Backend) -> Self:
-        """The integer networks of a build in two opened backends."""
+    def open(cls, build: BuildDir, encoder: Backend | None, decoder: Backend) -> Self:
+        """The integer networks of a build in opened backends; a language model has no encoder."""
         graph = load_graph(build.path / DECODER / "graph")
         return cls._with(build, IntegerDecoder(encoder, decoder, graph), graph)
 
@@ -101,6 +103,50 @@ class Translation:
     def _with(cls, build: BuildDir, stepper: Stepper, graph: QuantizedGraph) -> Self:
         return cls(stepper, generation_of(build), graph.max_sequence, build.tokenizer_dir)
 
+    @abstractmethod
+    def generate(self, input_ids: Tensor, attention_mask: Tensor, search: Search) -> Tensor:
+        """What is written for token ids, int64 (batch, tokens), padded on the right."""
+
+    @abstractmethod
+    def text_of(self, tokenizer: Tokenizer, source: str, length: int, row: Sequence[int]) -> str:
+        """What is written for a source of so many tokens, of which `generate` gave this row."""
+
+    def write(
+        self,
+        sources: Sequence[str],
+        search: Search,
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[str]:
+        """What is written for each source, in the order given; empty ones stay empty.
+
+        Args:
+            progress: told how many are done.
+
+        Raises:
+            ArchNetError: the build has no tokenizer, or a setting is out of range.
+        """
+        tokenizer = open_tokenizer(self.tokenizer_dir)
+        found = [""] * len(sources)
+        wanted = [i for i, source in enumerate(sources) if source.strip()]
+        done = len(sources) - len(wanted)
+        batches = token_batches(
+            tokenizer, [sources[i] for i in wanted],
+            max_length=self.longest, batch_size=SENTENCES, padding=padding_id(self.tokenizer_dir, tokenizer),
+        )  # fmt: skip
+        for chosen, inputs in batches:
+            ids, mask = (torch.from_numpy(inputs[name]) for name in ("input_ids", "attention_mask"))
+            rows, lengths = self.generate(ids, mask, search).tolist(), mask.sum(1).tolist()
+            for i, row, length in zip(chosen, rows, lengths, strict=True):
+                found[wanted[i]] = self.text_of(tokenizer, sources[wanted[i]], length, row)
+            done += len(chosen)
+            progress(done)
+        return found
+
+
+class Translation(DecoderRun):
+    """An encoder-decoder: what is written is a translation."""
+
     def generate(self, input_ids: Tensor, attention_mask: Tensor, search: Search) -> Tensor:
         """Translate token ids (see `archnet.search.generate`).
 
@@ -113,42 +159,11 @@ class Translation:
             max_length=length, num_beams=beams, length_penalty=penalty,
         )  # fmt: skip
 
-    def translate(
-        self,
-        sentences: Sequence[str],
-        search: Search,
-        *,
-        progress: Callable[[int], None] = lambda done: None,
-    ) -> list[str]:
-        """Translate sentences, in the order given; empty ones stay empty.
-
-        Args:
-            progress: told how many are done.
-
-        Raises:
-            ArchNetError: the build has no tokenizer.
-        """
-        tokenizer = open_tokenizer(self.tokenizer_dir)
-        found = [""] * len(sentences)
-        wanted = [i for i, sentence in enumerate(sentences) if sentence.strip()]
-        done = len(sentences) - len(wanted)
-        batches = token_batches(
-            tokenizer, [sentences[i] for i in wanted],
-            max_length=self.longest, batch_size=SENTENCES, padding=padding_id(self.tokenizer_dir, tokenizer),
-        )  # fmt: skip
-        for chosen, inputs in batches:
-            ids, mask = (torch.from_numpy(inputs[name]) for name in ("input_ids", "attention_mask"))
-            rows = self.generate(ids, mask, search)
-            for i, row in zip(chosen, rows.tolist(), strict=True):
-                found[wanted[i]] = tokenizer.decode(self._words(row), skip_special_tokens=True)
-            done += len(chosen)
-            progress(done)
-        return found
-
-    def _words(self, row: Sequence[int]) -> list[int]:
-        """A result without its first token, its end and what is behind it."""
+    def text_of(self, tokenizer: Tokenizer, source: str, length: int, row: Sequence[int]) -> str:
+        """A row without its first token, its end and what is behind it, as text."""
         end = next((i for i, token in enumerate(row) if i and token in self.settings.ends), len(row))
-        return [token for token in row[1:end] if token != self.settings.pad]
+        words = [token for token in row[1:end] if token != self.settings.pad]
+        return str(tokenizer.decode(words, skip_special_tokens=True))
 
 
 def float_stepper(build: BuildDir) -> IncrementalDecoder:

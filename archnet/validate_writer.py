@@ -55,7 +55,7 @@ def open_writer(build: BuildDir, name: str) -> Opened:
     """Open the networks of a build in a backend, by its name."""
     if is_language(build.path):
         decoder = decoder_backend(build.path, name)
-        return Opened(name, None, decoder, LanguageRun.open(build, decoder))
+        return Opened(name, None, decoder, LanguageRun.open(build, None, decoder))
     encoder, decoder = open_pair(build.path, name)
     return Opened(name, encoder, decoder, Translation.open(build, encoder, decoder))
 
@@ -174,7 +174,7 @@ def score_of(run: Translation | LanguageRun, data: ParallelSet | TextSet, tell: 
 
     def translate(sentences: Sequence[str], beams: int) -> Sequence[str]:
         search = Search(num_beams=beams)
-        return run.translate(sentences, search, progress=lambda n: tell(n, len(sentences)))
+        return run.write(sentences, search, progress=lambda n: tell(n, len(sentences)))
 
     return evaluate_translation(translate, data)
 

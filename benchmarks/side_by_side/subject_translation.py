@@ -99,7 +99,7 @@ class _Served:
 
 def _scored(translator: Translation, data: ParallelSet) -> TaskScore:
     def translate(sentences: Sequence[str], beams: int) -> Sequence[str]:
-        return translator.translate(sentences, Search(num_beams=beams))
+        return translator.write(sentences, Search(num_beams=beams))
 
     return evaluate_translation(translate, data)
 
