@@ -9,30 +9,16 @@ Op.OTHER with a reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx, nn
 
-from archnet.aten_attention import (
-    attention,
-    batched,
-    bounded,
-    capped,
-    filled,
-    matmul,
-    permute,
-    reshape,
-    softmax,
-)
-from archnet.aten_image import IMAGE_HANDLERS, IMAGE_INPUT, flattened, to_tokens
+from archnet.aten_handlers import HANDLERS
+from archnet.aten_image import IMAGE_INPUT
 from archnet.aten_moved import SCALING, moved, named
-from archnet.aten_pooling import centred, row_norm, summed
-from archnet.aten_relative import gather
-from archnet.aten_scaled import scaled, scaled_features, takes_scale
-from archnet.aten_shift import convolution, padded, side_by_side, slice_of
-from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select
+from archnet.aten_scaled import scaled_features, takes_scale
 from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
@@ -430,38 +416,3 @@ def _flat(value: object) -> list[fx.Node]:
     if isinstance(value, fx.Node):
         return [value]
     return [node for item in value for node in _flat(item)] if isinstance(value, (tuple, list)) else []
-
-
-HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
-    "linear": linear,
-    "addmm": addmm,
-    "conv1d": convolution,
-    "layer_norm": layer_norm,
-    "rms_norm": rms_norm,
-    "_fused_rms_norm": rms_norm,
-    "add": add,
-    "mul": scaled,
-    "div": scaled,
-    **dict.fromkeys(
-        ("view", "reshape", "_unsafe_view", "unflatten", "flatten", "expand"), flattened(reshape)
-    ),
-    "transpose": to_tokens(permute),
-    "permute": to_tokens(permute),
-    **dict.fromkeys(("matmul", "mm"), matmul),
-    **dict.fromkeys(("bmm", "baddbmm"), batched),
-    **dict.fromkeys(("max", "maximum"), bounded),
-    "tanh": capped,
-    "gather": gather,
-    "softmax": softmax,
-    "_softmax": softmax,
-    "scaled_dot_product_attention": attention,
-    "select": select,
-    "slice": slice_of,
-    **dict.fromkeys(("masked_fill", "where"), filled),
-    "sum": summed,
-    "sub": centred,
-    **IMAGE_HANDLERS,
-    "cat": side_by_side,
-    **dict.fromkeys(("pad", "constant_pad_nd"), padded),
-    **dict.fromkeys(("linalg_vector_norm", "norm", "clamp_min", "clamp", "expand_as"), row_norm),
-}
