@@ -20,7 +20,7 @@ from archnet.parts import DECODER
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.rewrite import materialize, rewrite, token_statistics
 from archnet.sources.writer import LanguageModel
-from tests.hf_models import PAD, make_language_model
+from tests.hf_writers import PAD, make_language_model
 
 LENGTH = 12
 

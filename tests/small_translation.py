@@ -22,7 +22,7 @@ from archnet.network import Network
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.rewrite import materialize, rewrite, token_statistics
 from archnet.sources.writer import TranslationModel
-from tests.hf_models import END, PAD, make_translation_model
+from tests.hf_writers import END, PAD, make_translation_model
 
 LENGTH = 12
 SETTINGS = GenerationSettings(PAD, (END,), PAD, forbidden=(PAD,))

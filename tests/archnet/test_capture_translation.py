@@ -14,7 +14,7 @@ from archnet.executor import NetworkModule
 from archnet.operators import Op
 from archnet.side_values import visibility_of
 from archnet.sources.writer import TranslationModel
-from tests.hf_models import PAD, make_translation_model
+from tests.hf_writers import PAD, make_translation_model
 
 FAMILIES = ("marian", "bart", "mbart", "t5")
 """Post-LayerNorm with sinusoidal positions, learned ones with a norm behind, and pre-LayerNorm."""

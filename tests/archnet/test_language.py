@@ -32,7 +32,8 @@ from archnet.storage import save_graph
 from archnet.targets import load_profile
 from archnet.tasks.language import language_score, load_text_set, perplexity, right
 from archnet.translation import Search
-from tests.hf_models import END, PAD, make_language_model, make_language_tokenizer, make_model
+from tests.hf_models import make_model
+from tests.hf_writers import END, PAD, make_language_model, make_language_tokenizer
 from tests.small_language import LENGTH, captured_language, folded_language, frozen_language, text_batch
 
 FAMILIES = ["gpt2", "llama", "gpt_neo", "gemma3_text"]

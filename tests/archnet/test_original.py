@@ -27,7 +27,8 @@ from archnet.sources import open_model
 from archnet.targets.chips import CHIPS
 from archnet.targets.toolchain import RECORD, find_toolchain
 from tests.archnet.integer_build import MAX_SEQUENCE, make_integer_build
-from tests.hf_models import make_image_folder, make_model_folder, make_translation_folder
+from tests.hf_models import make_image_folder, make_model_folder
+from tests.hf_writers import make_translation_folder
 
 
 @pytest.fixture(autouse=True)

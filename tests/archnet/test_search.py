@@ -14,7 +14,7 @@ from archnet.executor import NetworkModule
 from archnet.incremental import IncrementalDecoder
 from archnet.search import generate
 from archnet.sources.writer import TranslationModel, generation_settings
-from tests.hf_models import PAD, make_translation_model
+from tests.hf_writers import PAD, make_translation_model
 
 MAX_LENGTH = 14
 

@@ -14,7 +14,7 @@ from archnet.calibration.pair_batches import NEXT_IDS, UNKNOWN, PairBatches
 from archnet.engine import StageContext
 from archnet.sources.writer import generation_settings
 from archnet.translations import load_translations, save_translations, translate_sources
-from tests.hf_models import PAD, make_translation_model
+from tests.hf_writers import PAD, make_translation_model
 from tests.small_translation import LENGTH, captured_translation
 
 

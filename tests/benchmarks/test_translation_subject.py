@@ -16,7 +16,8 @@ from side_by_side.subject_translation import _runner, translation
 
 from archnet.search import generate
 from archnet.sources import open_model
-from tests.hf_models import SENTENCES, make_translation_folder
+from tests.hf_models import SENTENCES
+from tests.hf_writers import make_translation_folder
 
 pytest.importorskip("sacrebleu", reason="needs sacreBLEU")
 

@@ -13,7 +13,8 @@ from archnet.build import BuildDir
 from archnet.operators import Op
 from archnet.storage import load_graph
 from archnet.targets import load_profile
-from tests.hf_models import make_model_folder, make_translation_folder
+from tests.hf_models import make_model_folder
+from tests.hf_writers import make_translation_folder
 from tests.integration.conftest import Archnet, check_all_equal
 from tests.integration.tiny import short_presets
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.hf_models import make_translation_folder
+from tests.hf_writers import make_translation_folder
 from tests.integration.conftest import Archnet
 from tests.integration.tiny import ROOT, SEQUENCE, write_target
 

@@ -12,7 +12,7 @@ import torch
 from archnet import ArchNetError, load
 from archnet.bench import bench
 from archnet.report import write_report
-from tests.hf_models import PAD, make_language_folder
+from tests.hf_writers import PAD, make_language_folder
 from tests.integration.conftest import Archnet, check_all_equal
 from tests.integration.tiny import SEQUENCE, short_presets, text
 

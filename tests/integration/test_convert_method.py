@@ -12,7 +12,8 @@ from archnet.build import BuildDir
 from archnet.events import read_log
 from archnet.method import Method
 from archnet.results import read_metrics
-from tests.hf_models import make_image_folder, make_model_folder, make_translation_folder, write_pictures
+from tests.hf_models import make_image_folder, make_model_folder, write_pictures
+from tests.hf_writers import make_translation_folder
 from tests.integration.conftest import Archnet
 from tests.integration.test_convert_killed import DISTIL, RESULTS, Command
 from tests.integration.tiny import short_presets, write_text

@@ -12,7 +12,8 @@ import pytest
 from archnet.api import convert
 from archnet.events import Event, Note, StageFinished
 from archnet.results import read_metrics
-from tests.hf_models import make_model_folder, make_translation_folder
+from tests.hf_models import make_model_folder
+from tests.hf_writers import make_translation_folder
 from tests.integration.conftest import Archnet
 from tests.integration.test_convert_refusals import check_refusal
 from tests.integration.tiny import SEQUENCE, short_presets, text

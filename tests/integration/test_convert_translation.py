@@ -14,7 +14,7 @@ from archnet.backends.onnxruntime import OnnxRuntimeBackend
 from archnet.bench import bench
 from archnet.report import write_report
 from archnet.translations import load_translations
-from tests.hf_models import END, PAD, make_translation_folder
+from tests.hf_writers import END, PAD, make_translation_folder
 from tests.integration.conftest import Archnet, check_all_equal
 from tests.integration.tiny import SEQUENCE, short_presets, text
 

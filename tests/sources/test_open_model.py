@@ -11,18 +11,14 @@ from torch import nn
 
 from archnet.sources import open_model
 from tests.hf_models import (
-    END,
     FAMILIES,
-    PAD,
     SENTENCES,
     TEXT_FAMILIES,
-    make_language_folder,
-    make_language_model,
-    make_language_tokenizer,
     make_model,
     make_model_folder,
     make_wordpiece_tokenizer,
 )
+from tests.hf_writers import END, PAD, make_language_folder, make_language_model, make_language_tokenizer
 
 
 class TwoNumbers(nn.Module):

@@ -15,7 +15,8 @@ from torch import nn
 
 from archnet.errors import ArchNetError
 from archnet.sources import open_model
-from tests.hf_models import make_model_folder, make_translation_folder
+from tests.hf_models import make_model_folder
+from tests.hf_writers import make_translation_folder
 
 Damage = Callable[[Path], None]
 
