@@ -232,7 +232,7 @@ def _wider(network: Network, bits: Bits, widths: Widths) -> tuple[Wider, ...]:
         apart = (*sums, *factors, *fused, *logits)
         rest = [n for n in kept if n not in apart and ops[n] is not Op.EMBEDDING]
         note("residual stream", STORED_BITS, sums, "errors of every layer add up in it; it is only added")
-        note("factors of products element by element", STORED_BITS, factors, "one product an element")
+        note("factors of products element by element", STORED_BITS, factors, "fewer bits save no product")
         note("layers that only feed an Add or an output", STORED_BITS, rest, "their result is not multiplied")
         pixels = [name for name in network.inputs if name == IMAGES]
         note("images", STORED_BITS, pixels, "pixels come with 8 bits")
