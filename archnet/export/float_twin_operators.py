@@ -342,7 +342,7 @@ LOWERINGS: dict[Op, Callable[[TwinLowering, Node], None]] = {
 REFUSED: dict[Op, tuple[str, str]] = {
     **HOST_ONLY,
     Op.RELATIVE_MATMUL: (
-        "attention with terms of distances has a softmax, which nncase leaves on the CPU",
+        "nncase leaves the Slices that move its products on the CPU",
         "convert for another chip, or for onnxruntime or tvm",
     ),
     Op.LOOKUP: ("a table of 256 entries is no function of reals", "convert so that activations become ReLU"),

@@ -22,6 +22,7 @@ from archnet.routes import reads_tokens
 from archnet.storage import save_graph
 from archnet.targets import load_profile
 from archnet.targets.toolchain import find_toolchain
+from tests.archnet.test_freeze import quantized
 from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph, images
@@ -57,6 +58,8 @@ NETWORKS: dict[str, Callable[[], QuantizedGraph]] = {
     "table": lambda: with_table_softmax(encoder()),
     "relu": lambda: with_relu_attention(encoder()),
     "mixing": lambda: with_padding(encoder()),
+    "neighbours": lambda: quantized("neighbours", "host")[1],
+    "distances": lambda: quantized("distances", "host", "w4a4")[1],
     "cnn": lambda: image_graph("cnn", W8A8),
     "cnn w4a4": lambda: image_graph("cnn", Bits(4, 4)),
     "vit": lambda: image_graph("vit", W8A8),
