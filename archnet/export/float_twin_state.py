@@ -13,15 +13,6 @@ from archnet.export.onnx_model import OnnxBuilder
 from archnet.graph import Dim, Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
 
-LIMIT_INPUT = "attention_limit"
-"""float32 (1, 1, sequence), added to scores: 0 for tokens that count, else FloatTwin.limit."""
-
-SHARE_INPUT = "attention_share"
-"""float32 (1, 1, 1): 1 over the number of tokens that count."""
-
-TOKENS_INPUT = "attention_tokens"
-"""float32 (1, sequence, 1): 1 for tokens that count, 0 for padding."""
-
 
 @dataclass
 class TwinLowering:
@@ -114,9 +105,17 @@ class TwinLowering:
 
 
 def split_heads(graph: QuantizedGraph) -> frozenset[str]:
-    """Four-dimensional activations that are made of tokens (batch, tokens, features), not of maps."""
+    """Four-dimensional activations of attention: made of tokens (batch, tokens, features), or a cache.
+
+    Inputs are caches where attention multiplies them, or joins a token's keys and values to them; pictures
+    are four-dimensional, too.
+    """
+    inputs = {spec.name for spec in graph.inputs if len(spec.shape) == 4}
+    products = (Op.MATMUL, Op.MEAN_MATMUL)
     found: set[str] = set()
     for node in graph.nodes:
+        if node.op in products or (node.op is Op.CONCAT and node.attributes["axis"] == 2):
+            found |= inputs & set(node.inputs)
         x = node.inputs[0]
         tokens = node.op is Op.RESHAPE and len(graph.tensors[x].shape) == 3
         if len(graph.tensors[node.output].shape) == 4 and (tokens or x in found):

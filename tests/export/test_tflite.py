@@ -16,12 +16,14 @@ from archnet.calibration.affine import fit_output_scale
 from archnet.config import Bits
 from archnet.errors import ArchNetError
 from archnet.graph import QuantizedGraph
+from archnet.metrics import cosine
 from archnet.operators import Op
 from archnet.reference import bind_dims, execute, run_node
 from archnet.single_operators import OPERATORS, single_operator
 from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import AVERAGES, Kind, average_graph, image_graph, images
+from tests.steps import STEPS, walked
 
 pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
 
@@ -35,7 +37,6 @@ from archnet.export.tflite import (
     split,
 )
 from archnet.export.tflite_image import dense_weights
-from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT
 
 EXACT = (Op.LINEAR, Op.CONV, Op.MAX_POOL, Op.MASK, Op.RESHAPE, Op.TRANSPOSE, Op.CONCAT, Op.SELECT,
          Op.PREPEND, Op.ZERO_PAD, Op.CROP, Op.EMBEDDING)  # fmt: skip
@@ -106,6 +107,24 @@ def test_probabilities_in_other_units_are_off_by_one_and_named() -> None:
     assert {p.op for p in emulated_places(encoder(share_levels=256))} == {Op.ADD, Op.SOFTMAX}
 
 
+@pytest.mark.parametrize("kind", STEPS)
+def test_steps_of_decoders_have_the_reference_integers(kind: str) -> None:
+    """A mask for the cache, and of a translation another one for the source, whose keys are padded."""
+    graph, feeds = walked(kind, levels=256)
+    model = build_tflite(graph)
+    logits = graph.outputs[0].tensor
+    limits = {"cache_limit"} | ({"attention_limit"} if kind == "translation" else set())
+    assert limits <= set(model.inputs)
+    assert {o.tensor for o in graph.outputs} == set(model.outputs)
+    backend = LiteRtBackend(graph, model)
+    for fed in feeds:
+        for name, (op, worst, _) in differences(graph, backend, fed).items():
+            if name != logits:  # int16 in one scale
+                assert worst <= (1 if op in (Op.ADD, Op.SOFTMAX) else 0), (name, op)
+        wanted = ReferenceBackend(graph).run(fed)["logits"]
+        assert cosine(backend.run(fed)["logits"].reshape(3, -1), wanted.reshape(3, -1)).min() > 0.999
+
+
 @pytest.mark.parametrize("kind", ["cnn", "vit", "dinov2", "beit"])
 def test_image_operators_have_the_reference_integers(kind: Kind) -> None:
     graph = image_graph(kind, Bits(8, 8))
@@ -160,7 +179,7 @@ def test_padding_and_cropping_are_exact_with_a_mask() -> None:
     graph = with_padding(encoder())
     inputs = random_inputs(np.random.default_rng(1), graph, batch=4, sequence=9)
     backend = litert(graph)
-    assert TOKENS_INPUT in build_tflite(graph, 9).inputs
+    assert "attention_tokens" in build_tflite(graph, 9).inputs
     found = differences(graph, backend, inputs)
     assert found["padded"][:2] == (Op.ZERO_PAD, 0)
     assert found["cropped"][:2] == (Op.CROP, 0)
@@ -176,7 +195,7 @@ def test_the_deployed_file_pads_short_sentences() -> None:
 
 def test_the_file_has_one_input_for_the_mask_and_rows_instead_of_ids() -> None:
     model = build_tflite(encoder(layers=3), 8)
-    assert model.inputs == ("embeddings.words:0", LIMIT_INPUT)
+    assert model.inputs == ("embeddings.words:0", "attention_limit")
     assert model.operators.count("FULLY_CONNECTED") == 18
     assert model.operators.count("SOFTMAX") == 3
     assert "GATHER" not in model.operators
