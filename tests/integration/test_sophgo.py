@@ -72,7 +72,7 @@ def inputs_of(graph: QuantizedGraph) -> Feeds:
     """A batch of two; sentences of unequal lengths."""
     if any(spec.name == "pixel_values" for spec in graph.inputs):
         return {"pixel_values": images(2, 3)["pixel_values"].numpy()}
-    return dict(random_inputs(np.random.default_rng(5), graph, batch=2, sequence=16))
+    return dict(random_inputs(np.random.default_rng(5), graph, batch=2, sequence=graph.max_sequence))
 
 
 def finished(folder: Path, graph: QuantizedGraph) -> Path:
