@@ -240,7 +240,7 @@ class OpenVinoBackend(StaticOnnxBackend):
 def _wide_layer(graph: QuantizedGraph) -> str | None:
     """An operator two of whose products may be more than 16 bits hold."""
     for node in graph.nodes:
-        if node.op in (Op.MATMUL, Op.MEAN_MATMUL):
+        if node.op in (Op.MATMUL, Op.MEAN_MATMUL, Op.RELATIVE_MATMUL):
             return node.name
         if node.op in (Op.LINEAR, Op.CONV):
             weight = graph.constants[node.inputs[1]]

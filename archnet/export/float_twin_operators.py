@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archnet.export.float_twin_state import TwinLowering, no_form
-from archnet.export.host_split import HOST_ONLY, UNSHIFTED, MaskInput
+from archnet.export.host_split import HOST_ONLY, MaskInput
+from archnet.export.static_relative import neighbour_pads
 from archnet.graph import MULTIPLIER_SHIFT, Node
 from archnet.operators import Op
 from archnet.reference import first_positions
@@ -271,6 +272,20 @@ def _select(state: TwinLowering, node: Node) -> None:
     state.pass_on(node.output, onnx.node("Reshape", [y, onnx.integers(1, features)], node.output))
 
 
+def _shift(state: TwinLowering, node: Node) -> None:
+    """Each token as a 1x1 convolution of tokens with one weight of 1; of none where there is no neighbour."""
+    x, onnx = node.inputs[0], state.onnx
+    front, back = neighbour_pads(state.graph, node)
+    _, tokens, features = sizes = state.shape(x)
+    pick = np.eye(tokens, k=back - front).reshape(tokens, tokens, 1, 1)
+    pixels = onnx.node(
+        "Reshape", [state.values[x], onnx.integers(1, tokens, 1, features)], f"{node.output}/pixels"
+    )
+    w = state.real(f"{node.name}/pick", pick)
+    y = onnx.node("Conv", [pixels, w], f"{node.output}/picked", kernel_shape=[1, 1])
+    state.pass_on(node.output, onnx.node("Reshape", [y, onnx.integers(*sizes)], node.output))
+
+
 def _prepend(state: TwinLowering, node: Node) -> None:
     x, rows = node.inputs[0], cast(int, node.attributes["rows"])
     sizes = state.shape(x)
@@ -315,13 +330,17 @@ LOWERINGS: dict[Op, Callable[[TwinLowering, Node], None]] = {
     Op.PREPEND: _prepend,
     Op.ZERO_PAD: _zero_pad,
     Op.CROP: _crop,
+    Op.SHIFT: _shift,
     Op.CONV: _conv,
     Op.MAX_POOL: _max_pool,
 }
 
 REFUSED: dict[Op, tuple[str, str]] = {
     **HOST_ONLY,
-    Op.RELATIVE_MATMUL: UNSHIFTED,
+    Op.RELATIVE_MATMUL: (
+        "nncase leaves the Slices that move its products on the CPU",
+        "convert for another chip, or for onnxruntime or tvm",
+    ),
     Op.LOOKUP: ("a table of 256 entries is no function of reals", "convert so that activations become ReLU"),
 }
 """What is refused: why, and what to do."""

@@ -76,17 +76,10 @@ HOST_ONLY: dict[Op, tuple[str, str]] = {
         "only rows by the network's own input can be looked up by the host",
         "convert with --embedding host",
     ),
-    Op.SHIFT: ("no chip's compiler was asked about it", "convert for onnxruntime or tvm"),
     Op.MEAN_POOL: ("it is no output of the network", "convert again"),
     Op.WIDEN: ("it is no output of the network", "convert again"),
 }
 """What no static file has, mostly because the host does it: why it is refused elsewhere, and what to do."""
-
-UNSHIFTED = (
-    "its products are moved by the distances of tokens, which no compiler behind this format was asked about",
-    "export it as onnx or tvm",
-)
-"""Why static files refuse attention with terms of distances, and what to do."""
 
 
 class NothingLeft(ArchNetError):

@@ -20,16 +20,32 @@ from archnet.graph import MULTIPLIER_SHIFT, Node
 
 def lower_relative_matmul(state: Lowering, node: Node) -> None:
     """MatMulInteger with the rows that a sequence reaches, a requantization, and the shift of integers."""
-    x, table, _ = node.inputs
-    make, key, spec = state.onnx, node.output, state.spec(node.output)
-    zero = state.quantization(spec)[1]
+    x, make, key = node.inputs[0], state.onnx, node.output
+    spec = state.spec(x)
     # The table is stored as the tokens are: of uint8 times int8, x86 without VNNI adds two in 16 bits.
-    zero_x = state.quantization(state.spec(x))[1]
-    operands = [state.integer(x, "logical"), _rows(state, node, table), zero_x, zero_x]
+    rows = _rows(state, node, state.stored_dtype(spec), state.zero_point(spec))
+    zero_x = state.quantization(spec)[1]
+    operands = [state.integer(x, "logical"), rows, zero_x, zero_x]
     sums = make.node("MatMulInteger", operands, f"{key}/sums")
     real = make.node("Cast", [sums], f"{key}/float", to=TensorProto.FLOAT)
+    _finish(state, node, real)
+
+
+def lower_relative_matmul_of_reals(state: Lowering, node: Node) -> None:
+    """The same with a MatMul of dequantized tokens and rows, whose scales are 1."""
+    make, key = state.onnx, node.output
+    unit = [make.constant("scale:1", np.float32(1.0)), make.constant("zero_point:int8:0", np.int8(0))]
+    rows = make.node("DequantizeLinear", [_rows(state, node, "int8", 0), *unit], f"{key}/rows/real")
+    product = make.node("MatMul", [state.real(node.inputs[0], "logical"), rows], f"{key}/exact")
+    _finish(state, node, product)
+
+
+def _finish(state: Lowering, node: Node, products: str) -> None:
+    """The requantization of reals that are whole numbers, and the shift of integers."""
+    make, key, spec = state.onnx, node.output, state.spec(node.output)
+    zero = state.quantization(spec)[1]
     factor = np.float32(cast(int, node.attributes["multiplier"]) / 2**MULTIPLIER_SHIFT)
-    scaled = make.node("Mul", [real, make.constant(f"{key}/factor", factor)], f"{key}/scaled")
+    scaled = make.node("Mul", [products, make.constant(f"{key}/factor", factor)], f"{key}/scaled")
     one = make.constant("scale:1", np.float32(1.0))
     whole = make.node("QuantizeLinear", [scaled, one, zero], f"{key}/whole")
     offset, dtype = state.zero_point(spec), state.stored_dtype(spec)
@@ -41,14 +57,13 @@ def lower_relative_matmul(state: Lowering, node: Node) -> None:
     state.define(key, _shifted(state, node, limited), "logical")
 
 
-def _rows(state: Lowering, node: Node, table: str) -> str:
+def _rows(state: Lowering, node: Node, dtype: str, zero_point: int) -> str:
     """The rows that the sequence reaches and one more, as columns: (heads, width, 2 * tokens)."""
-    make, key = state.onnx, node.output
-    spec = state.spec(node.inputs[0])
-    rows = state.graph.constants[table].astype(np.int16) + state.zero_point(spec)
+    make, key, table = state.onnx, node.output, node.inputs[1]
+    rows = state.graph.constants[table].astype(np.int16) + zero_point
     positions = (rows.shape[1] + 1) // 2
     columns = np.pad(rows, ((0, 0), (0, 1), (0, 0))).transpose(0, 2, 1)
-    columns = np.ascontiguousarray(columns, dtype=state.stored_dtype(spec))
+    columns = np.ascontiguousarray(columns, dtype=dtype)
     middle, size = make.integers(positions), _tokens(state, node)
     first = make.node("Sub", [middle, size], f"{key}/first")
     last = make.node("Add", [middle, size], f"{key}/last")

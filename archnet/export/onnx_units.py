@@ -16,6 +16,7 @@ from typing import cast
 import numpy as np
 
 from archnet.export.onnx_operators import LOWERINGS, Lower, transposed_real
+from archnet.export.onnx_relative import lower_relative_matmul_of_reals
 from archnet.export.onnx_state import Layout, Lowering
 from archnet.graph import MULTIPLIER_SHIFT, Node, QuantizedGraph
 from archnet.operators import Op
@@ -39,6 +40,7 @@ def unit_lowerings(graph: QuantizedGraph) -> Mapping[Op, Lower]:
     return {
         **LOWERINGS,
         Op.MATMUL: _matmul,
+        Op.RELATIVE_MATMUL: lower_relative_matmul_of_reals,
         Op.ADD: _add,
         Op.MUL: _mul,
         Op.REQUANTIZE: _requantize,

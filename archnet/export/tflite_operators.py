@@ -13,9 +13,10 @@ from typing import cast
 
 import numpy as np
 
-from archnet.export.host_split import HOST_ONLY, UNSHIFTED, MaskInput
+from archnet.export.host_split import HOST_ONLY, MaskInput
 from archnet.export.tflite_image import lower_conv, lower_max_pool
 from archnet.export.tflite_model import INT32, Quantization
+from archnet.export.tflite_relative import lower_relative_matmul, lower_shift
 from archnet.export.tflite_state import SHARE_LEVELS, Layout, TfliteLowering, no_form
 from archnet.graph import Node
 from archnet.operators import Op
@@ -251,13 +252,14 @@ LOWERINGS: dict[Op, Callable[[TfliteLowering, Node], None]] = {
     Op.PREPEND: _prepend,
     Op.ZERO_PAD: _zero_pad,
     Op.CROP: _crop,
+    Op.SHIFT: lower_shift,
+    Op.RELATIVE_MATMUL: lower_relative_matmul,
     Op.CONV: lower_conv,
     Op.MAX_POOL: lower_max_pool,
 }
 
 REFUSED: dict[Op, tuple[str, str]] = {
     **HOST_ONLY,
-    Op.RELATIVE_MATMUL: UNSHIFTED,
     Op.TABLE_SOFTMAX: (
         "integer division is in no int8 operator",
         "convert with --attention softmax or mixing",

@@ -13,7 +13,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from archnet.export.host_split import HOST_ONLY, UNSHIFTED, MaskInput
+from archnet.export.host_split import HOST_ONLY, MaskInput
+from archnet.export.tpu_relative import lower_relative_matmul, lower_shift
 from archnet.export.tpu_state import TpuLowering, Value, no_form
 from archnet.graph import MULTIPLIER_SHIFT, Node
 from archnet.operators import Op
@@ -273,9 +274,11 @@ LOWERINGS: dict[Op, Callable[[TpuLowering, Node], None]] = {
     Op.PREPEND: _prepend,
     Op.ZERO_PAD: _zero_pad,
     Op.CROP: _crop,
+    Op.SHIFT: lower_shift,
+    Op.RELATIVE_MATMUL: lower_relative_matmul,
     Op.CONV: _conv,
     Op.MAX_POOL: _max_pool,
 }
 
-REFUSED: dict[Op, tuple[str, str]] = {**HOST_ONLY, Op.RELATIVE_MATMUL: UNSHIFTED}
+REFUSED: dict[Op, tuple[str, str]] = HOST_ONLY
 """What is refused: why, and what to do."""

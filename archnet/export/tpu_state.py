@@ -119,7 +119,12 @@ class TpuLowering:
 
     def define(self, node: Node, kind: str, inputs: Sequence[str], /, **numbers: Any) -> None:
         """An operation that makes the node's output in its own type, which saturates; then its range."""
-        spec, shape = self.spec(node.output), self.shape(node.output)
+        shape = self.shape(node.output)
+        self.values[node.output] = Value(self.limited(node, kind, inputs, shape, **numbers), shape)
+
+    def limited(self, node: Node, kind: str, inputs: Sequence[str], shape: Shape, /, **numbers: Any) -> str:
+        """An operation whose elements have the type and the range of the node's output; its name."""
+        spec = self.spec(node.output)
         low, high = spec.range
         least, greatest = (0, 255) if spec.dtype == "uint8" else (-128, 127)
         name = self.emit(kind, inputs, f"{node.output}/wide", spec.dtype, shape, **numbers)
@@ -127,7 +132,7 @@ class TpuLowering:
             name = self.emit("limit", [name], f"{node.output}/below", spec.dtype, shape, most=high)
         if low > least:
             name = self.emit("limit", [name], f"{node.output}/above", spec.dtype, shape, least=low)
-        self.values[node.output] = Value(name, shape)
+        return name
 
     def move(self, node: Node, kind: str, inputs: Sequence[str], /, **numbers: Any) -> None:
         """`define` for what only moves integers: they are in their range already."""

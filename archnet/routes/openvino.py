@@ -19,7 +19,7 @@ _FLOAT = frozenset(("f32", "f16", "bf16"))
 
 _NAMED = frozenset(("FullyConnected", "MatMul", "Convolution"))
 
-PRODUCTS = frozenset((Op.LINEAR, Op.CONV, Op.MATMUL))
+PRODUCTS = frozenset((Op.LINEAR, Op.CONV, Op.MATMUL, Op.RELATIVE_MATMUL))
 """What must run in bytes: the profile gives these operators widths, and nothing makes them float again."""
 
 

@@ -11,13 +11,16 @@ from archnet.operators import Op
 from archnet.results import read_metrics
 from archnet.storage import load_graph
 from archnet.targets.toolchain import find_toolchain
+from tests.hf_models import make_model_folder
 from tests.integration.conftest import Archnet
 from tests.integration.tiny import short_presets
 
 pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
 
 
-def test_convert(archnet: Archnet, model: Path, sentences: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["bert", "mobilebert", "deberta-v2"])
+def test_convert(family: str, archnet: Archnet, sentences: Path, tmp_path: Path) -> None:
+    model = make_model_folder(tmp_path / family, family, layers=1, pooling="mean")
     out = tmp_path / "build"
     with short_presets(12, 4):
         done = archnet(

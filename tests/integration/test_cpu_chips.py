@@ -27,6 +27,7 @@ from archnet.reference import execute
 from archnet.routes.openvino import floats
 from archnet.storage import save_graph
 from archnet.targets.toolchain import find_toolchain
+from tests.archnet.test_freeze import quantized
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph
 from tests.small_translation import frozen_translation
@@ -60,6 +61,15 @@ def text() -> QuantizedGraph:
     return tiny_encoder(np.random.default_rng(0), hidden=32, heads=2)
 
 
+NETWORKS: dict[str, Callable[[], QuantizedGraph]] = {
+    "text": text,
+    "cnn": lambda: image_graph("cnn", Bits(8, 8)),
+    "neighbours": lambda: quantized("neighbours", "host")[1],
+    "distances": lambda: quantized("distances", "gather")[1],
+}
+"""The last two are MobileBERT and DeBERTa, untrained."""
+
+
 def given(graph: QuantizedGraph, batch: int = 2) -> dict[str, Any]:
     if graph.inputs[0].name == "pixel_values":
         sizes = [batch if isinstance(dim, str) else dim for dim in graph.inputs[0].shape]
@@ -70,11 +80,11 @@ def given(graph: QuantizedGraph, batch: int = 2) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "name", [pytest.param("openvino", marks=needs("openvino")), pytest.param("iree", marks=needs("iree"))]
 )
-@pytest.mark.parametrize("kind", ["text", "cnn"])
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_integers_in_the_runtime_are_those_of_the_reference(tmp_path: Path, name: str, kind: str) -> None:
-    graph = text() if kind == "text" else image_graph("cnn", Bits(8, 8))
+    graph = NETWORKS[kind]()
     folder = build_of(tmp_path / "build", graph)
-    (summary,) = compile_for(folder, name, sequence=SEQUENCE if kind == "text" else None)
+    (summary,) = compile_for(folder, name, sequence=SEQUENCE if kind != "cnn" else None)
     assert (summary.fallback_operators, summary.fallbacks) == (0, ())
     assert summary.native_operators > 5
     assert summary.binary_bytes == sum(

@@ -16,6 +16,7 @@ from archnet.backends.twin import numbered, twin_inputs
 from archnet.build import BuildDir
 from archnet.config import Bits, ConvertSettings
 from archnet.export.float_twin import export_float_twin
+from archnet.export.static_relative import distance_moves
 from archnet.graph import QuantizedGraph
 from archnet.integer_decoder import open_reference, step_samples
 from archnet.metrics import cosine
@@ -87,6 +88,36 @@ def test_softmax_and_minimum_stay_on_the_cpu(worker: Worker, tmp_path: Path, kin
     samples = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     np.savez(tmp_path / "c.npz", **numbered([samples]))
     assert placed(worker, tmp_path / "model.onnx", tmp_path / "c.npz") == Placement(0, 0, (kind,), 0)
+
+
+def test_products_moved_by_distances_stay_on_the_cpu(worker: Worker, tmp_path: Path) -> None:
+    """The operators that the other chips' files have for it, in float (archnet.export.static_relative)."""
+    assert "Slices that move its products" in load_profile("k230").absent[Op.RELATIVE_MATMUL].reason
+    heads, tokens, width = 2, 12, 8
+    rng = np.random.default_rng(0)
+    numbers = {"rows": rng.normal(size=(heads, width, 2 * tokens)).astype(np.float32)}
+    nodes, value = [helper.make_node("MatMul", ["x", "rows"], ["products"])], "products"
+    for part, (_, *sizes), starts in distance_moves(heads, tokens):
+        names = {"size": np.array(sizes)} if starts is None else {
+            "starts": np.array(starts[1:]), "ends": np.array(starts[1:]) + sizes,
+        }  # fmt: skip
+        numbers |= {f"{part}/{key}": array for key, array in names.items()}
+        inputs = [value, *(f"{part}/{key}" for key in names)]
+        nodes.append(helper.make_node("Reshape" if starts is None else "Slice", inputs, [part]))
+        value = part
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [heads, tokens, size])
+        for name, size in (("x", width), (value, tokens))
+    )
+    constants = [numpy_helper.from_array(array, name) for name, array in numbers.items()]
+    graph = helper.make_graph(nodes, "probe", [x], [y], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    samples = rng.normal(size=(2, heads, tokens, width)).astype(np.float32)
+    np.savez(tmp_path / "c.npz", **numbered([samples]))
+    found = placed(worker, tmp_path / "model.onnx", tmp_path / "c.npz")
+    assert set(found.cpu) == {"Slice"}
+    assert found.kpu > 0
 
 
 def test_a_conversion_runs_on_the_kpu_from_end_to_end(

@@ -22,6 +22,7 @@ from archnet.routes import reads_tokens
 from archnet.storage import save_graph
 from archnet.targets import load_profile
 from archnet.targets.toolchain import find_toolchain
+from tests.archnet.test_freeze import quantized
 from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph, images
@@ -58,6 +59,8 @@ NETWORKS: dict[str, Callable[[], QuantizedGraph]] = {
     "table": lambda: with_table_softmax(encoder()),
     "relu": lambda: with_relu_attention(encoder()),
     "mixing": lambda: with_padding(encoder()),
+    "neighbours": lambda: quantized("neighbours", "host")[1],
+    "distances": lambda: quantized("distances", "host", "w4a4")[1],
     "cnn": lambda: image_graph("cnn", W8A8),
     "cnn w4a4": lambda: image_graph("cnn", Bits(4, 4)),
     "vit": lambda: image_graph("vit", W8A8),
@@ -69,7 +72,7 @@ def inputs_of(graph: QuantizedGraph) -> Feeds:
     """A batch of two; sentences of unequal lengths."""
     if any(spec.name == "pixel_values" for spec in graph.inputs):
         return {"pixel_values": images(2, 3)["pixel_values"].numpy()}
-    return dict(random_inputs(np.random.default_rng(5), graph, batch=2, sequence=16))
+    return dict(random_inputs(np.random.default_rng(5), graph, batch=2, sequence=graph.max_sequence))
 
 
 def finished(folder: Path, graph: QuantizedGraph) -> Path:

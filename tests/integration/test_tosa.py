@@ -8,11 +8,15 @@ from numpy.typing import NDArray
 
 from archnet.backends.base import feed
 from archnet.backends.reference import ReferenceBackend
+from archnet.config import Bits
 from archnet.errors import ArchNetError
 from archnet.graph import Node, QuantizedGraph
 from archnet.operators import Op
-from archnet.reference import bind_dims, run_node
+from archnet.reference import bind_dims, execute, run_node
+from archnet.single_operators import OPERATORS, single_operator
+from archnet.single_operators import random_inputs as integers_for
 from archnet.targets.toolchain import find_toolchain
+from tests.archnet.test_relative import by_loops
 from tests.graphs import random_inputs, tiny_encoder
 
 pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
@@ -86,6 +90,24 @@ def test_it_differs_only_where_fixed_point_rounds_twice(graph: QuantizedGraph, b
         if node.op in (Op.ADD, Op.SOFTMAX):
             assert np.mean(away > 0) < 1e-3, node.name
     assert 0 < differing < 0.01 * products
+
+
+def test_products_with_distances_are_rounded_twice_and_moved_exactly() -> None:
+    single = single_operator(Op.RELATIVE_MATMUL, "rank 4", Bits(8, 8))
+    inputs = integers_for(single, 4, 9)
+    sums = by_loops(inputs["x"].astype(np.float64), single.constants["table"].astype(np.float64))
+    multiplier = np.asarray(single.nodes[0].attributes["multiplier"], np.int64)
+    formula = np.clip(twice_rounded(sums.astype(np.int64), multiplier), *single.tensors["y"].range)
+    found = TosaBackend(single, build_tflite(single, 9)).tensors(inputs)["y"]
+    np.testing.assert_array_equal(found, formula)
+
+
+@pytest.mark.parametrize("case", OPERATORS[Op.SHIFT])
+def test_neighbours_are_exact(case: str) -> None:
+    single = single_operator(Op.SHIFT, case, Bits(8, 8))
+    inputs = integers_for(single, 2, 9)
+    found = TosaBackend(single, build_tflite(single, 9)).tensors(inputs)["y"]
+    np.testing.assert_array_equal(found, execute(single, inputs)["y"])
 
 
 def test_outputs_are_the_references_nearly(graph: QuantizedGraph, backend: TosaBackend) -> None:

@@ -19,6 +19,7 @@ from archnet.storage import save_graph
 from archnet.targets.chips import CHIPS as ALL_CHIPS
 from archnet.targets.profile import load_profile
 from archnet.targets.toolchain import find_toolchain
+from tests.archnet.test_freeze import quantized
 from tests.attention_graphs import with_padding
 from tests.graphs import tiny_encoder
 from tests.hf_models import make_image_folder, make_model_folder
@@ -39,13 +40,17 @@ pytestmark = pytest.mark.skipif(
 def network(name: str) -> QuantizedGraph:
     if name == "padding":
         return with_padding(tiny_encoder(np.random.default_rng(0)))
+    if name in ("neighbours", "distances"):  # MobileBERT and DeBERTa, untrained
+        return quantized(name, "host")[1]
     if name == "text":
         return tiny_encoder(np.random.default_rng(0), layers=2, embedding="host", concat=True)
     return image_graph(name, Bits(8, 8))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("accelerator", [c.name for c in ALL_CHIPS if c.route == "ethos_u"])
-@pytest.mark.parametrize("name", ["text", "padding", "cnn", "vit", "dinov2", "beit"])
+@pytest.mark.parametrize(
+    "name", ["text", "padding", "neighbours", "distances", "cnn", "vit", "dinov2", "beit"]
+)
 def test_every_operator_is_placed_on_the_npu(tmp_path: Path, name: str, accelerator: str) -> None:
     folder = tmp_path / "build"
     with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
