@@ -41,6 +41,7 @@ from archnet.operators import Op
 from archnet.quantized_layers import QuantizedLinear, QuantizedTableAdd, QuantizedTableMul
 from archnet.quantized_student import LARGEST_FACTOR, QuantizedStudent
 from archnet.shared_scales import made_by
+from archnet.windows import Windows
 
 
 def freeze(
@@ -223,6 +224,20 @@ def _shift(b: GraphBuilder, site: Site) -> None:
     b.values[site.name] = b.add(Op.SHIFT, site, "", (source.name,), spec, by=int(site.attributes["by"]))
 
 
+def _windows(b: GraphBuilder, site: Site) -> None:
+    source, windows = b.spec(site.inputs[0]), Windows.of(site.attributes)
+    spec = replace(source, name=site.name, shape=(source.shape[0], windows.tokens[1], source.shape[2]))
+    b.values[site.name] = b.add(Op.WINDOWS, site, "", (source.name,), spec, **windows.attributes())
+
+
+def _beside(b: GraphBuilder, site: Site) -> None:
+    source, count = b.spec(site.inputs[0]), int(site.attributes["beside"])
+    batch, tokens, features = source.shape
+    shape: tuple[Dim, ...] = (batch, int(tokens) // count, count * int(features))
+    spec = replace(source, name=site.name, shape=shape)
+    b.values[site.name] = b.add(Op.RESHAPE, site, "", (source.name,), spec, shape=shape)
+
+
 def _mean_pool(b: GraphBuilder, site: Site) -> None:
     """Pooling becomes a node when its output is emitted, with that output's offset."""
     b.values[site.name] = b.values[site.inputs[0]]
@@ -273,6 +288,8 @@ FREEZERS: dict[Op, Callable[[GraphBuilder, Site], None]] = {
     Op.CONCAT: freeze_concat,
     Op.SLICE: freeze_rows,
     Op.SHIFT: _shift,
+    Op.WINDOWS: _windows,
+    Op.RESHAPE: _beside,
     Op.SELECT: _select,
     Op.MEAN_POOL: _mean_pool,
     Op.CLIP: _fused,

@@ -51,5 +51,6 @@ class Op(StrEnum):
     TO_TOKENS = "ToTokens"
     PREPEND = "Prepend"
     SHIFT = "Shift"
+    WINDOWS = "Windows"
     FLATTEN = "Flatten"
     OTHER = "Other"

@@ -50,6 +50,8 @@ KEPT: Mapping[Op, tuple[tuple[Op, ...], str]] = {
     Op.TO_TOKENS: ((Op.RESHAPE, Op.TRANSPOSE), "Reshape and Transpose"),
     Op.PREPEND: ((Op.PREPEND,), "a row of zeros, to which a constant is added"),
     Op.SHIFT: ((Op.SHIFT,), "the features of neighbouring tokens, zeros where there is none"),
+    Op.WINDOWS: ((Op.WINDOWS,), "the tokens of an image in the order of windows, or back"),
+    Op.RESHAPE: ((Op.RESHAPE,), "the features of neighbouring tokens in one"),
     Op.FLATTEN: ((Op.RESHAPE,), "Reshape"),
     Op.BATCH_NORM: ((), "folded into the fully connected layers around it"),
 }

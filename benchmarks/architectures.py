@@ -103,7 +103,9 @@ PICTURES = {
     **alike("convnext", STAGES, image_size=PICTURE, num_stages=2),
     **alike("mobilenet_v2", {"image_size": PICTURE, "depth_multiplier": 0.25}),
     **alike(
-        "swin", {"image_size": PICTURE, "patch_size": 2, "embed_dim": 16}, depths=[1, 1], num_heads=[2, 2]
+        "swin swinv2",
+        {"image_size": PICTURE, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]},
+        window_size=4,
     ),
 }
 

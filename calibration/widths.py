@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from archnet.calibration.rotation import OUTWARD
 from archnet.config import Bits
-from archnet.converters.softmax import RELATIVE
+from archnet.converters.softmax import RELATIVE, window_of
 from archnet.network import Network, Site
 from archnet.operators import Op
 
@@ -28,7 +28,17 @@ LEAST_TABLE_BITS = 4
 WEIGHTED = (Op.LINEAR, Op.CONV, Op.TOKEN_MIX)
 """Operators that multiply activations by weights."""
 
-PASSING = (Op.SELECT, Op.MEAN_POOL, Op.MAX_POOL, Op.TO_TOKENS, Op.PREPEND, Op.SHIFT, Op.FLATTEN)
+PASSING = (
+    Op.SELECT,
+    Op.MEAN_POOL,
+    Op.MAX_POOL,
+    Op.TO_TOKENS,
+    Op.PREPEND,
+    Op.SHIFT,
+    Op.WINDOWS,
+    Op.RESHAPE,
+    Op.FLATTEN,
+)
 """Operators whose result is in the integers of what they read."""
 
 FUSED = ([Op.RELU], [Op.CLIP])
@@ -114,19 +124,19 @@ def assign(network: Network, bits: Bits, layers: Mapping[str, Bits] | None = Non
             shares[site.name] = own.activations
             if site.attributes.get("form") != "relu":  # whose scores are its weights
                 scores[site.name] = STORED_BITS
-                if _too_many_keys(network, own.activations):
+                if _too_many_keys(window_of(site) or places(network), own.activations):
                     shares[site.name] = STORED_BITS
     results = _results(network, bits, layers)
     widths = Widths(weights, results, scores, shares, ())
     return replace(widths, wider=_wider(network, bits, widths))
 
 
-def _too_many_keys(network: Network, bits: int) -> bool:
+def _too_many_keys(keys: int, bits: int) -> bool:
     """Whether a mean probability, 1 / keys, is less than half a unit of so many bits, and would vanish.
 
     Known of images, whose tokens are as many each time; sentences are mostly shorter than they may be.
     """
-    return places(network) > 2 * ((1 << bits) - 1)
+    return keys > 2 * ((1 << bits) - 1)
 
 
 def places(network: Network) -> int:
