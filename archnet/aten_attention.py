@@ -32,7 +32,6 @@ from archnet.side_values import (
 )
 from archnet.token_values import (
     Known,
-    Moved,
     Relative,
     Scores,
     Unknown,
@@ -237,7 +236,7 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
     for addend, gain in (*scores.addends, *((mask, 1.0) for mask in scores.hidden)):
         recorded = _recorded(t, addend, query.heads, hides=addend in scores.hidden)
         if query.window:
-            seen, addend_bias = None, _bias_in_windows(t, recorded, query.heads)
+            seen, addend_bias = _addend_in_windows(t, recorded, query.heads)
         else:
             seen, addend_bias = _addend(t, recorded, query.tokens, key.tokens)
         masked |= seen == "padding"
@@ -277,13 +276,15 @@ def _sum_of(one: Tensor, other: Tensor) -> Tensor:
     return of_windows(few, len(many)) + many
 
 
-def _bias_in_windows(t: Translator, recorded: Sequence[Tensor], heads: int) -> Tensor:
-    """What a tensor added to the scores of windows is (see `bias_of_windows`)."""
+def _addend_in_windows(
+    t: Translator, recorded: Sequence[Tensor], heads: int
+) -> tuple[str | None, Tensor | None]:
+    """What a tensor added to the scores of windows is: a bias (see `bias_of_windows`)."""
     pairs = zip(recorded, t.probes, strict=True)
     first, *others = (bias_of_windows(v, len(probe.values[IMAGE_INPUT]), heads) for v, probe in pairs)
     if not all(torch.equal(first, other) for other in others):
         raise Unknown("its attention mask depends on the image")
-    return first
+    return None, first
 
 
 def _hides_later(bias: Tensor | None) -> bool:

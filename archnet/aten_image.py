@@ -164,7 +164,9 @@ def token_pool(t: Translator, node: fx.Node) -> Known:
     if t.inputs != (IMAGE_INPUT,) or size not in (1, [1]):
         raise Unknown("a mean that is no mean over the valid tokens")
     x = t.value(source, "tokens_t")
-    return replace(x, site=t.add_site(node, Op.TOKEN_MEAN, (x.site,), attributes={"first": 0}), layout="column")
+    return replace(
+        x, site=t.add_site(node, Op.TOKEN_MEAN, (x.site,), attributes={"first": 0}), layout="column"
+    )
 
 
 def mean(t: Translator, node: fx.Node) -> Known:

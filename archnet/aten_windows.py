@@ -68,11 +68,12 @@ def bias_of_windows(value: Tensor, pictures: int, heads: int) -> Tensor:
     """A mask or bias on a probe, for every window or for each its own, as a bias of heads and windows.
 
     Args:
-        value: (windows of all pictures or 1, heads or 1, queries, keys); a bool mask is True for what is seen.
+        value: (windows of all pictures or 1, heads or 1, queries, keys); a bool mask is True for what is
+            seen.
 
     Returns:
-        float32 (heads, queries, keys) alike for all windows, or (heads * windows of a picture, queries, keys),
-        the windows of a head one after the other; HIDDEN where nothing is left of a key.
+        float32 (heads, queries, keys) alike for all windows, or (heads * windows of a picture, queries,
+        keys), the windows of a head one after the other; HIDDEN where nothing is left of a key.
 
     Raises:
         Unknown: it is not the same for every picture.
@@ -85,7 +86,7 @@ def bias_of_windows(value: Tensor, pictures: int, heads: int) -> Tensor:
         return value[0].contiguous()
     if len(value) % pictures:
         raise Unknown("a bias of attention for another number of windows than there are")
-    apart = value.unflatten(0, (pictures, -1))
+    apart = value.reshape(pictures, -1, *value.shape[1:])
     if not torch.equal(apart, apart[:1].expand_as(apart)):
         raise Unknown("its attention mask depends on the image")
     return apart[0].transpose(0, 1).flatten(0, 1).contiguous()

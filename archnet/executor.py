@@ -113,8 +113,9 @@ def _key(name: str) -> str:
 def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tensor) -> Tensor:
     """Scaled (and bounded) products of queries and keys plus the bias, (batch, heads, queries, keys).
 
-    In windows every head has each of them (see `split_heads`). With tables of distances they are added before the products are scaled (see `relative_products`). In
-    causal attention the keys behind a query's own place are hidden.
+    With tables of distances they are added before the products are scaled (see `relative_products`). In
+    causal attention the keys behind a query's own place are hidden. In windows a head's scores within each
+    stand in place of the head's (see `split_heads`).
     """
     heads = int(site.attributes["heads"])
     query, key = (split_heads(x, heads, window_of(site)) for x in (query, key))

@@ -332,5 +332,7 @@ def _attention(network: Network, site: Site, widths: Widths) -> QuantizedAttenti
         from archnet.quantized_attention import QuantizedRelativeAttention
 
         return QuantizedRelativeAttention(heads, bits, tables, share_levels=levels)
-    more = {"cap": cap_of(site), "window": window_of(site)}
-    return QuantizedAttention(heads, scale, bits, table, causal=causal, share_levels=levels, **more)
+    return QuantizedAttention(
+        heads, scale, bits, table,
+        causal=causal, share_levels=levels, cap=cap_of(site), window=window_of(site),
+    )  # fmt: skip

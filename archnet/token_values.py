@@ -13,8 +13,9 @@ class Value:
     """A float tensor that depends on the tokens.
 
     layout: "map" (batch, channels, height, width) of an image; "flat" (batch, channels, height * width);
-    "pooled" (batch, channels, 1, 1); "column" (batch, features, 1), the mean of tokens; "tokens" (batch, sequence, features);
-    "tokens_t" (batch, features, sequence); "stacked" (batch * sequence, features);
+    "pooled" (batch, channels, 1, 1); "column" (batch, features, 1), a mean of tokens;
+    "tokens" (batch, sequence, features); "tokens_t" (batch, features, sequence);
+    "stacked" (batch * sequence, features);
     "split" (batch, sequence, heads, width); "heads" (batch, heads, sequence, width);
     "heads_t" (batch, heads, width, sequence); "merged" (batch * heads, sequence, width);
     "merged_t" (batch * heads, width, sequence); "row" (batch, features). On the way to a pooled output:

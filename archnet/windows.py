@@ -1,8 +1,8 @@
 """Tokens of a map in the order of windows, which hierarchical vision Transformers attend within.
 
-Tokens are a map's places row by row. In windows (Swin, arXiv 2103.14030, section 3.2) the map is filled up with
-zeros at its lower and right end, moved cyclically, and cut into windows; the tokens of a window follow each
-other. The neighbours that patch merging puts side by side are windows, too. The inverse leads back.
+Tokens are a map's places row by row. In windows (Swin, arXiv 2103.14030, section 3.2) the map is filled up
+with zeros at its lower and right end, moved cyclically, and cut into windows; the tokens of a window follow
+each other. The neighbours that patch merging puts side by side are windows, too. The inverse leads back.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 class Step:
     """One move of a tensor's elements, of four axes at most, such as every chip's compiler has.
 
-    kind: "reshape" to (-1, *sizes); "swap" of the second axis and the third; "roll" of `axis`, which takes its
-    first `count` elements to its end; "pad" with `count` zeros at the end of `axis`; "crop" of `axis` to its
-    first `count` elements.
+    kind: "reshape" to (-1, *sizes); "swap" of the second axis and the third; "roll" of `axis`, which takes
+    its first `count` elements to its end; "pad" with `count` zeros at the end of `axis`; "crop" of `axis` to
+    its first `count` elements.
     """
 
     kind: Literal["reshape", "swap", "roll", "pad", "crop"]
@@ -143,18 +143,23 @@ def _candidates(order: NDArray[np.int64], tokens: int) -> Iterator[Windows]:
     for inverse in (False, True):
         small, large = (len(order), tokens) if inverse else (tokens, len(order))
         begins = np.flatnonzero(order == 0) if inverse else order[:1]
-        if small > large or len(begins) != 1 or begins[0] < 0:
+        if small > large or len(begins) > 1:
             continue
+        first = int(begins[0]) if len(begins) else -1
         for height, whole_y in product(_divisors(small), _divisors(large)):
             width, whole_x = small // height, large // whole_y
-            shift_y, shift_x = divmod(int(begins[0]), width)
-            for window_y, window_x in product(_divisors(whole_y), _divisors(whole_x)):
-                pads = (whole_y - height, whole_x - width)
-                if min(pads) < 0 or shift_y >= window_y or shift_x >= window_x:
-                    continue
-                made = Windows(height, width, window_y, window_x, shift_y, shift_x, *pads, inverse)
-                if _begins(made, order) and np.array_equal(made.order(), order):
-                    yield made
+            pads = whole_y - height, whole_x - width
+            for window in product(_divisors(whole_y), _divisors(whole_x)):
+                for shifts in _shifts(first, width, window) if min(pads) >= 0 else ():
+                    made = Windows(height, width, *window, *shifts, *pads, inverse)
+                    if _begins(made, order) and np.array_equal(made.order(), order):
+                        yield made
+
+
+def _shifts(first: int, width: int, window: tuple[int, int]) -> list[tuple[int, int]]:
+    """What a map can have moved by, less than a window, when it begins with this token (-1: with none)."""
+    known = [divmod(first, width)] if first >= 0 else product(range(window[0]), range(window[1]))
+    return [(y, x) for y, x in known if y < window[0] and x < window[1]]
 
 
 def _begins(windows: Windows, order: NDArray[np.int64]) -> bool:

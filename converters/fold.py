@@ -216,7 +216,7 @@ def _linear_in_tokens(folder: _Folder, site: Site) -> None:
 
 
 def _windows(folder: _Folder, site: Site) -> None:
-    """Tokens in another order; zeros between them stand for the value itself, which is computed before that."""
+    """Tokens in another order; zeros among them stand for the value itself, which a layer gives before."""
     before = folder.values[site.inputs[0]]
     if adds_zeros(site) and before.bias is not None:
         before = Affine(_as_layer(folder, site, before))

@@ -178,9 +178,9 @@ def window_of(site: Site) -> int:
 
 
 def of_windows(bias: Tensor, rows: int) -> Tensor:
-    """A bias (heads or 1, ...) for as many rows, those of every head's windows, which are alike for all of them.
+    """A bias (heads or 1, ...) with a row for each window of every head.
 
-    One with so many rows already, or with a single one, is as it was.
+    One that has so many rows already, or a single one for all, is as it was.
     """
     return bias if len(bias) in (1, rows) else bias.repeat_interleave(rows // len(bias), 0)
 
