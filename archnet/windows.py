@@ -7,9 +7,10 @@ each other. The neighbours that patch merging puts side by side are windows, too
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,17 @@ class Step:
     axis: int = 0
     count: int = 0
     sizes: tuple[int, ...] = ()
+
+    def shape(self, before: Sequence[int]) -> list[int]:
+        """The sizes of what it makes of a tensor of these sizes."""
+        after = list(before)
+        if self.kind == "reshape":
+            after = [prod(before) // prod(self.sizes), *self.sizes]
+        elif self.kind == "swap":
+            after[1], after[2] = after[2], after[1]
+        elif self.kind in ("pad", "crop"):
+            after[self.axis] = self.count + (after[self.axis] if self.kind == "pad" else 0)
+        return after
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from archnet.export.float_twin_state import (
     TwinLowering,
     no_form,
 )
-from archnet.export.host_split import HOST_ONLY, UNSHIFTED
+from archnet.export.host_split import HOST_ONLY, UNSHIFTED, UNWINDOWED
 from archnet.graph import MULTIPLIER_SHIFT, Node
 from archnet.operators import Op
 from archnet.reference import first_positions
@@ -326,6 +326,7 @@ LOWERINGS: dict[Op, Callable[[TwinLowering, Node], None]] = {
 REFUSED: dict[Op, tuple[str, str]] = {
     **HOST_ONLY,
     Op.RELATIVE_MATMUL: UNSHIFTED,
+    Op.WINDOWS: UNWINDOWED,
     Op.LOOKUP: ("a table of 256 entries is no function of reals", "convert so that activations become ReLU"),
 }
 """What is refused: why, and what to do."""

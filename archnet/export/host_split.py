@@ -33,6 +33,13 @@ UNSHIFTED = (
 """Why static files refuse attention with terms of distances, and what to do."""
 
 
+UNWINDOWED = (
+    "no compiler behind this format was asked about tokens in the order of windows",
+    "export it as onnx, tvm or tflite",
+)
+"""Why most static files refuse windows of images, and what to do."""
+
+
 class NothingLeft(ArchNetError):
     """A network all of whose outputs are constants or the host's has no file."""
 

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from archnet.export.host_split import HOST_ONLY, UNSHIFTED
+from archnet.export.host_split import HOST_ONLY, UNSHIFTED, UNWINDOWED
 from archnet.export.qdq_state import QdqLowering, QdqTensor, no_form, sizes_of
 from archnet.graph import Node
 from archnet.operators import Op
@@ -345,6 +345,7 @@ LOWERINGS: dict[Op, Callable[[QdqLowering, Node], None]] = {
 REFUSED: dict[Op, tuple[str, str]] = {
     **HOST_ONLY,
     Op.RELATIVE_MATMUL: UNSHIFTED,
+    Op.WINDOWS: UNWINDOWED,
     Op.TABLE_SOFTMAX: (
         "its table and division are integer arithmetic",
         "convert with --attention softmax or mixing",

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from archnet.export.host_split import HOST_ONLY, UNSHIFTED
+from archnet.export.host_split import HOST_ONLY, UNSHIFTED, UNWINDOWED
 from archnet.export.tpu_state import FACTOR_INPUT, LIMIT_INPUT, TOKENS_INPUT, TpuLowering, Value, no_form
 from archnet.graph import MULTIPLIER_SHIFT, Node
 from archnet.operators import Op
@@ -283,5 +283,9 @@ LOWERINGS: dict[Op, Callable[[TpuLowering, Node], None]] = {
     Op.MAX_POOL: _max_pool,
 }
 
-REFUSED: dict[Op, tuple[str, str]] = {**HOST_ONLY, Op.RELATIVE_MATMUL: UNSHIFTED}
+REFUSED: dict[Op, tuple[str, str]] = {
+    **HOST_ONLY,
+    Op.RELATIVE_MATMUL: UNSHIFTED,
+    Op.WINDOWS: UNWINDOWED,
+}
 """What is refused: why, and what to do."""

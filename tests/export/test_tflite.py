@@ -38,7 +38,7 @@ from archnet.export.tflite_image import dense_weights
 from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT
 
 EXACT = (Op.LINEAR, Op.CONV, Op.MAX_POOL, Op.MASK, Op.RESHAPE, Op.TRANSPOSE, Op.CONCAT, Op.SELECT,
-         Op.PREPEND, Op.ZERO_PAD, Op.CROP, Op.EMBEDDING)  # fmt: skip
+         Op.PREPEND, Op.WINDOWS, Op.ZERO_PAD, Op.CROP, Op.EMBEDDING)  # fmt: skip
 """Operators in which every integer is the reference executor's."""
 
 NEAR_HALVES = 1e-3
@@ -106,7 +106,7 @@ def test_probabilities_in_other_units_are_off_by_one_and_named() -> None:
     assert {p.op for p in emulated_places(encoder(share_levels=256))} == {Op.ADD, Op.SOFTMAX}
 
 
-@pytest.mark.parametrize("kind", ["cnn", "vit", "dinov2", "beit"])
+@pytest.mark.parametrize("kind", ["cnn", "vit", "dinov2", "beit", "swin", "swin_padded"])
 def test_image_operators_have_the_reference_integers(kind: Kind) -> None:
     graph = image_graph(kind, Bits(8, 8))
     found = differences(graph, litert(graph, 64), {"pixel_values": images(6)["pixel_values"].numpy()})
