@@ -68,8 +68,13 @@ def reshape(t: Translator, node: fx.Node) -> Known:
 
 
 def _only_apart(before: tuple[int, ...], after: tuple[int, ...], heads: int) -> bool:
-    """Whether a reshape of scores takes batch and heads apart, or together, and does nothing else."""
+    """Whether a reshape of scores takes batch and heads apart, or together, and does nothing else.
+
+    Or images and windows.
+    """
     together, apart = sorted((before, after), key=len)
+    if len(apart) == 5:
+        return apart[2] == heads and together == (apart[0] * apart[1], *apart[2:])
     return len(apart) == 4 and apart[1] == heads and together == (apart[0] * heads, *apart[2:])
 
 

@@ -68,8 +68,8 @@ def bias_of_windows(value: Tensor, pictures: int, heads: int) -> Tensor:
     """A mask or bias on a probe, for every window or for each its own, as a bias of heads and windows.
 
     Args:
-        value: (windows of all pictures or 1, heads or 1, queries, keys); a bool mask is True for what is
-            seen.
+        value: (windows of all pictures or 1, heads or 1, queries, keys), or pictures and windows in two axes;
+            a bool mask is True for what is seen.
 
     Returns:
         float32 (heads, queries, keys) alike for all windows, or (heads * windows of a picture, queries,
@@ -81,6 +81,8 @@ def bias_of_windows(value: Tensor, pictures: int, heads: int) -> Tensor:
     if value.dtype == torch.bool:
         value = torch.where(value, 0.0, HIDDEN)
     value = torch.where(value <= HIDDEN / 2, HIDDEN, value.float())
+    if value.dim() == 5:
+        value = value.expand(pictures, -1, -1, -1, -1).flatten(0, 1)
     value = value.expand(-1, heads, -1, -1)
     if len(value) == 1:
         return value[0].contiguous()

@@ -110,7 +110,7 @@ _GROUPED = (("num_key_value_heads", 2), ("head_dim", 8), *_ENDS)
 _PICTURES = (("image_size", 16), ("patch_size", 4), ("num_channels", 3))
 _STAGES = (
     *(("image_size", 16), ("patch_size", 2), ("num_channels", 3), ("window_size", 4)),
-    *(("depths", [2, 2]), ("num_heads", [2, 4]), ("mlp_ratio", 2.0)),
+    *(("depths", [2, 1]), ("num_heads", [2, 4]), ("mlp_ratio", 2.0)),
 )
 
 FAMILIES: dict[str, Family] = {
@@ -215,7 +215,10 @@ FAMILIES: dict[str, Family] = {
     "dinov2": Family("dinov2", "none", extra=(*_PICTURES, ("mlp_ratio", 2))),
     "dinov2_with_registers": Family("dinov2_with_registers", "none", extra=(*_PICTURES, ("mlp_ratio", 2))),
     "ijepa": Family("ijepa", "none", extra=_PICTURES),
-    "swin": Family("swin", "none", size_names=("embed_dim", "", "", ""), extra=_STAGES),
+    **{
+        name: Family(name, "none", attention, size_names=("embed_dim", "", "", ""), extra=_STAGES)
+        for name, attention in (("swin", "sdpa"), ("swinv2", "eager"))
+    },
 }
 """The families that `make_model_folder` knows."""
 

@@ -19,7 +19,7 @@ CASES = [
     ("cnn", "w8a8", "softmax"), ("cnn", "w2a4", "softmax"), ("vit", "w8a8", "softmax"),
     ("vit", "w4a4", "softmax"), ("vit", "w8a8", "relu"), ("dinov2", "w8a8", "softmax"),
     ("beit", "w8a8", "softmax"), ("beit", "w4a4", "softmax"), ("swin", "w8a8", "softmax"),
-    ("swin", "w4a4", "table"), ("swin_padded", "w8a8", "table"),
+    ("swin", "w4a4", "table"), ("swin_padded", "w8a8", "table"), ("swinv2", "w8a8", "table"),
 ]  # fmt: skip
 
 
