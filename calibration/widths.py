@@ -124,7 +124,7 @@ def assign(network: Network, bits: Bits, layers: Mapping[str, Bits] | None = Non
             shares[site.name] = own.activations
             if site.attributes.get("form") != "relu":  # whose scores are its weights
                 scores[site.name] = STORED_BITS
-                if _too_many_keys(window_of(site) or places(network), own.activations):
+                if _too_many_keys(keys_of(network, site), own.activations):
                     shares[site.name] = STORED_BITS
     results = _results(network, bits, layers)
     widths = Widths(weights, results, scores, shares, ())
@@ -137,6 +137,15 @@ def _too_many_keys(keys: int, bits: int) -> bool:
     Known of images, whose tokens are as many each time; sentences are mostly shorter than they may be.
     """
     return keys > 2 * ((1 << bits) - 1)
+
+
+def keys_of(network: Network, attention: Site) -> int:
+    """The number of keys that a query of an image sees; 0 for text, and where nothing tells it."""
+    if IMAGES not in network.inputs:
+        return 0
+    if "bias" in attention.parameters:
+        return int(network.parameter(attention, "bias").shape[-1])
+    return window_of(attention) or places(network)
 
 
 def places(network: Network) -> int:
@@ -236,7 +245,8 @@ def _wider(network: Network, bits: Bits, widths: Widths) -> tuple[Wider, ...]:
         note("images", STORED_BITS, pixels, "pixels come with 8 bits")
         note("attention scores", STORED_BITS, list(scores), "the softmax reads them, no product does")
         many = [name for name, width in widths.shares.items() if width > bits.activations]
-        reason = f"their mean over {places(network)} tokens would round to 0"
+        keys = max((keys_of(network, network.site(name)) for name in many), default=0)
+        reason = f"their mean over {keys} tokens would round to 0"
         note("attention probabilities", STORED_BITS, many, reason)
     note("logits", ACCUMULATOR_BITS, logits, "the last layer's accumulators as they are")
     identities = {site.name for site in network.sites if site.attributes.get("identity")}

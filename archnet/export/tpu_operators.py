@@ -255,7 +255,10 @@ def _stepped(
         return part(output, 0, step.count)
     shape = tuple(after)
     if step.kind == "roll":
-        parts = [part(f"{output}/rest", step.count, before[step.axis]), part(f"{output}/first", 0, step.count)]
+        parts = [
+            part(f"{output}/rest", step.count, before[step.axis]),
+            part(f"{output}/first", 0, step.count),
+        ]
         return state.emit("concat", parts, output, dtype, shape, axis=step.axis)
     if step.kind == "reshape":
         return state.emit("reshape", [x], output, dtype, shape, sizes=after)

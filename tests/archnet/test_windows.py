@@ -111,6 +111,51 @@ def captured(kind: Kind) -> Network:
     return capture_image(image_model(kind), SIZE).network
 
 
+class OwnBlock(nn.Module):
+    """A block as Swin's own code and timm have it: packed operands, windows apart where masks are added."""
+
+    def __init__(self, shift: int) -> None:
+        super().__init__()
+        self.norm, self.shift = nn.LayerNorm(16), shift
+        self.qkv, self.proj = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.bias = nn.Parameter(torch.randn(2, 16, 16))
+        region = torch.arange(8)[None, :, None, None] // 4 + torch.arange(8)[None, None, :, None] // 4 * 2
+        apart = self.partition(torch.roll(region, (-shift, -shift), (1, 2)))[..., 0]
+        self.register_buffer("mask", torch.where(apart[:, None] == apart[:, :, None], 0.0, -100.0))
+
+    def partition(self, x: Tensor) -> Tensor:
+        y = x.view(x.shape[0], 2, 4, 2, 4, x.shape[3]).permute(0, 1, 3, 2, 4, 5)
+        return y.contiguous().view(-1, 16, x.shape[3])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.roll(self.norm(x).view(x.shape[0], 8, 8, 16), (-self.shift, -self.shift), (1, 2))
+        y = self.partition(y)
+        q, k, v = self.qkv(y).reshape(y.shape[0], 16, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (q * 8**-0.5) @ k.transpose(-2, -1) + self.bias.unsqueeze(0)
+        scores = scores.view(y.shape[0] // 4, 4, 2, 16, 16) + self.mask.unsqueeze(1).unsqueeze(0)
+        y = (scores.view(-1, 2, 16, 16).softmax(-1) @ v).transpose(1, 2).reshape(y.shape[0], 16, 16)
+        y = self.proj(y).view(-1, 2, 2, 4, 4, 16).permute(0, 1, 3, 2, 4, 5).contiguous()
+        y = torch.roll(y.view(-1, 8, 8, 16), (self.shift, self.shift), (1, 2))
+        return x + y.view(x.shape)
+
+
+def test_windows_are_captured_however_they_are_written() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.blocks = nn.Conv2d(3, 16, 2, 2), nn.Sequential(OwnBlock(0), OwnBlock(2))
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            y: Tensor = self.blocks(self.stem(pixel_values).flatten(2).transpose(1, 2)).mean(1)
+            return y
+
+    torch.manual_seed(0)
+    found = capture_image(Own().eval(), SIZE)
+    assert found.unknown == ()
+    assert found.error < 1e-5
+    assert [site.attributes["window"] for site in found.network.sites if site.op is Op.ATTENTION] == [16, 16]
+
+
 MAKERS: dict[str, Callable[[], nn.Module]] = {
     "whole windows": lambda: image_model("swin"),
     "maps that no windows fill": lambda: image_model("swin_padded"),
