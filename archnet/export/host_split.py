@@ -35,7 +35,7 @@ UNSHIFTED = (
 
 UNWINDOWED = (
     "no compiler behind this format was asked about tokens in the order of windows",
-    "export it as onnx, tvm or tflite",
+    "export it as onnx, tvm or tflite, or compile it for a Sophgo chip",
 )
 """Why most static files refuse windows of images, and what to do."""
 
