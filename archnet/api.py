@@ -203,7 +203,7 @@ class ArchNet:
     Args:
         folder: a finished build.
         backend: one of `archnet.backends.BACKENDS`; those of chips run what
-            `archnet compile` or `archnet export` made, of a translation model the encoder.
+            `archnet compile` or `archnet export` made.
         threads: that the backend may use; its own default when None.
     """
 

@@ -22,7 +22,7 @@ from archnet.graph import QuantizedGraph
 from archnet.job import Job
 from archnet.network import census
 from archnet.network_storage import save_folded
-from archnet.parts import HOST_DECODER, chip_part, part_names
+from archnet.parts import part_names
 from archnet.records import block_agreement, training_points
 from archnet.results import TrainingPoint, merge_metrics
 from archnet.storage import save_graph
@@ -62,8 +62,9 @@ def export_artifacts(
     if "tflite" in job.profile.exports and _installed("ai_edge_litert"):
         from archnet.compiling import write_tflite
 
-        place = build.path / chip_part(build.path)
-        write_tflite(place, place / "tflite" / "model.tflite")
+        for name in parts:
+            place = build.path / name
+            write_tflite(place, place / "tflite" / "model.tflite")
         done.append("tflite")
     _save_sentences(job, build)
     context.progress(4, 4, unit="artifacts")
@@ -76,16 +77,9 @@ def missing_tvm(profile: Profile) -> str | None:
     return "TVM is not installed, so no TVM library is written (pip install 'archnet[tvm]'; archnet export)"
 
 
-def missing_tflite(profile: Profile, kind: str) -> str | None:
-    """What is missing of the TFLite file of a target that wants one; None when nothing is.
-
-    Args:
-        kind: of the model (`archnet.sources.source.Kind`).
-    """
-    if "tflite" not in profile.exports:
+def missing_tflite(profile: Profile) -> str | None:
+    if "tflite" not in profile.exports or _installed("ai_edge_litert"):
         return None
-    if _installed("ai_edge_litert"):
-        return f"the TFLite file is of {HOST_DECODER}" if kind == "translation" else None
     return "no TFLite file is written: it needs ai-edge-litert (pip install 'archnet[ethos]'; archnet export)"
 
 

@@ -11,7 +11,7 @@ from archnet.calibration.affine import quantize_affine
 from archnet.calibration.widths import STORED_BITS
 from archnet.freeze_linear import emit_weighted
 from archnet.graph import HostTable, TensorSpec
-from archnet.graph_builder import GraphBuilder, numpy_of
+from archnet.graph_builder import POSITION, GraphBuilder, numpy_of
 from archnet.network import Site
 from archnet.operators import Op
 from archnet.quantized_layers import QuantizedCodes
@@ -77,14 +77,19 @@ def _one_hot_rows(
 
 
 def position_rows(b: GraphBuilder, site: Site, table: NDArray[np.int8], bits: int, scale: float) -> str:
-    """The rows of a position table at the positions that the input `b.position` (batch, 1) names."""
+    """The rows of a position table at the positions that the input POSITION (batch, 1) names.
+
+    They come from where the rows of word embeddings come from; codes are of words alone.
+    """
     assert b.position is not None
-    tokens, width = b.tensors[b.position].shape, table.shape[1]
-    out = TensorSpec(f"{site.name}/rows", (*tokens, width), "int8", bits, scale)
-    if b.embedding == "gather":
-        name = b.constant(f"{site.name}.table", table)
-        return b.add(Op.EMBEDDING, site, "rows", (b.position, name), out)
-    return _one_hot_rows(b, site, "rows_", b.position, table, out, {"weight_bits": bits})
+    out = TensorSpec(f"{site.name}/rows", (*b.position, table.shape[1]), "int8", bits, scale)
+    if b.embedding in ("one-hot", "code"):
+        return _one_hot_rows(b, site, "rows_", POSITION, table, out, {"weight_bits": bits})
+    name = b.constant(f"{site.name}.table", table)
+    if b.embedding == "host":
+        b.host_tables.append(HostTable(POSITION, out.name, name))
+        return b.input(out)
+    return b.add(Op.EMBEDDING, site, "rows", (POSITION, name), out)
 
 
 def _codes(b: GraphBuilder, site: Site, ids: str) -> None:

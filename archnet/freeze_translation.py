@@ -20,7 +20,7 @@ from archnet.freeze import FREEZERS, fitted_scales
 from archnet.freeze_attention import context, merge_heads, split_heads
 from archnet.freeze_embedding import freeze_embedding
 from archnet.graph import Dim, GraphOutput, QuantizedGraph, TensorSpec
-from archnet.graph_builder import GraphBuilder
+from archnet.graph_builder import POSITION, GraphBuilder
 from archnet.network import Site, decoder_sites
 from archnet.operators import Op
 from archnet.parts import DECODER, ENCODER
@@ -119,7 +119,9 @@ def _step(b: GraphBuilder, encoder: GraphBuilder) -> tuple[GraphOutput, ...]:
     b.values = {"decoder_input_ids": "decoder_input_ids"}
     if b.embedding in ("gather", "one-hot"):
         b.input(TensorSpec("decoder_input_ids", TOKEN, "int64", 64))
-    b.position = b.input(TensorSpec("position", TOKEN, "int64", 64))
+    b.position = TOKEN
+    if b.embedding != "host":
+        b.input(TensorSpec(POSITION, TOKEN, "int64", 64))
     b.input(TensorSpec("cache_mask", ("batch", b.max_sequence), "int64", 64))
     if "attention_mask" in b.network.inputs:
         b.values["attention_mask"] = b.input(TensorSpec("attention_mask", SOURCE, "int64", 64))

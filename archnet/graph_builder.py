@@ -26,6 +26,9 @@ from archnet.quantized_student import (
 
 TOKENS: tuple[Dim, ...] = ("batch", "sequence")
 
+POSITION = "position"
+"""The input that names each row's position, whether the network or the host reads it."""
+
 
 def numpy_of(tensor: Tensor) -> NDArray[np.float32]:
     """A detached float32 array."""
@@ -49,8 +52,8 @@ class GraphBuilder:
     values: dict[str, str] = field(default_factory=dict)
     ids: dict[str, tuple[Dim, ...]] = field(default_factory=lambda: {"input_ids": TOKENS})
     """Shape of each input of token ids, whether the network or the host reads it."""
-    position: str | None = None
-    """Input that names each row's position, for a network that reads one token at a time."""
+    position: tuple[Dim, ...] | None = None
+    """Shape of the input POSITION, for a network that reads one token at a time."""
     embedding: str = "gather"
 
     def add(

@@ -28,7 +28,7 @@ from archnet.quantize import (
 )
 from archnet.sources.source import Kind, Source
 from archnet.targets import Profile
-from archnet.targets.chips import needs_compiler
+from archnet.targets.chips import takes_decoders
 from archnet.valid import MASKS
 
 STAGES = ("distil", "bits", "freeze", "export")
@@ -138,7 +138,7 @@ def planned(
         norms=norms,
         bits=bits,
     )
-    if needs_compiler(profile.name) and source.kind in ("translation", "language"):
+    if not takes_decoders(profile.name) and source.kind in ("translation", "language"):
         return replace(plan, decisions=(*plan.decisions, OF_CHIP[source.kind]))
     if source.kind != "image" or profile.convolution != "3x3" or plan.refusals:
         return plan

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from archnet.backends import BACKENDS, open_backend
+from archnet.backends import ENCODERS_ALONE, open_backend
 from archnet.backends.base import Backend
 from archnet.build import BuildDir
 from archnet.errors import ArchNetError
 from archnet.parts import DECODER
 from archnet.search import generate
-from archnet.translation import SENTENCES, WHOLE, DecoderRun, Search
+from archnet.translation import SENTENCES, DecoderRun, Search
 
 
 class LanguageRun(DecoderRun):
@@ -123,9 +123,9 @@ def decoder_backend(folder: Path, backend: str, *, threads: int | None = None) -
     Raises:
         ArchNetError: the backend is unknown, not installed, or none that runs decoders.
     """
-    if backend in BACKENDS and backend not in WHOLE:
+    if backend in ENCODERS_ALONE:
         raise ArchNetError(
             f"the backend {backend} runs encoders, and {folder} is a language model",
-            fix=f"give --backend {', '.join(WHOLE[:-1])} or {WHOLE[-1]}",
+            fix="give --backend reference, onnxruntime, tvm, or a chip's that it was compiled for",
         )
     return open_backend(backend, folder / DECODER, threads=threads)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ENCODER, DECODER = "encoder", "decoder"
 
 HOST_DECODER = "the encoder, whose decoder stays on the host"
-"""What a chip gets of a translation model."""
+"""What a chip whose compiler was not asked about decoders gets of a translation model."""
 
 
 def part_names(folder: Path) -> tuple[str, ...]:
@@ -37,21 +37,22 @@ def is_language(folder: Path) -> bool:
     return part_names(folder) == (DECODER,)
 
 
-def chip_part(folder: Path) -> str:
-    """The part of a build that chips compile: all, or the encoder of a translation model.
+def chip_parts(folder: Path, *, decoders: bool) -> tuple[str, ...]:
+    """The parts of a build that a chip compiles.
 
-    The decoder takes a step a token, with caches that the host moves, and stays there.
+    Args:
+        decoders: whether it takes a decoder's step (`archnet.targets.chips.Chip.decoders`).
 
     Raises:
-        ArchNetError: the build is of a language model, which is such a decoder alone.
+        ArchNetError: it does not, and the build is of a language model, which is a decoder alone.
     """
-    if is_language(folder):
+    if not decoders and is_language(folder):
         raise ArchNetError(
             f"{folder} is a language model: a decoder, which takes a step a token with a cache that the host "
-            "moves, and which is not compiled for chips",
-            fix="run it with --backend onnxruntime or tvm",
+            "moves, and which this chip's compiler was not asked about",
+            fix="compile it for another chip (archnet targets), or run it with --backend onnxruntime or tvm",
         )
-    return ENCODER if is_translation(folder) else ""
+    return tuple(part for part in part_names(folder) if decoders or part != DECODER)
 
 
 def save_parts(parts: Mapping[str, QuantizedGraph], folder: Path) -> None:

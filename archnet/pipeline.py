@@ -107,7 +107,7 @@ def run(
         with Engine(build, events, _expected(job), earlier=(PREPARE,)) as engine:
             if taken:
                 engine.note(f"taken from {reuse}: {', '.join(taken)}")
-            missing = (missing_tvm(job.profile), missing_tflite(job.profile, job.source.kind))
+            missing = (missing_tvm(job.profile), missing_tflite(job.profile))
             for note in (*job.source.notes, *job.batches.warnings(), *missing):
                 if note:
                     engine.note(note)

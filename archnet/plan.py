@@ -85,15 +85,15 @@ class Decision:
 
 OF_CHIP: Mapping[str, Decision] = {
     "translation": Decision(
-        "decoder", "decoder", "host", "the chip's compiler takes the encoder; the decoder runs on the host"
+        "decoder", "decoder", "host", "the chip gets the encoder; the decoder runs on the host"
     ),
     "language": Decision(
         "decoder", "decoder", "refuse", "",
-        "a language model is a decoder, which takes a step a token with a cache that the host moves, and so "
-        "far only encoders are given to chips' compilers; take --target onnxruntime or tvm",
+        "a language model is a decoder, which takes a step a token with a cache that the host moves, and the "
+        "compiler behind this target was not asked about such steps; take another, such as onnxruntime",
     ),
 }  # fmt: skip
-"""What becomes of the decoder of a kind of model on a target that only a chip's compiler makes run."""
+"""What becomes of the decoder of a kind of model on a target whose chips get no decoders' steps."""
 
 
 @dataclass(frozen=True, slots=True)

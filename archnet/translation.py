@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from archnet.backends import open_backend
+from archnet.backends import ENCODERS_ALONE, open_backend
 from archnet.backends.base import Backend
 from archnet.build import BuildDir
 from archnet.encode import open_tokenizer, padding_id, token_batches
@@ -30,9 +30,6 @@ from archnet.storage import load_graph
 
 SENTENCES = 32
 """Sources that are read at a time."""
-
-WHOLE = ("reference", "onnxruntime", "tvm")
-"""Backends that run decoders, too."""
 
 
 @dataclass(frozen=True)
@@ -185,18 +182,18 @@ def float_stepper(build: BuildDir) -> IncrementalDecoder:
 def open_pair(folder: Path, backend: str, *, threads: int | None = None) -> tuple[Backend, Backend]:
     """The encoder and the decoder of a build, in a backend, by its name.
 
-    Compilers of chips are given the encoder; the decoder runs where `host_of` says.
+    Where a chip gets the encoder alone, the decoder runs where `host_of` says.
     """
     encoder = open_backend(backend, folder / ENCODER, threads=threads)
     return encoder, open_backend(host_of(folder, backend), folder / DECODER, threads=threads)
 
 
 def host_of(folder: Path, backend: str) -> str:
-    """What runs the decoder of a build: the same backend, or, where that is a chip's, one of the host's.
+    """What runs the decoder of a build: the same backend, or one of the host's if it has the encoder alone.
 
     It is ONNX Runtime where the build has a file for it, else the reference executor.
     """
-    if backend in WHOLE:
+    if backend not in ENCODERS_ALONE:
         return backend
     exported = (folder / DECODER / "onnx" / "model.onnx").is_file()
     return "onnxruntime" if exported else "reference"

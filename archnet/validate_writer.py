@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from archnet.agreement import IntegerComparison, OutputComparison, emulated_places
-from archnet.backends import open_backend
+from archnet.backends import ENCODERS_ALONE
 from archnet.backends.base import Backend
 from archnet.build import BuildDir
-from archnet.integer_decoder import IntegerDecoder
+from archnet.integer_decoder import along, open_reference, source_of
 from archnet.language import LanguageRun, decoder_backend
 from archnet.parts import DECODER, ENCODER, is_language, part_names
 from archnet.results import BackendScore, EmulatedPlace, TensorAgreement, ValidationResult
@@ -25,7 +25,7 @@ from archnet.storage import load_graph
 from archnet.tasks.language import TextSet, language_score
 from archnet.tasks.score import TaskScore, drop_interval
 from archnet.tasks.translation import ParallelSet, evaluate_translation, require_sacrebleu
-from archnet.translation import WHOLE, Search, Translation, host_of, open_pair
+from archnet.translation import Search, Translation, host_of, open_pair
 
 SENTENCES = 16
 """Of those that the conversion left, for the comparison of logits."""
@@ -39,7 +39,7 @@ Report = Any
 
 @dataclass(frozen=True)
 class Opened:
-    """The networks of a build in one backend, or the encoder there and the decoder on the host.
+    """The networks of a build in one backend; the decoder may be in one of the host's instead.
 
     Attributes:
         encoder: None for a language model.
@@ -92,14 +92,14 @@ def agreement(
             tensors += _integers(build, one, chosen)
         report(one.name, 2, 2)
     names = [one.name for one in opened]
-    ran = {ENCODER: names, DECODER: [name for name in names if name in WHOLE]}
+    ran = {ENCODER: names, DECODER: [name for name in names if name not in ENCODERS_ALONE]}
     emulated = [place for part, graph in parts.items() for place in emulated_places(graph, ran[part])]
     emulated += [
         EmulatedPlace(
             one.name, DECODER, "decoder", f"it stays on the host and runs in {host_of(build.path, one.name)}"
         )
         for one in opened
-        if one.name not in WHOLE
+        if one.name in ENCODERS_ALONE
     ]
     return ValidationResult(
         task=None,
@@ -116,17 +116,11 @@ def agreement(
     )
 
 
-def _source(inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sources and their mask; of a language model, which has none, what it reads."""
-    side = "" if "input_ids" in inputs else "decoder_"
-    return inputs[f"{side}input_ids"], inputs[f"{side}attention_mask"]
-
-
 def _logits(stepper: Stepper, inputs: Mapping[str, torch.Tensor]) -> NDArray[np.float32]:
     """Logits behind every given token, (batch, tokens, vocabulary)."""
     tokens = inputs["decoder_input_ids"]
     longest = tokens.shape[1]
-    stepper.start(*_source(inputs), beams=1, max_length=longest + 1)
+    stepper.start(*source_of(inputs), beams=1, max_length=longest + 1)
     return torch.stack([stepper.step(tokens[:, i]) for i in range(longest)], 1).numpy()
 
 
@@ -138,22 +132,17 @@ def _integers(
     A decoder that stays on the host is that backend's, and compared where that one is asked for.
     """
     agreed: tuple[TensorAgreement, ...] = ()
-    ids, mask = _source(inputs)
+    ids, mask = source_of(inputs)
     if one.encoder is not None:
         encoder = IntegerComparison(load_graph(build.path / ENCODER / "graph"), one.encoder)
         encoder.add({"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
         agreed = encoder.agreement()
-    if one.name not in WHOLE:
+    if one.name in ENCODERS_ALONE:
         return agreed
-    graph = load_graph(build.path / DECODER / "graph")
-    decoder = IntegerComparison(graph, one.decoder)
-    exact = {part: open_backend(REFERENCE, build.path / part) for part in part_names(build.path)}
-    stepper = IntegerDecoder(exact.get(ENCODER), exact[DECODER], graph)
-    stepper.start(ids, mask, beams=1, max_length=COMPARED_STEPS + 1)
-    for i in range(min(COMPARED_STEPS, inputs["decoder_input_ids"].shape[1])):
-        tokens = inputs["decoder_input_ids"][:, i]
-        decoder.add(stepper.inputs(tokens))
-        stepper.step(tokens)
+    stepper = open_reference(build.path)
+    decoder = IntegerComparison(stepper.graph, one.decoder)
+    for fed in along(stepper, inputs, COMPARED_STEPS):
+        decoder.add(fed)
     return (*agreed, *decoder.agreement())
 
 

@@ -20,6 +20,7 @@ class Chip:
         toolchain: of `archnet.targets.toolchain`, that its compiler is in; None when it is one of Arch-Net's
             own packages.
         profile: what `archnet convert --target` takes for it.
+        decoders: whether it gets the steps of decoders; the others' compilers were not asked.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Chip:
     route: str
     toolchain: str | None
     profile: str
+    decoders: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class CompileSummary:
 
     Attributes:
         target: the chip's name.
+        part: of a build of two networks, which one it is about (`archnet.parts`).
         tool: the compiler and its version.
         native_operators: operators that the chip runs, as the compiler counts them.
         fallback_operators: operators that it leaves to another processor.
@@ -66,6 +69,7 @@ class CompileSummary:
     other_bytes: int | None = None
     macs: int | None = None
     float_operators: tuple[str, ...] = ()
+    part: str = ""
 
 
 _NAMED = 8
@@ -90,7 +94,7 @@ def _ethos(name: str, title: str, profile: str) -> Chip:
 
 def _htp(version: str, example: str) -> Chip:
     title = f"Qualcomm Hexagon tensor processor v{version}, as in {example}"
-    return Chip(f"qualcomm-htp-v{version}", title, "qualcomm", "qualcomm", "qualcomm-htp")
+    return Chip(f"qualcomm-htp-v{version}", title, "qualcomm", "qualcomm", "qualcomm-htp", decoders=False)
 
 
 CHIPS: tuple[Chip, ...] = (
@@ -109,8 +113,8 @@ CHIPS: tuple[Chip, ...] = (
     Chip("tvm-riscv64", "64-bit RISC-V processors, by TVM", "tvm", None, "tvm"),
     Chip("tvm-c", "Any processor with a C compiler, by TVM as C source", "tvm", None, "tvm"),
     Chip("k230", "Kendryte K230, its KPU", "k230", "kendryte", "k230"),
-    Chip("rk3588", "Rockchip RK3588", "rockchip", "rockchip", "rockchip"),
-    Chip("rk3576", "Rockchip RK3576", "rockchip", "rockchip", "rockchip"),
+    Chip("rk3588", "Rockchip RK3588", "rockchip", "rockchip", "rockchip", decoders=False),
+    Chip("rk3576", "Rockchip RK3576", "rockchip", "rockchip", "rockchip", decoders=False),
     Chip("bm1684x", "Sophgo BM1684X", "sophgo", "sophgo", "sophgo"),
     Chip("bm1688", "Sophgo BM1688, one of its two cores", "sophgo", "sophgo", "sophgo"),
 )
@@ -120,6 +124,11 @@ def needs_compiler(profile: str) -> bool:
     """Whether a network for this profile runs on its chips only as a vendor's compiler makes it."""
     chips = [chip for chip in CHIPS if chip.profile == profile]
     return bool(chips) and all(chip.toolchain is not None for chip in chips)
+
+
+def takes_decoders(profile: str) -> bool:
+    """Whether the chips of this profile get the steps of decoders; so does what is no chip."""
+    return all(chip.decoders for chip in CHIPS if chip.profile == profile)
 
 
 def find_chip(name: str) -> Chip:

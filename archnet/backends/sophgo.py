@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from archnet.atomic import read_json
 from archnet.backends.static import StaticBackend, padded, static_shape
 from archnet.errors import ArchNetError
-from archnet.export.host_split import MASK
+from archnet.export.host_split import MaskInput
 from archnet.export.tpu_program import TpuProgram, build_tpu_program
-from archnet.export.tpu_state import FACTOR_INPUT, LIMIT_INPUT, TOKENS_INPUT, TpuInput
+from archnet.export.tpu_state import TpuInput
 from archnet.graph import QuantizedGraph
 from archnet.routes.sophgo import BINARY, DRIVER, FIX, MODEL, PLACEMENT, PROFILE, TOOLCHAIN
 from archnet.storage import load_graph
@@ -43,16 +43,14 @@ class ProgramBackend(StaticBackend[TpuProgram]):
         return {given.name: self._given(given, values, index) for given in model.inputs}
 
     def _given(self, given: TpuInput, values: Mapping[str, Array], index: int) -> Array:
-        kind, _, table = given.name.partition(":")
-        if kind == FACTOR_INPUT:
-            count = max(int((values[MASK][index] != 0).sum()), 1)
-            return np.full(given.shape, self.graph.constants[table][count - 1], given.dtype)
-        if given.name in (LIMIT_INPUT, TOKENS_INPUT):
-            seen = values[MASK][index] != 0
-            value, fill = seen.astype(np.int64).reshape(1, -1, 1), 0
-            if given.name == LIMIT_INPUT:
-                value, fill = np.where(seen, 127, -128).reshape(1, 1, 1, -1), -128
-            return padded(value, given.shape, fill, given.dtype)
+        if (made := MaskInput.of(self.graph, given.name)) is not None:
+            seen = made.seen(values, index)
+            if made.kind == "factor":
+                count = max(int(seen.sum()), 1)
+                return np.full(given.shape, self.graph.constants[made.detail][count - 1], given.dtype)
+            if made.kind == "limit":
+                return padded(np.where(seen, 127, -128).reshape(1, 1, 1, -1), given.shape, -128, given.dtype)
+            return padded(seen.astype(np.int64).reshape(1, -1, 1), given.shape, 0, given.dtype)
         whole = values[given.name]
         chosen = whole[index : index + 1] if self.graph.tensors[given.name].shape[0] == "batch" else whole
         return padded(chosen, given.shape, 0, given.dtype)

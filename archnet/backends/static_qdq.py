@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archnet.backends.static import StaticBackend, padded, static_shape
-from archnet.export.host_split import MASK
+from archnet.export.host_split import MaskInput
 from archnet.export.qdq import QdqModel, build_qdq
-from archnet.export.qdq_operators import LIMIT_INPUT, TOKENS_INPUT
 from archnet.export.qdq_state import QdqTensor
 from archnet.graph import QuantizedGraph
 
@@ -45,11 +44,13 @@ def row_inputs(
     found = {}
     low, high = (0, 255) if model.form.activations == "uint8" else (-128, 127)
     for name in model.inputs:
-        if name.startswith(f"{LIMIT_INPUT}:"):
-            seen = (low + high + 1) // 2 if model.form.mask == "add" else high
-            value, fill = np.where(values[MASK][row] != 0, seen, low).reshape(1, 1, 1, -1), low
-        elif name == TOKENS_INPUT:
-            value, fill = (values[MASK][row] != 0).astype(np.int64).reshape(1, -1, 1), 0
+        value: Array
+        made = MaskInput.of(graph, name)
+        if made is not None and made.kind == "limit":
+            most = (low + high + 1) // 2 if model.form.mask == "add" else high
+            value, fill = np.where(made.seen(values, row), most, low).reshape(1, 1, 1, -1), low
+        elif made is not None:
+            value, fill = made.seen(values, row).astype(np.int64).reshape(1, -1, 1), 0
         else:
             spec, fill = graph.tensors[name], model.zero_points[name]
             chosen = values[name][row : row + 1] if spec.shape[0] == "batch" else values[name]

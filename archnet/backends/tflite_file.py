@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archnet.backends.base import dequantize_outputs, feed
+from archnet.backends.static import static_shape
 from archnet.errors import ArchNetError, nearest
-from archnet.export.host_split import MASK, split
+from archnet.export.host_split import MaskInput, split
 from archnet.export.tflite import TfliteModel, build_tflite, is_map, read_tflite
-from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT
 from archnet.export.tflite_state import StoredTensor
 from archnet.graph import QuantizedGraph
 from archnet.reference import bind_dims, run_nodes
@@ -128,7 +128,7 @@ class TfliteFileBackend(ABC):
         given = []
         for name in model.inputs:
             value, padding = self._given(name, values, i)
-            shape = [model.sequence if d == "sequence" else d for d in self._dims(name)]
+            shape = self._sizes(model, name)
             missing = [(0, int(size) - have) for size, have in zip(shape, value.shape, strict=True)]
             filled = np.pad(value, missing, constant_values=padding)
             given.append(np.ascontiguousarray(filled, dtype=np.int8))
@@ -141,23 +141,20 @@ class TfliteFileBackend(ABC):
                 results[name] = self._restored(name, value + stored.offset, stored)
         return results
 
-    def _dims(self, name: str) -> Sequence[int | str]:
+    def _sizes(self, model: TfliteModel, name: str) -> list[int]:
         """The shape of one of the file's inputs."""
-        if name == LIMIT_INPUT:
-            return (1, 1, 1, "sequence")
-        if name == TOKENS_INPUT:
-            return (1, "sequence", 1)
-        first, *rest = self.graph.tensors[name].shape
-        if is_map(self.graph, name):
-            return (1, *rest[1:], rest[0])
-        return (1 if first == "batch" else first, *rest)  # one that is the same for every row has no batch
+        if (given := MaskInput.of(self.graph, name)) is not None:
+            return list(given.shape(self.graph, model.sequence))
+        sizes = static_shape(self.graph, name, model.sequence)
+        return [1, *sizes[2:], sizes[1]] if is_map(self.graph, name) else sizes
 
     def _given(self, name: str, values: Mapping[str, Array], i: int) -> tuple[Array, int]:
         """One of the file's inputs for row i, at the user's length, and what it is padded with."""
-        if name == LIMIT_INPUT:
-            return np.where(values[MASK][i] != 0, 127, -128).reshape(1, 1, 1, -1), -128
-        if name == TOKENS_INPUT:
-            return (values[MASK][i] != 0).astype(np.int64).reshape(1, -1, 1), 0
+        if (given := MaskInput.of(self.graph, name)) is not None:
+            seen = given.seen(values, i)
+            if given.kind == "limit":
+                return np.where(seen, 127, -128).reshape(1, 1, 1, -1), -128
+            return seen.astype(np.int64).reshape(1, -1, 1), 0
         spec = self.graph.tensors[name]
         zero = -128 if spec.dtype == "uint8" else 0
         row = values[name][i : i + 1] if spec.shape[0] == "batch" else values[name]

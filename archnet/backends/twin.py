@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from archnet.backends.base import feed
 from archnet.errors import ArchNetError
-from archnet.export.float_twin import MASK, FloatTwin
-from archnet.export.float_twin_state import LIMIT_INPUT, SHARE_INPUT, TOKENS_INPUT
-from archnet.export.host_split import split
+from archnet.export.float_twin import FloatTwin
+from archnet.export.host_split import MaskInput, split
 from archnet.graph import QuantizedGraph
 from archnet.reference import bind_dims, run_nodes
 
@@ -47,7 +46,8 @@ def twin_inputs(
     for name, shape in zip(twin.inputs, twin.shapes, strict=True):
         given = _given(graph, twin, name, values, dims["batch"])
         missing = [(0, 0), *((0, size - have) for size, have in zip(shape, given.shape[1:], strict=True))]
-        padding = twin.limit if name == LIMIT_INPUT else 0.0
+        made_of = MaskInput.of(graph, name)
+        padding = twin.limit if made_of is not None and made_of.kind == "limit" else 0.0
         made.append(np.pad(given, missing, constant_values=padding).astype(np.float32))
     return made
 
@@ -56,11 +56,11 @@ def _given(
     graph: QuantizedGraph, twin: FloatTwin, name: str, values: Mapping[str, Array], rows: int
 ) -> Array:
     """One of the file's inputs at the user's length: (rows, 1, ...)."""
-    if name in (LIMIT_INPUT, SHARE_INPUT, TOKENS_INPUT):
-        seen: Array = (values[MASK] != 0).astype(np.float64)
-        if name == LIMIT_INPUT:
+    if (made := MaskInput.of(graph, name)) is not None:
+        seen: Array = (values[made.mask] != 0).astype(np.float64)
+        if made.kind == "limit":
             return np.asarray(np.where(seen != 0, 0.0, twin.limit)[:, None, None, :])
-        if name == SHARE_INPUT:
+        if made.kind == "share":
             return np.asarray((1.0 / np.maximum(seen.sum(axis=1), 1.0))[:, None, None, None])
         return np.asarray(seen[:, None, :, None])
     spec = graph.tensors[name]

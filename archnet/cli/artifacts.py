@@ -88,11 +88,11 @@ def export(
         )
     quiet_libraries()
     from archnet.build import BuildDir
-    from archnet.parts import ENCODER, HOST_DECODER, chip_part, part_names
+    from archnet.parts import part_names
     from archnet.storage import load_graph
 
     build = BuildDir.open_finished(folder)
-    names = (chip_part(build.path),) if form == "tflite" else part_names(build.path)
+    names = part_names(build.path)
     if out is not None and len(names) > 1:
         raise ArchNetError(
             f"{folder} holds {len(names)} networks ({', '.join(names)}), which one --out cannot name",
@@ -111,8 +111,6 @@ def export(
 
             path = out or place / "tflite" / "model.tflite"
             write_tflite(place, path, seq_len)
-            if name == ENCODER:
-                click.echo(f"of {HOST_DECODER}", err=True)
         else:
             from archnet.export.tvm import compile_tvm, folder_name
 

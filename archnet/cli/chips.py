@@ -52,8 +52,9 @@ def compile_command(
 ) -> None:
     """Compile the network in DIR for a chip into DIR/compiled/NAME.
 
-    Of a translation model that is the encoder, in DIR/encoder; the decoder stays on the host. Every
-    operator must run on the chip: one that the compiler leaves to the CPU is an error that names it.
+    Of a model that writes, the encoder and the decoder's step are compiled, each in its own folder,
+    DIR/encoder and DIR/decoder. Every operator must run on the chip: one that the compiler leaves to the
+    CPU is an error that names it.
 
     With --original the compiler gets the float original instead, which it may quantize in its own way,
     leave to other processors, or refuse; the report shows both.
@@ -66,17 +67,19 @@ def compile_command(
         return
     from archnet.compiling import compile_for
 
-    summary = compile_for(folder, target, sequence=seq_len, seconds=time_limit)
+    summaries = compile_for(folder, target, sequence=seq_len, seconds=time_limit)
     if as_json:
         import dataclasses
 
-        print_json(dataclasses.asdict(summary))
+        records = [dataclasses.asdict(summary) for summary in summaries]
+        print_json(records[0] if len(records) == 1 else {str(r["part"]): r for r in records})
         return
     from archnet.cli.tables import compiled_table
-    from archnet.parts import chip_part
+    from archnet.parts import part_names
 
-    terminal().print(compiled_table(summary))
-    click.echo(str(folder / chip_part(folder) / "compiled" / target))
+    for summary in summaries:
+        terminal().print(compiled_table(summary))
+        click.echo(str(folder / (summary.part or part_names(folder)[0]) / "compiled" / target))
 
 
 def _compile_original(

@@ -102,6 +102,7 @@ def compiled_table(summary: CompileSummary) -> Table:
     cycles = "" if summary.cycles is None else f"{summary.cycles:,}"
     time = "" if summary.milliseconds is None else f"{summary.milliseconds:.3f} ms"
     for name, value in (
+        ("network", summary.part),
         ("compiler", ", ".join(filter(None, (summary.tool, summary.configuration)))),
         ("operators", f"{summary.native_operators} on the chip, {summary.fallback_operators} elsewhere"),
         ("elsewhere", in_words(summary.fallbacks)),

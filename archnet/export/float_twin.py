@@ -5,7 +5,8 @@ activation is a real number, limited by a Clip to what its integers can hold, so
 integer network saturates here. Roundings are left out: they are the compiler's to choose.
 
 The host's part is that of `archnet.export.host_split`; how it feeds the file is in `archnet.backends.twin`.
-`LIMIT_INPUT`, `SHARE_INPUT` and `TOKENS_INPUT` are made of the attention mask, where a network needs them.
+Of a mask the host makes, where a network needs them: limits, added to scores, 0 for tokens that count and
+`FloatTwin.limit` for others; the share of a token, 1 over how many count; and tokens, 1 or 0.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ import onnx
 
 from archnet.atomic import write_bytes
 from archnet.export.float_twin_operators import lower_node
-from archnet.export.float_twin_state import (
-    LIMIT_INPUT,
-    SHARE_INPUT,
-    TOKENS_INPUT,
-    TwinLowering,
+from archnet.export.float_twin_state import TwinLowering
+from archnet.export.host_split import (
+    MaskInput,
+    Split,
+    file_inputs,
+    file_outputs,
+    masks,
+    split,
+    static_length,
+    unsplit,
 )
-from archnet.export.host_split import Split, file_outputs, split, static_length
 from archnet.graph import QuantizedGraph
 from archnet.operators import Op
 
@@ -31,8 +36,6 @@ OPSET = 16
 """What nncase 2.11 reads."""
 
 IR_VERSION = 8
-
-MASK = "attention_mask"
 
 NO_SHARE = 16.0
 """How far below the least score that of padding is: exp(-16) is a ten-millionth."""
@@ -49,7 +52,7 @@ class FloatTwin:
         shapes: of the inputs.
         outputs: activations in the file's order.
         output_shapes: of the outputs.
-        limit: what LIMIT_INPUT has for padding; 0 without it.
+        limit: what limits have for padding; 0 without them.
     """
 
     model: onnx.ModelProto
@@ -93,30 +96,30 @@ def build_float_twin(graph: QuantizedGraph, sequence: int | None = None) -> Floa
 def _add_inputs(state: TwinLowering, parts: Split) -> None:
     """Define what the host gives."""
     graph = state.graph
-    for name in [s.name for s in graph.inputs if s.dtype != "int64"] + [n.output for n in parts.before]:
+    for name in file_inputs(graph, parts):
         state.onnx.input(name, "float32", state.shape(name))
         state.values[name] = name
-    known = {node.inputs[0] for node in parts.before} | {MASK}
-    unread = {s.name for s in graph.inputs if s.dtype == "int64"} - known
-    for node in parts.body:
-        if unread & set(node.inputs):
-            lower_node(state, node)  # names the operator that reads ids, and why it cannot
-    length = state.sequence
+    for node in unsplit(graph, parts):
+        lower_node(state, node)  # names the operator that reads ids, and why it cannot
     masked = [n for n in parts.body if n.op is Op.MASK]
     if masked:
         spans = [state.high(n.inputs[0]) - state.low(n.inputs[0]) for n in masked]
         state.limit = -float(max(spans) + NO_SHARE)
-        _mask_input(state, LIMIT_INPUT, [1, 1, length])
-    reading = {n.op for n in parts.body if MASK in n.inputs}
-    if Op.MEAN_MATMUL in reading:
-        _mask_input(state, SHARE_INPUT, [1, 1, 1])
-    if reading & {Op.MEAN_MATMUL, Op.ZERO_PAD}:
-        _mask_input(state, TOKENS_INPUT, [1, length, 1])
+    for mask in masks(graph):
+        reading = {n.op for n in parts.body if mask in n.inputs}
+        if Op.MASK in reading:
+            _mask_input(state, MaskInput(mask, "limit"))
+        if Op.MEAN_MATMUL in reading:
+            _mask_input(state, MaskInput(mask, "share"))
+        if reading & {Op.MEAN_MATMUL, Op.ZERO_PAD}:
+            _mask_input(state, MaskInput(mask, "tokens"))
 
 
-def _mask_input(state: TwinLowering, name: str, shape: list[int]) -> None:
-    state.onnx.input(name, "float32", shape)
-    state.values[name] = name
+def _mask_input(state: TwinLowering, given: MaskInput) -> None:
+    keys = given.keys(state.graph, state.sequence)
+    shape = {"limit": [1, 1, keys], "share": [1, 1, 1]}.get(given.kind, [1, keys, 1])
+    state.onnx.input(given.name, "float32", shape)
+    state.values[given.name] = given.name
 
 
 def export_float_twin(graph: QuantizedGraph, path: Path, sequence: int | None = None) -> FloatTwin:

@@ -11,14 +11,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from archnet.export.float_twin_state import (
-    LIMIT_INPUT,
-    SHARE_INPUT,
-    TOKENS_INPUT,
-    TwinLowering,
-    no_form,
-)
-from archnet.export.host_split import HOST_ONLY, UNSHIFTED, UNWINDOWED
+from archnet.export.float_twin_state import TwinLowering, no_form
+from archnet.export.host_split import HOST_ONLY, UNSHIFTED, UNWINDOWED, MaskInput
 from archnet.graph import MULTIPLIER_SHIFT, Node
 from archnet.operators import Op
 from archnet.reference import first_positions
@@ -175,10 +169,11 @@ def _mean_matmul(state: TwinLowering, node: Node) -> None:
     factor *= state.scale(node.output) / state.scale(a) / state.scale(b)
     if mask:
         # The values, not the scores: nncase 2.11 left those of all-MiniLM-L6-v2's first layer on the CPU.
-        right = onnx.node("Mul", [right, state.values[TOKENS_INPUT]], f"{node.output}/seen")
+        tokens = state.values[MaskInput(mask[0], "tokens").name]
+        right = onnx.node("Mul", [right, tokens], f"{node.output}/seen")
     y = onnx.node("MatMul", [state.values[a], right], f"{node.output}/sum")
     if mask:
-        y = onnx.node("Mul", [y, state.values[SHARE_INPUT]], f"{node.output}/mean")
+        y = onnx.node("Mul", [y, state.values[MaskInput(mask[0], "share").name]], f"{node.output}/mean")
     else:
         factor /= state.shape(a)[-1]
     state.define(node.output, _times(state, y, factor))
@@ -189,8 +184,9 @@ def _mask(state: TwinLowering, node: Node) -> None:
 
     In the integer network they have the least score, and their shares round to 0: here nothing is rounded.
     """
-    limit = state.values[LIMIT_INPUT]
-    y = state.onnx.node("Add", [state.values[node.inputs[0]], limit], node.output)
+    x, mask = node.inputs
+    limit = state.values[MaskInput(mask, "limit").name]
+    y = state.onnx.node("Add", [state.values[x], limit], node.output)
     state.pass_on(node.output, y)
 
 
@@ -288,7 +284,7 @@ def _zero_pad(state: TwinLowering, node: Node) -> None:
     state.short[node.output] = 1
     value = state.values[x]
     if mask:
-        value = state.onnx.node("Mul", [value, state.values[TOKENS_INPUT]], node.output)
+        value = state.onnx.node("Mul", [value, state.values[MaskInput(mask[0], "tokens").name]], node.output)
     state.pass_on(node.output, value)
 
 

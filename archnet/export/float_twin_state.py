@@ -13,15 +13,6 @@ from archnet.export.onnx_model import OnnxBuilder
 from archnet.graph import Dim, Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
 
-LIMIT_INPUT = "attention_limit"
-"""float32 (1, 1, sequence), added to scores: 0 for tokens that count, else FloatTwin.limit."""
-
-SHARE_INPUT = "attention_share"
-"""float32 (1, 1, 1): 1 over the number of tokens that count."""
-
-TOKENS_INPUT = "attention_tokens"
-"""float32 (1, sequence, 1): 1 for tokens that count, 0 for padding."""
-
 
 @dataclass
 class TwinLowering:

@@ -1,14 +1,70 @@
-"""What a static file for a chip leaves to the host, and the inputs that it has for the mask."""
+"""What a static file for a chip leaves to the host, and the inputs that it has for masks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from archnet.errors import ArchNetError
 from archnet.graph import Node, QuantizedGraph
 from archnet.operators import Op
 
-MASK = "attention_mask"
+MaskKind = Literal["limit", "tokens", "share", "factor"]
+"""What the host makes of a mask: limits of scores (1, 1, 1, keys), tokens that count (1, keys, 1), or a
+number that depends on how many count (one element)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskInput:
+    """An input of a static file that the host makes of a mask.
+
+    Attributes:
+        mask: an input of the network, int64 (batch, keys): "attention_mask", of a decoder "cache_mask".
+        kind: what is made of it.
+        detail: what tells inputs of one kind apart, as a format needs it.
+    """
+
+    mask: str
+    kind: MaskKind
+    detail: str = ""
+
+    @property
+    def name(self) -> str:
+        """The input's name in the file, such as "attention_limit"."""
+        return self.mask.removesuffix("mask") + self.kind + (f":{self.detail}" if self.detail else "")
+
+    @classmethod
+    def of(cls, graph: QuantizedGraph, name: str) -> Self | None:
+        """The mask's input of this name, or None for one that is an activation."""
+        plain, _, detail = name.partition(":")
+        for mask in masks(graph):
+            for kind in get_args(MaskKind):
+                if plain == cls(mask, kind).name:
+                    return cls(mask, kind, detail)
+        return None
+
+    def seen(self, values: Mapping[str, NDArray[Any]], row: int) -> NDArray[np.bool_]:
+        """Which keys count in a row of a batch, (keys,)."""
+        return np.asarray(values[self.mask][row] != 0)
+
+    def keys(self, graph: QuantizedGraph, sequence: int) -> int:
+        """How many keys it is for: the file's sequence length, or the fixed size of a cache."""
+        keys = graph.tensors[self.mask].shape[1]
+        return sequence if isinstance(keys, str) else keys
+
+    def shape(self, graph: QuantizedGraph, sequence: int) -> tuple[int, ...]:
+        """Its shape, see `MaskKind`."""
+        keys = self.keys(graph, sequence)
+        return {"limit": (1, 1, 1, keys), "tokens": (1, keys, 1)}.get(self.kind, (1, 1, 1, 1))
+
+
+def masks(graph: QuantizedGraph) -> tuple[str, ...]:
+    """The inputs of a network that are masks."""
+    return tuple(s.name for s in graph.inputs if s.dtype == "int64" and s.name.endswith("_mask"))
 
 
 HOST_ONLY: dict[Op, tuple[str, str]] = {
@@ -70,6 +126,18 @@ def split(graph: QuantizedGraph) -> Split:
     after = [n for n in graph.nodes if n.op in (Op.MEAN_POOL, Op.WIDEN) and n.output in outputs]
     body = [n for n in graph.nodes if n not in before and n not in after]
     return Split(tuple(before), tuple(body), tuple(after))
+
+
+def file_inputs(graph: QuantizedGraph, parts: Split) -> tuple[str, ...]:
+    """The activations that the host gives: the network's inputs, and what the host's first nodes make."""
+    return (*(s.name for s in graph.inputs if s.dtype != "int64"), *(n.output for n in parts.before))
+
+
+def unsplit(graph: QuantizedGraph, parts: Split) -> tuple[Node, ...]:
+    """The nodes of the file that read ids or positions, which no file has."""
+    known = {node.inputs[0] for node in parts.before} | {*masks(graph)}
+    ids = {s.name for s in graph.inputs if s.dtype == "int64"} - known
+    return tuple(node for node in parts.body if ids & set(node.inputs))
 
 
 def file_outputs(graph: QuantizedGraph, parts: Split) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from archnet.atomic import write_bytes
-from archnet.export.host_split import MASK, Split, file_outputs, split, static_length
+from archnet.export.host_split import Split, file_inputs, file_outputs, split, static_length, unsplit
 from archnet.export.qdq_operators import lower_node
 from archnet.export.qdq_state import QdqForm, QdqLowering, QdqTensor
 from archnet.graph import QuantizedGraph, TensorSpec
@@ -39,7 +39,7 @@ class QdqModel:
     Attributes:
         model: the ONNX model, checked.
         sequence: its sequence length.
-        inputs: names in its order: activations, LIMIT_INPUT with a scale behind a colon, TOKENS_INPUT.
+        inputs: names in its order: activations, and what is made of masks (MaskInput).
         stored: activation -> where it is in the model, for all that are outputs of it.
         zero_points: of the inputs that are activations.
         form: how it is written.
@@ -116,15 +116,12 @@ def export_qdq(
 def _inputs(state: QdqLowering, parts: Split) -> list[TensorSpec]:
     """Define what the host gives as activations."""
     graph = state.graph
-    looked_up = {node.inputs[0] for node in parts.before}
-    names = [s.name for s in graph.inputs if s.dtype != "int64"] + [n.output for n in parts.before]
+    names = file_inputs(graph, parts)
     for name in names:
         state.onnx.input(name, state.form.activations, state.shape(name))
         state.define(name, name, state.shape(name))
-    unread = {s.name for s in graph.inputs if s.dtype == "int64"} - looked_up - {MASK}
-    for node in parts.body:
-        if unread & set(node.inputs):
-            lower_node(state, node)  # names the operator that reads ids, and why it cannot
+    for node in unsplit(graph, parts):
+        lower_node(state, node)  # names the operator that reads ids, and why it cannot
     return [graph.tensors[name] for name in names]
 
 

@@ -13,18 +13,11 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from archnet.export.host_split import HOST_ONLY, UNSHIFTED, UNWINDOWED
+from archnet.export.host_split import HOST_ONLY, UNSHIFTED, UNWINDOWED, MaskInput
 from archnet.export.qdq_state import QdqLowering, QdqTensor, no_form, sizes_of
 from archnet.graph import Node
 from archnet.operators import Op
 from archnet.reference import first_positions
-
-LIMIT_INPUT = "attention_limit"
-"""Inputs of the file, (1, 1, 1, sequence), one a scale of scores, named with its number behind a colon: the
-greatest integer (of the mask form "add": that of 0) for tokens that count, the least for padding."""
-
-TOKENS_INPUT = "attention_tokens"
-"""Input of the file, (1, sequence, 1): 1 for tokens that count, 0 for padding."""
 
 WIDE_MIDDLE, WIDE_GREATEST = 2**15, 2**15 - 1
 """uint16: its zero point, and what is above it."""
@@ -191,14 +184,17 @@ def _swapped(state: QdqLowering, name: str) -> str:
 def _mask(state: QdqLowering, node: Node) -> None:
     """The minimum with an input of the same scale, or the sum with one of twice the scale.
 
-    Of int8 the least integer there is -256 here, and the greatest score plus that is below the range.
+    There is an input a scale of scores. It holds the greatest integer (for a sum that of 0) for tokens that
+    count, the least for padding. Of int8 the least integer there is -256 here, and the greatest score plus
+    that is below the range.
     """
-    x = node.inputs[0]
+    x, mask = node.inputs
     scale, zero_point = state.scale(x), state.zero_point(x)
-    name = f"{LIMIT_INPUT}:{np.float32(scale):.9g}"
+    given = MaskInput(mask, "limit", f"{np.float32(scale):.9g}")
+    name = given.name
     added = state.form.mask == "add"
     if not state.onnx.has(f"{name}/real"):
-        state.input(name, scale * 2 if added else scale, zero_point, (1, 1, 1, state.sequence))
+        state.input(name, scale * 2 if added else scale, zero_point, given.shape(state.graph, state.sequence))
     op = "Add" if added else "Min"
     y = state.onnx.node(op, [state.real(x), f"{name}/real"], f"{node.output}/exact")
     _move(state, node, y)
@@ -304,9 +300,10 @@ def _zero_pad(state: QdqLowering, node: Node) -> None:
         return
     real = state.real(x)
     if mask:
-        if not make.has(f"{TOKENS_INPUT}/real"):
-            state.input(TOKENS_INPUT, 1.0, 0, (1, state.sequence, 1))
-        real = make.node("Mul", [real, f"{TOKENS_INPUT}/real"], f"{node.output}/kept")
+        tokens = MaskInput(mask[0], "tokens")
+        if not make.has(f"{tokens.name}/real"):
+            state.input(tokens.name, 1.0, 0, tokens.shape(state.graph, state.sequence))
+        real = make.node("Mul", [real, f"{tokens.name}/real"], f"{node.output}/kept")
         if missing:
             value = make.node("QuantizeLinear", [real, *state.quantization(x)], f"{node.output}/kept/integer")
             real = make.node("DequantizeLinear", [value, *state.quantization(x)], f"{node.output}/kept/real")

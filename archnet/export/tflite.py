@@ -16,9 +16,19 @@ from pathlib import Path
 
 from archnet.atomic import write_bytes
 from archnet.errors import ArchNetError
-from archnet.export.host_split import MASK, NothingLeft, Split, file_outputs, split, static_length
+from archnet.export.host_split import (
+    MaskInput,
+    NothingLeft,
+    Split,
+    file_inputs,
+    file_outputs,
+    masks,
+    split,
+    static_length,
+    unsplit,
+)
 from archnet.export.tflite_model import Quantization, read_metadata
-from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT, lower_node
+from archnet.export.tflite_operators import lower_node
 from archnet.export.tflite_state import SHARE_LEVELS, Layout, StoredTensor, TfliteLowering
 from archnet.graph import Node, QuantizedGraph
 from archnet.operators import Op
@@ -35,7 +45,8 @@ class TfliteModel:
     Attributes:
         content: the file.
         sequence: its sequence length.
-        inputs: in the file's order: activations by name, LIMIT_INPUT, TOKENS_INPUT.
+        inputs: in the file's order: activations by name, and what the host makes of masks (MaskInput: 127 and
+            -128, or 1 and 0).
         stored: activation -> where it is in the file.
         outputs: activations in the file's order.
         shown: indices of the file's outputs in its order.
@@ -156,26 +167,25 @@ def build_tflite(graph: QuantizedGraph, sequence: int | None = None, *, expose: 
 def _inputs(state: TfliteLowering, parts: Split) -> tuple[str, ...]:
     """Define what the host gives."""
     graph, names = state.graph, []
-    looked_up = {node.inputs[0] for node in parts.before}
-    for name in [s.name for s in graph.inputs if s.dtype != "int64"] + [n.output for n in parts.before]:
+    for name in file_inputs(graph, parts):
         layout: Layout = "last" if is_map(graph, name) else "logical"
         state.pass_on(name, state.new(name, layout), layout)
         names.append(name)
-    unread = {s.name for s in graph.inputs if s.dtype == "int64"} - looked_up - {MASK}
-    for node in parts.body:
-        if unread & set(node.inputs):
-            lower_node(state, node)  # names the operator that reads ids, and why it cannot
-    scales = [state.spec(n.inputs[0]).scale or 0.0 for n in parts.body if n.op is Op.MASK]
-    if scales:
-        shape = [1, 1, 1, state.sequence]
-        # Twice the greatest: what is quantized to a scale of the scores then always saturates.
-        limit = state.file.tensor(LIMIT_INPUT, shape, "int8", Quantization(2 * max(scales)))
-        state.pass_on(LIMIT_INPUT, limit)
-        names.append(LIMIT_INPUT)
-    if any(n.op is Op.ZERO_PAD and MASK in n.inputs for n in parts.body):
-        tokens = state.file.tensor(TOKENS_INPUT, [1, state.sequence, 1], "int8", Quantization(1.0))
-        state.pass_on(TOKENS_INPUT, tokens)
-        names.append(TOKENS_INPUT)
+    for node in unsplit(graph, parts):
+        lower_node(state, node)  # names the operator that reads ids, and why it cannot
+    for mask in masks(graph):
+        reading = [node for node in parts.body if mask in node.inputs]
+        scales = [state.spec(n.inputs[0]).scale or 0.0 for n in reading if n.op is Op.MASK]
+        made = []
+        if scales:
+            # Twice the greatest: what is quantized to a scale of the scores then always saturates.
+            made.append((MaskInput(mask, "limit"), 2 * max(scales)))
+        if any(node.op is Op.ZERO_PAD for node in reading):
+            made.append((MaskInput(mask, "tokens"), 1.0))
+        for given, scale in made:
+            shape = list(given.shape(graph, state.sequence))
+            state.pass_on(given.name, state.file.tensor(given.name, shape, "int8", Quantization(scale)))
+            names.append(given.name)
     return tuple(names)
 
 

@@ -13,19 +13,13 @@ from typing import cast
 
 import numpy as np
 
-from archnet.export.host_split import HOST_ONLY, UNSHIFTED
+from archnet.export.host_split import HOST_ONLY, UNSHIFTED, MaskInput
 from archnet.export.tflite_image import lower_conv, lower_max_pool, lower_windows
 from archnet.export.tflite_model import INT32, Quantization
 from archnet.export.tflite_state import SHARE_LEVELS, Layout, TfliteLowering, no_form
 from archnet.graph import Node
 from archnet.operators import Op
 from archnet.reference import first_positions
-
-LIMIT_INPUT = "attention_limit"
-"""Input of the file, int8 (1, 1, 1, sequence): 127 for tokens that count, -128 for padding."""
-
-TOKENS_INPUT = "attention_tokens"
-"""Input of the file, int8 (1, sequence, 1): 1 for tokens that count, 0 for padding."""
 
 
 def lower_node(state: TfliteLowering, node: Node) -> None:
@@ -101,12 +95,11 @@ def _limit(state: TfliteLowering, mask: str, quantization: Quantization) -> int:
 
     The input has the greatest of the scales, so a Quantize to a smaller one saturates: 127 and -128 stay.
     """
-    key = cast(float, quantization.scale), quantization.zero_point
+    key = mask, cast(float, quantization.scale), quantization.zero_point
     if key not in state.limits:
-        source = state.values[LIMIT_INPUT, "logical"]
-        out = state.file.tensor(
-            f"{mask}/limit:{len(state.limits)}", [1, 1, 1, state.sequence], "int8", quantization
-        )
+        given = MaskInput(mask, "limit")
+        source, shape = state.values[given.name, "logical"], given.shape(state.graph, state.sequence)
+        out = state.file.tensor(f"{mask}/limit:{len(state.limits)}", list(shape), "int8", quantization)
         state.limits[key] = state.file.node("QUANTIZE", [source], out)
     return state.limits[key]
 
@@ -226,7 +219,8 @@ def _zero_pad(state: TfliteLowering, node: Node) -> None:
     value = state.get(x)
     if mask:
         kept = state.file.tensor(f"{node.output}/kept", state.shape(x), "int8", state.quantization(x))
-        value = state.file.node("MUL", [value, state.values[TOKENS_INPUT, "logical"]], kept)
+        tokens = state.values[MaskInput(mask[0], "tokens").name, "logical"]
+        value = state.file.node("MUL", [value, tokens], kept)
     _pad_rows(state, node, value, 0, state.shape(node.output)[1] - state.shape(x)[1])
 
 

@@ -50,8 +50,8 @@ class TfliteLowering:
     file: TfliteBuilder = field(default_factory=TfliteBuilder)
     values: dict[tuple[str, Layout], int] = field(default_factory=dict)
     quantizations: dict[str, Quantization] = field(default_factory=dict)
-    limits: dict[tuple[float, int], int] = field(default_factory=dict)
-    """(scale, zero point) -> the mask as limits in that quantization."""
+    limits: dict[tuple[str, float, int], int] = field(default_factory=dict)
+    """(mask, scale, zero point) -> the mask as limits in that quantization."""
 
     @property
     def dims(self) -> Mapping[str, int]:

@@ -13,8 +13,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from archnet.export.host_split import HOST_ONLY, UNSHIFTED
-from archnet.export.tpu_state import FACTOR_INPUT, LIMIT_INPUT, TOKENS_INPUT, TpuLowering, Value, no_form
+from archnet.export.host_split import HOST_ONLY, UNSHIFTED, MaskInput
+from archnet.export.tpu_state import TpuLowering, Value, no_form
 from archnet.graph import MULTIPLIER_SHIFT, Node
 from archnet.operators import Op
 from archnet.reference import first_positions
@@ -110,10 +110,8 @@ def _mean_matmul(state: TpuLowering, node: Node) -> None:
     left, table = state.of(a), state.graph.constants[multipliers]
     tokens = state.shape(a)[-1]
     if mask:
-        sizes = (1, 1, 1, tokens)
-        seen = state.emit(
-            "reshape", [_tokens_input(state)], f"{node.output}/seen", "int8", sizes, sizes=list(sizes)
-        )
+        sizes, given = (1, 1, 1, tokens), state.mask_input(MaskInput(mask[0], "tokens"))
+        seen = state.emit("reshape", [given], f"{node.output}/seen", "int8", sizes, sizes=list(sizes))
         left = state.emit(
             "multiply", [left, seen], f"{node.output}/kept", state.spec(a).dtype, state.shape(a), shift=0
         )
@@ -129,13 +127,13 @@ def _mean_matmul(state: TpuLowering, node: Node) -> None:
         factor = int(table[tokens - 1])
         state.define(node, "multiply", [total], factor=factor, shift=MULTIPLIER_SHIFT)
         return
-    name = state.input(f"{FACTOR_INPUT}:{multipliers}", "int32", (1, 1, 1, 1))
+    name = state.mask_input(MaskInput(mask[0], "factor", multipliers))
     state.define(node, "multiply", [total, name], shift=MULTIPLIER_SHIFT)
 
 
 def _mask(state: TpuLowering, node: Node) -> None:
-    limit = state.input(LIMIT_INPUT, "int8", (1, 1, 1, state.sequence))
-    state.define(node, "minimum", [state.of(node.inputs[0]), limit])
+    x, mask = node.inputs
+    state.define(node, "minimum", [state.of(x), state.mask_input(MaskInput(mask, "limit"))])
 
 
 def _softmax(state: TpuLowering, node: Node) -> None:
@@ -268,10 +266,6 @@ def _stepped(
     return state.emit("pad", [x], output, dtype, shape, pads=[*[0] * len(before), *behind])
 
 
-def _tokens_input(state: TpuLowering) -> str:
-    return state.input(TOKENS_INPUT, "int8", (1, state.sequence, 1))
-
-
 def _zero_pad(state: TpuLowering, node: Node) -> None:
     """Times 1 or 0, then rows of zeros up to the longest sequence."""
     x, *mask = node.inputs
@@ -279,7 +273,7 @@ def _zero_pad(state: TpuLowering, node: Node) -> None:
     if mask:
         kept = state.emit(
             "multiply",
-            [value.name, _tokens_input(state)],
+            [value.name, state.mask_input(MaskInput(mask[0], "tokens"))],
             f"{node.output}/kept",
             state.spec(x).dtype,
             value.shape,

@@ -5,8 +5,8 @@ multiplies by an integer and shifts, rounding half to even, so that every operat
 without a difference. The compiler lives in an environment of its own; a program is a file for its driver
 (archnet/targets/drivers/sophgo.py), which makes one call of TpuLang of each operation.
 
-The host's part is that of `archnet.export.host_split`. Of the mask it makes `LIMIT_INPUT`, `TOKENS_INPUT`
-and `FACTOR_INPUT`s, where a network needs them.
+The host's part is that of `archnet.export.host_split`; what it makes of masks is said by
+`TpuLowering.mask_input`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archnet.atomic import write_bytes
-from archnet.export.host_split import MASK, file_outputs, split, static_length
+from archnet.export.host_split import file_inputs, file_outputs, split, static_length, unsplit
 from archnet.export.tpu_operators import lower_node
 from archnet.export.tpu_state import Operation, TpuInput, TpuLowering, Value
 from archnet.graph import QuantizedGraph
@@ -85,14 +85,11 @@ def build_tpu_program(
     length = static_length(graph, sequence)
     state, parts = TpuLowering(graph, length), split(graph)
     parts.require_body(graph)
-    for name in [s.name for s in graph.inputs if s.dtype != "int64"] + [n.output for n in parts.before]:
+    for name in file_inputs(graph, parts):
         state.input(name, state.spec(name).dtype, state.shape(name))
         state.values[name] = Value(name, state.shape(name))
-    looked_up = {node.inputs[0] for node in parts.before}
-    unread = {s.name for s in graph.inputs if s.dtype == "int64"} - looked_up - {MASK}
-    for node in parts.body:
-        if unread & set(node.inputs):
-            lower_node(state, node)  # names the operator that reads ids, and why it cannot
+    for node in unsplit(graph, parts):
+        lower_node(state, node)  # names the operator that reads ids, and why it cannot
     for node in parts.body:
         lower_node(state, node)
     wanted: Sequence[str] = file_outputs(graph, parts)

@@ -10,19 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archnet.errors import ArchNetError
+from archnet.export.host_split import MaskInput
 from archnet.graph import Dim, Node, QuantizedGraph, TensorSpec
 
 Shape = tuple[int, ...]
-
-LIMIT_INPUT = "attention_limit"
-"""int8 (1, 1, 1, sequence): 127 for tokens that count, -128 for padding."""
-
-TOKENS_INPUT = "attention_tokens"
-"""int8 (1, sequence, 1): 1 for tokens that count, 0 for padding."""
-
-FACTOR_INPUT = "attention_factor"
-"""int32 (1, 1, 1, 1), one for each table of multipliers, named with the table's name behind a colon: the
-table's entry for the number of tokens that count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +93,15 @@ class TpuLowering:
         if all(known.name != name for known in self.inputs):
             self.inputs.append(TpuInput(name, dtype, shape))
         return name
+
+    def mask_input(self, given: MaskInput) -> str:
+        """An input of the program that the host makes of a mask, once.
+
+        Limits are int8 127 for tokens that count and -128 for others, tokens int8 1 and 0; a factor is
+        int32, the entry of the table that its detail names for the number of tokens that count.
+        """
+        dtype = "int32" if given.kind == "factor" else "int8"
+        return self.input(given.name, dtype, given.shape(self.graph, self.sequence))
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """A constant of the program, by its name once."""

@@ -17,7 +17,7 @@ class ChipRow:
 
     Attributes:
         target: the chip.
-        network: ORIGINAL or OURS.
+        network: ORIGINAL or OURS, with the part of it where it has several.
         record: what `archnet.targets.chips.CompileSummary` holds; None where the compiler refused it.
         refused: then its words.
     """
@@ -55,7 +55,9 @@ def chip_rows(
         compiled: records of the converted network.
         originals: answers of `archnet.original`, by target.
     """
-    ours = {str(record["target"]): record for record in compiled}
+    ours: dict[str, list[Mapping[str, Json]]] = {}
+    for one in compiled:
+        ours.setdefault(str(one["target"]), []).append(one)
     rows = []
     for target in dict.fromkeys((*ours, *originals)):
         if target in originals:
@@ -63,8 +65,9 @@ def chip_rows(
             record = answer.get("compiled")
             found = record if isinstance(record, Mapping) else None
             rows.append(ChipRow(target, ORIGINAL, found, str(answer.get("refused") or "")))
-        if target in ours:
-            rows.append(ChipRow(target, OURS, ours[target]))
+        for one in ours.get(target, ()):
+            part = one.get("part")
+            rows.append(ChipRow(target, f"{OURS}, {part}" if part else OURS, one))
     return rows
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from archnet.build import BuildDir
 from archnet.errors import ArchNetError
 from archnet.graph import QuantizedGraph
-from archnet.parts import chip_part
+from archnet.parts import DECODER
 from archnet.storage import load_graph
 from archnet.targets.chips import Chip, CompileSummary
 from archnet.targets.toolchain import find_toolchain
@@ -36,6 +37,7 @@ class CompileJob:
         seconds: time limit of the compiler.
         sequence: tokens of a sentence; the network's most when None.
         samples: inputs that a compiler may calibrate with, by name; those of the build when None.
+        part: of the build, that is compiled (`archnet.parts`).
     """
 
     chip: Chip
@@ -45,11 +47,12 @@ class CompileJob:
     seconds: float
     sequence: int | None
     samples: Mapping[str, NDArray[Any]] | None = None
+    part: str = ""
 
     @property
     def network(self) -> Path:
-        """The folder of the network that is compiled, the build's or its encoder's."""
-        return self.build.path / chip_part(self.build.path)
+        """The folder of the network that is compiled, the build's or a part's in it."""
+        return self.build.path / self.part
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +124,31 @@ def network_of(job: CompileJob) -> QuantizedGraph:
         ArchNetError: a length was given for a network without one.
     """
     graph = load_graph(job.network / "graph")
-    if job.sequence is not None and not reads_tokens(graph):
-        raise ArchNetError(f"{job.build.path} reads no tokens, so it has no --seq-len", fix="leave it out")
+    check_length(graph, job.build.path, job.sequence)
     return graph
+
+
+def network_inputs(job: CompileJob) -> Mapping[str, NDArray[Any]]:
+    """The network's inputs for the sentences or pictures of the build; of a step, for a token of each."""
+    from archnet.integer_decoder import open_reference, step_samples
+    from archnet.validate import agreement_inputs
+
+    inputs = agreement_inputs(job.build)
+    if job.part != DECODER:
+        return inputs
+    given = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    return step_samples(open_reference(job.build.path), given)
+
+
+def check_length(graph: QuantizedGraph, folder: Path, sequence: int | None) -> None:
+    """Raises ArchNetError where a length was given for a network without one."""
+    if sequence is None or reads_tokens(graph):
+        return
+    cached = any(spec.name == "cache_mask" for spec in graph.inputs)
+    why = (
+        f"takes a token at a time, with a cache of {graph.max_sequence - 1}" if cached else "reads no tokens"
+    )
+    raise ArchNetError(f"{folder} {why}, so it has no --seq-len", fix="leave it out")
 
 
 def reads_tokens(graph: QuantizedGraph) -> bool:

@@ -18,13 +18,12 @@ from archnet.backends.twin import numbered, twin_inputs
 from archnet.export.float_twin import OPSET, export_float_twin
 from archnet.export.older_onnx import at_opset
 from archnet.graph import QuantizedGraph
-from archnet.routes import CompileJob, OriginalJob, network_of, reads_tokens
+from archnet.routes import CompileJob, OriginalJob, network_inputs, network_of, reads_tokens
 from archnet.routes.static_onnx import counted, write_original
 from archnet.targets.chips import CompileSummary
 from archnet.targets.nncase import read_placement
 from archnet.targets.toolchain import find_toolchain
 from archnet.targets.worker import Worker
-from archnet.validate import agreement_inputs
 
 MODEL, KMODEL = "model.onnx", "model.kmodel"
 
@@ -43,6 +42,8 @@ def calibration_samples(
         inputs: of the whole model; a translation model's encoder takes only some.
     """
     wanted = user_inputs(graph)
+    if "cache_mask" in wanted:
+        return {name: values[:CALIBRATION] for name, values in inputs.items() if name in wanted}
     return {
         name: values[:CALIBRATION, :length] if values.dtype == np.int64 else values[:CALIBRATION]
         for name, values in inputs.items()
@@ -54,7 +55,7 @@ def compile_chip(job: CompileJob) -> CompileSummary:
     """Write model.onnx and compile it into model.kmodel (see `archnet.routes`)."""
     graph = network_of(job)
     twin = export_float_twin(graph, job.folder / MODEL, job.sequence)
-    given = agreement_inputs(job.build) if job.samples is None else job.samples
+    given = network_inputs(job) if job.samples is None else job.samples
     samples = calibration_samples(graph, given, twin.sequence)
     return _compiled(job, twin_inputs(graph, twin, samples), twin.sequence if reads_tokens(graph) else None)
 

@@ -35,7 +35,6 @@ from archnet.export.tflite import (
     split,
 )
 from archnet.export.tflite_image import dense_weights
-from archnet.export.tflite_operators import LIMIT_INPUT, TOKENS_INPUT
 
 EXACT = (Op.LINEAR, Op.CONV, Op.MAX_POOL, Op.MASK, Op.RESHAPE, Op.TRANSPOSE, Op.CONCAT, Op.SELECT,
          Op.PREPEND, Op.WINDOWS, Op.ZERO_PAD, Op.CROP, Op.EMBEDDING)  # fmt: skip
@@ -160,7 +159,7 @@ def test_padding_and_cropping_are_exact_with_a_mask() -> None:
     graph = with_padding(encoder())
     inputs = random_inputs(np.random.default_rng(1), graph, batch=4, sequence=9)
     backend = litert(graph)
-    assert TOKENS_INPUT in build_tflite(graph, 9).inputs
+    assert "attention_tokens" in build_tflite(graph, 9).inputs
     found = differences(graph, backend, inputs)
     assert found["padded"][:2] == (Op.ZERO_PAD, 0)
     assert found["cropped"][:2] == (Op.CROP, 0)
@@ -176,7 +175,7 @@ def test_the_deployed_file_pads_short_sentences() -> None:
 
 def test_the_file_has_one_input_for_the_mask_and_rows_instead_of_ids() -> None:
     model = build_tflite(encoder(layers=3), 8)
-    assert model.inputs == ("embeddings.words:0", LIMIT_INPUT)
+    assert model.inputs == ("embeddings.words:0", "attention_limit")
     assert model.operators.count("FULLY_CONNECTED") == 18
     assert model.operators.count("SOFTMAX") == 3
     assert "GATHER" not in model.operators
