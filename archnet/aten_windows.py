@@ -6,6 +6,7 @@ How a library writes windows does not matter: reshapes, rolls, slices and paddin
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from archnet.converters.softmax import HIDDEN
+from archnet.network import SiteAttribute
 from archnet.operators import Op
 from archnet.token_values import Moved, Unknown, Value
 from archnet.windows import windows_of
@@ -24,11 +26,13 @@ ORDER = "features in an order that no operator takes"
 
 
 def in_windows(t: Translator, node: fx.Node, m: Moved) -> Value:
-    """The sites that put the tokens of pictures into windows or back, or neighbours side by side.
+    """The sites that put the tokens of pictures into windows or back, neighbours side by side, or into a map.
 
     Raises:
         Unknown: their order is another one.
     """
+    if m.terms[0][0].dim() == 4:
+        return _as_map(t, node, m)
     order, beside, window = _order(m)
     tokens = m.sizes[0] * m.sizes[1] // m.pictures
     site = m.base.site
@@ -40,6 +44,17 @@ def in_windows(t: Translator, node: fx.Node, m: Moved) -> Value:
     if beside > 1:
         site = t.add_site(node, Op.RESHAPE, (site,), attributes={"beside": beside})
     return Value(site, tokens=m.base.tokens, window=window)
+
+
+def _as_map(t: Translator, node: fx.Node, m: Moved) -> Value:
+    """(batch, channels, height, width) of tokens, whose features are the channels."""
+    height, width = m.terms[0][0].shape[2:]
+    rows = replace(m, terms=tuple((i.flatten(2).mT, g.flatten(2).mT) for i, g in m.terms))
+    tokens = in_windows(t, node, rows)
+    if tokens.window or rows.terms[0][0].shape[2] != m.sizes[2]:
+        raise Unknown(ORDER)
+    size: dict[str, SiteAttribute] = {"height": height, "width": width}
+    return Value(t.add_site(node, Op.TO_MAP, (tokens.site,), attributes=size), "map")
 
 
 def _order(m: Moved) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], int, int]:

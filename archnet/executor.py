@@ -293,6 +293,7 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.MAX_POOL: lambda m, s, x: F.max_pool2d(x, *_window(s)),
     Op.AVG_POOL: lambda m, s, x: F.avg_pool2d(x, *_window(s)),
     Op.TO_TOKENS: lambda m, s, x: x.flatten(2).transpose(1, 2),
+    Op.TO_MAP: lambda m, s, x: x.transpose(1, 2).unflatten(2, (int(s.attributes["height"]), -1)),
     Op.PREPEND: lambda m, s, x: F.pad(x, (0, 0, int(s.attributes["rows"]), 0)),
     Op.SHIFT: lambda m, s, x: shifted(x, int(s.attributes["by"])),
     Op.WINDOWS: lambda m, s, x: in_windows(x, Windows.of(s.attributes)),

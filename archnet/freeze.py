@@ -23,6 +23,7 @@ from archnet.freeze_image import (
     flatten,
     max_pool,
     prepend,
+    to_map,
     to_tokens,
     token_mean,
 )
@@ -298,6 +299,7 @@ FREEZERS: dict[Op, Callable[[GraphBuilder, Site], None]] = {
     Op.AVG_POOL: average_pool,
     Op.MAX_POOL: max_pool,
     Op.TO_TOKENS: to_tokens,
+    Op.TO_MAP: to_map,
     Op.PREPEND: prepend,
     Op.FLATTEN: flatten,
     Op.TOKEN_MEAN: token_mean,

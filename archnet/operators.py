@@ -49,6 +49,7 @@ class Op(StrEnum):
     MAX_POOL = "MaxPool"
     AVG_POOL = "AveragePool"
     TO_TOKENS = "ToTokens"
+    TO_MAP = "ToMap"
     PREPEND = "Prepend"
     SHIFT = "Shift"
     WINDOWS = "Windows"

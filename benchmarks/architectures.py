@@ -107,6 +107,15 @@ PICTURES = {
         {"image_size": PICTURE, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]},
         window_size=4,
     ),
+    **alike(
+        "pvt_v2 segformer",
+        {"num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [16, 32]},
+        num_attention_heads=[2, 4],
+        mlp_ratios=[2, 2],
+        patch_sizes=[7, 3],
+        strides=[4, 2],
+        image_size=PICTURE,
+    ),
 }
 
 

@@ -33,6 +33,7 @@ PASSING = (
     Op.MEAN_POOL,
     Op.MAX_POOL,
     Op.TO_TOKENS,
+    Op.TO_MAP,
     Op.PREPEND,
     Op.SHIFT,
     Op.WINDOWS,

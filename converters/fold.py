@@ -234,6 +234,35 @@ def _as_layer(folder: _Folder, site: Site, value: Affine) -> str:
     return name
 
 
+def _to_map(folder: _Folder, site: Site) -> None:
+    """Tokens as a map; convolutions that put zeros around it have these in place of the value itself."""
+    before = folder.values[site.inputs[0]]
+    readers = folder.source.consumers()[site.name]
+    inside = all(r.op is Op.CONV and not r.attributes["pad_y"] and not r.attributes["pad_x"] for r in readers)
+    if before.bias is not None and not inside:
+        before = Affine(_as_layer(folder, site, before))
+    folder.emit(site, (before.carrier,), Affine(site.name, before.weight, before.bias))
+
+
+def _convolution(folder: _Folder, site: Site) -> None:
+    """A convolution takes the affine of each channel of its map in, as fully connected layers do."""
+    before = folder.values[site.inputs[0]]
+    folder.emit(site, (before.carrier,))
+    weight, bias = folder.source.parameter(site, "weight"), folder.source.parameter(site, "bias")
+    groups = int(site.attributes["groups"])
+    for role, numbers in (("bias", before.bias), ("weight", before.weight)):
+        if numbers is None:
+            continue
+        # Output channel n reads the channels of group n // (outputs of a group).
+        own = numbers.reshape(groups, 1, -1).expand(-1, len(weight) // groups, -1).reshape(len(weight), -1)
+        if role == "bias":
+            bias = bias + (weight.sum((2, 3)) * own).sum(1)
+        else:
+            weight = weight * own[:, :, None, None]
+    folder.tensors[site.parameters["weight"]] = weight.contiguous()
+    folder.tensors[site.parameters["bias"]] = bias.contiguous()
+
+
 def adds_zeros(site: Site) -> bool:
     """Whether a site puts zeros among tokens, as windows do that a map does not fill."""
     if site.op is not Op.WINDOWS or site.attributes["inverse"]:
@@ -295,6 +324,8 @@ _HANDLERS = {
     Op.TOKEN_MEAN: _linear_in_tokens,
     Op.SELECT: _linear_in_tokens,
     Op.WINDOWS: _windows,
+    Op.TO_MAP: _to_map,
+    Op.CONV: _convolution,
     Op.RESHAPE: _beside,
 }
 

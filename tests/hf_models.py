@@ -112,6 +112,11 @@ _STAGES = (
     *(("image_size", 16), ("patch_size", 2), ("num_channels", 3), ("window_size", 4)),
     *(("depths", [2, 1]), ("num_heads", [2, 4]), ("mlp_ratio", 2.0)),
 )
+_REDUCED = (
+    *(("image_size", 16), ("num_encoder_blocks", 2), ("depths", [1, 1]), ("hidden_sizes", [16, 32])),
+    *(("num_attention_heads", [2, 4]), ("mlp_ratios", [2, 2]), ("sr_ratios", [2, 1])),
+    *(("patch_sizes", [7, 3]), ("strides", [2, 2])),
+)
 
 FAMILIES: dict[str, Family] = {
     "bert": Family("bert", extra=_PLAIN_TOKENS),
@@ -218,6 +223,10 @@ FAMILIES: dict[str, Family] = {
     **{
         name: Family(name, "none", attention, size_names=("embed_dim", "", "", ""), extra=_STAGES)
         for name, attention in (("swin", "sdpa"), ("swinv2", "eager"))
+    },
+    **{
+        name: Family(name, "none", "eager", size_names=("", "", "", ""), extra=_REDUCED)
+        for name in ("pvt_v2", "segformer")
     },
 }
 """The families that `make_model_folder` knows."""

@@ -29,7 +29,7 @@ from tests.hf_models import make_model
 SIZE = (3, 16, 16)
 CLASSES = 5
 
-Kind = Literal["vit", "dinov2", "beit", "swin", "swin_padded", "swinv2", "cnn"]
+Kind = Literal["vit", "dinov2", "beit", "swin", "swin_padded", "swinv2", "pvt_v2", "segformer", "cnn"]
 
 
 class SmallCnn(nn.Module):

@@ -105,7 +105,7 @@ def test_probabilities_in_other_units_are_off_by_one_and_named() -> None:
     assert {p.op for p in emulated_places(encoder(share_levels=256))} == {Op.ADD, Op.SOFTMAX}
 
 
-@pytest.mark.parametrize("kind", ["cnn", "vit", "dinov2", "beit", "swin", "swin_padded"])
+@pytest.mark.parametrize("kind", ["cnn", "vit", "dinov2", "beit", "swin", "swin_padded", "pvt_v2"])
 def test_image_operators_have_the_reference_integers(kind: Kind) -> None:
     graph = image_graph(kind, Bits(8, 8))
     found = differences(graph, litert(graph, 64), {"pixel_values": images(6)["pixel_values"].numpy()})

@@ -44,7 +44,9 @@ def network(name: str) -> QuantizedGraph:
 
 
 @pytest.mark.parametrize("accelerator", [c.name for c in ALL_CHIPS if c.route == "ethos_u"])
-@pytest.mark.parametrize("name", ["text", "padding", "cnn", "vit", "dinov2", "beit", "swin", "swin_padded"])
+@pytest.mark.parametrize(
+    "name", ["text", "padding", "cnn", "vit", "dinov2", "beit", "swin", "swin_padded", "pvt_v2"]
+)
 def test_every_operator_is_placed_on_the_npu(tmp_path: Path, name: str, accelerator: str) -> None:
     folder = tmp_path / "build"
     with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
