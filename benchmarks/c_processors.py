@@ -32,7 +32,7 @@ from archnet.build import BuildDir
 from archnet.compiling import compile_for
 from archnet.errors import ArchNetError
 from archnet.graph import QuantizedGraph
-from archnet.parts import chip_part
+from archnet.parts import part_names
 from archnet.reference import execute
 from archnet.storage import load_graph
 
@@ -190,9 +190,10 @@ def run_c(
 
 def one_row(build: Path, processor: Processor, sequence: int | None, count: int) -> Row:
     """Run the samples of a build, which `compile_for` has written the C files of."""
-    network = build / chip_part(build)
+    part = part_names(build)[0]
+    network = build / part
     graph = load_graph(network / "graph")
-    given = samples(build, count, sequence)
+    given = samples(build, part, count, sequence)
     elements = differing = 0
     total = len(next(iter(given.values())))
     for i in range(total):
@@ -223,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for build in options.builds:
             BuildDir.open_finished(build)
-            graph = load_graph(build / chip_part(build) / "graph")
+            graph = load_graph(build / part_names(build)[0] / "graph")
             tokens = any("sequence" in spec.shape for spec in graph.inputs)
             length = options.seq_len if tokens else None
             compile_for(build, "tvm-c", sequence=length)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from archnet.atomic import human_bytes, read_json, sha256_file, write_json
 from archnet.backends import BACKENDS, Backend, open_backend
@@ -29,9 +30,10 @@ from archnet.backends.reference import ReferenceBackend
 from archnet.build import BuildDir
 from archnet.compiling import compile_for
 from archnet.errors import ArchNetError
+from archnet.integer_decoder import open_reference, step_samples
 from archnet.metrics import cosine
 from archnet.original import compile_original_of
-from archnet.parts import chip_part, is_translation
+from archnet.parts import DECODER, chip_parts, part_names
 from archnet.routes import takes_originals
 from archnet.storage import load_graph
 from archnet.targets.chips import CHIPS, Chip, CompileSummary, find_chip
@@ -88,17 +90,19 @@ def open_compiled(build: Path, chip: Chip) -> Backend | None:
     return open_backend(name, build, threads=1) if name is not None else None
 
 
-def samples(build: Path, count: int, sequence: int | None) -> Json:
-    """The first saved inputs of a build; sentences cut and padded to a length."""
-    read = {spec.name for spec in load_graph(build / chip_part(build) / "graph").inputs}
+def samples(build: Path, part: str, count: int, sequence: int | None) -> Json:
+    """The first saved inputs of a network; sentences cut and padded; of a step a token of each."""
     saved = agreement_inputs(BuildDir.open_finished(build))
-    given = {name: value[:count] for name, value in saved.items() if name in read}
-    if "pixel_values" in given or sequence is None:
-        return given
-    return {
-        name: np.pad(v[:, :sequence], ((0, 0), (0, max(0, sequence - v.shape[1]))))
-        for name, v in given.items()
-    }
+    few = {name: value[:count] for name, value in saved.items()}
+    if "pixel_values" not in few and sequence is not None:
+        few = {
+            name: np.pad(v[:, :sequence], ((0, 0), (0, max(0, sequence - v.shape[1]))))
+            for name, v in few.items()
+        }
+    if part == DECODER:
+        return step_samples(open_reference(build), {n: torch.from_numpy(v) for n, v in few.items()})
+    read = {spec.name for spec in load_graph(build / part / "graph").inputs}
+    return {name: value for name, value in few.items() if name in read}
 
 
 def agreement(backend: Backend, network: Path, inputs: Json) -> Json:
@@ -135,29 +139,40 @@ def _each(backend: Backend, inputs: Json) -> Json:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def one_row(
+def rows_of(
     build: Path, chip: Chip, sequence: int | None, count: int, seconds: float, *, original: bool = False
-) -> Json:
-    """Compile, run and compare; a refusal is a row. An original is compiled only."""
+) -> list[Json]:
+    """Compile, run and compare each network of a build; a refusal is a row. An original is compiled only."""
     row: Json = {"build": build.name, "chip": chip.name, "toolchain": chip.toolchain, "original": original}
     if chip.toolchain is not None and find_toolchain(chip.toolchain).installed() is None:
-        return {**row, "status": "missing", "said": f"archnet targets install {chip.toolchain}"}
-    network = build / chip_part(build)
-    graph = load_graph(network / "graph")
+        return [{**row, "status": "missing", "said": f"archnet targets install {chip.toolchain}"}]
+    graph = load_graph(build / part_names(build)[0] / "graph")
     tokens = any("sequence" in spec.shape for spec in graph.inputs)
     length = min(sequence, graph.max_sequence) if tokens and sequence is not None else None
     if original:
-        return row | _original(build, chip, length, seconds)
+        return [row | _original(build, chip, length, seconds)]
     try:
-        summary: CompileSummary = compile_for(build, chip.name, sequence=length, seconds=seconds)
+        summaries = compile_for(build, chip.name, sequence=length, seconds=seconds)
     except ArchNetError as error:
-        return {**row, "status": "refused", "said": error.problem}
-    row |= {"status": "compiled", "summary": dataclasses.asdict(summary), "agreement": None, "said": ""}
+        return [{**row, "status": "refused", "said": error.problem}]
+    parts = chip_parts(build, decoders=chip.decoders)
+    return [
+        row | _compared(build, part, chip, summary, count, length)
+        for part, summary in zip(parts, summaries, strict=True)
+    ]
+
+
+def _compared(
+    build: Path, part: str, chip: Chip, summary: CompileSummary, count: int, length: int | None
+) -> Json:
+    """What was compiled of a network, and how its outputs compare."""
+    row = {"status": "compiled", "summary": dataclasses.asdict(summary), "agreement": None, "said": ""}
     try:
-        backend = open_compiled(network, chip)
+        backend = open_compiled(build / part, chip)
         if backend is None:
             return {**row, "said": "nothing here runs it"}
-        return {**row, "agreement": agreement(backend, network, samples(build, count, length))}
+        given = samples(build, part, count, length)
+        return {**row, "agreement": agreement(backend, build / part, given)}
     except ArchNetError as error:
         return {**row, "said": error.problem}
 
@@ -175,17 +190,18 @@ def fill(builds: Sequence[Path], chips: Sequence[Chip], out: Path, options: argp
     """Make the rows that are missing, and keep each at once."""
     table: Json = dict(read_json(out)) if out.is_file() else {}
     for build in builds:
-        network = sha256_file(build / chip_part(build) / "graph" / "graph.safetensors")[:16]
+        files = [build / part / "graph" / "graph.safetensors" for part in part_names(build)]
+        network = " ".join(sha256_file(file)[:16] for file in files)
         for chip in chips:
             tool = find_toolchain(chip.toolchain).tool if chip.toolchain else "-"
             key = f"{build.name} {network} {chip.name} {tool} {options.seq_len} {options.samples}"
-            asked = options.originals and takes_originals(chip) and not is_translation(build)
+            asked = options.originals and takes_originals(chip) and part_names(build) == ("",)
             for original in (True, False) if asked else (False,):
                 kept = f"{key} original" if original else key
-                if table.get(kept, {}).get("status") not in (None, "missing"):
+                if any(row["status"] != "missing" for row in table.get(kept, ())):
                     continue
                 print(f"{build.name}{', unchanged' * original} -> {chip.name}", file=sys.stderr, flush=True)
-                table[kept] = one_row(
+                table[kept] = rows_of(
                     build, chip, options.seq_len, options.samples, options.time_limit, original=original
                 )
                 write_json(out, table)
@@ -199,7 +215,9 @@ def markdown(rows: Sequence[Json]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = [row["build"] + (", unchanged" if row.get("original") else ""), f"`{row['chip']}`"]
+        part = (row.get("summary") or {}).get("part")
+        named = ", unchanged" if row.get("original") else f", {part}" if part else ""
+        cells = [row["build"] + named, f"`{row['chip']}`"]
         if row["status"] != "compiled":
             word = "not installed" if row["status"] == "missing" else "refused"
             cells += ["", "", "", "", "", f"{word}: {_short(row['said'])}"]
@@ -266,7 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = {(build.name, chip.name) for build in options.builds for chip in chips}
     rows = [
         row
-        for row in table.values()
+        for made in table.values()
+        for row in made
         if (row["build"], row["chip"]) in wanted and (options.originals or not row.get("original"))
     ]
     text = markdown(rows)

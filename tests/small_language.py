@@ -17,7 +17,7 @@ from archnet.freeze_translation import freeze_translation
 from archnet.graph import QuantizedGraph
 from archnet.network import Network
 from archnet.parts import DECODER
-from archnet.quantized_student import QuantizedStudent, channel_statistics
+from archnet.quantized_student import QuantizedStudent, channel_statistics, with_share_levels
 from archnet.rewrite import materialize, rewrite, token_statistics
 from archnet.sources.writer import LanguageModel
 from tests.hf_writers import PAD, make_language_model
@@ -57,11 +57,11 @@ def folded_language(family: str = "gpt2", attention: str = "softmax") -> Folded:
 
 @cache
 def frozen_language(
-    family: str = "gpt2", bits: str = "w8a8", attention: str = "softmax"
+    family: str = "gpt2", bits: str = "w8a8", attention: str = "softmax", levels: int = 255
 ) -> tuple[QuantizedStudent, QuantizedGraph]:
     """A calibrated student and the graph of its step."""
     folded = folded_language(family, attention)
-    student = QuantizedStudent(folded.network, Bits.parse(bits))
+    student = QuantizedStudent(with_share_levels(folded.network, levels), Bits.parse(bits))
     with torch.no_grad():
         student.calibrate([text_batch(seed) for seed in range(3)])
         student.raise_fine_steps()

@@ -19,7 +19,7 @@ from archnet.freeze_translation import freeze_translation
 from archnet.generation import GenerationSettings
 from archnet.graph import QuantizedGraph
 from archnet.network import Network
-from archnet.quantized_student import QuantizedStudent, channel_statistics
+from archnet.quantized_student import QuantizedStudent, channel_statistics, with_share_levels
 from archnet.rewrite import materialize, rewrite, token_statistics
 from archnet.sources.writer import TranslationModel
 from tests.hf_writers import END, PAD, make_translation_model
@@ -67,11 +67,15 @@ def folded_translation(family: str = "marian", attention: str = "softmax") -> Fo
 
 @cache
 def frozen_translation(
-    family: str = "marian", bits: str = "w8a8", embedding: str = "gather", attention: str = "softmax"
+    family: str = "marian",
+    bits: str = "w8a8",
+    embedding: str = "gather",
+    attention: str = "softmax",
+    levels: int = 255,
 ) -> tuple[QuantizedStudent, dict[str, QuantizedGraph]]:
     """A calibrated student and its graphs."""
     folded = folded_translation(family, attention)
-    student = QuantizedStudent(folded.network, Bits.parse(bits))
+    student = QuantizedStudent(with_share_levels(folded.network, levels), Bits.parse(bits))
     with torch.no_grad():
         student.calibrate([pair_batch(seed) for seed in range(3)])
         student.raise_fine_steps()

@@ -8,7 +8,7 @@ from pathlib import Path
 from archnet.backends.base import Backend
 from archnet.errors import ArchNetError, nearest
 
-__all__ = ["BACKENDS", "ENCODERS_ALONE", "Backend", "open_backend"]
+__all__ = ["BACKENDS", "ENCODERS_ALONE", "SIMULATORS", "Backend", "open_backend"]
 
 # A runtime is imported only when it is asked for: some are optional dependencies, and ONNX Runtime takes a
 # second to import.
@@ -28,6 +28,9 @@ BACKENDS: dict[str, str] = {
     "bm1688": "sophgo.Bm1688Backend",
 }
 """Name -> module of this package and its class, whose `open` takes the build folder and threads."""
+
+SIMULATORS = ("k230", "rk3588", "rk3576", "bm1684x", "bm1688")
+"""Backends that simulate a chip."""
 
 ENCODERS_ALONE = ("qualcomm-htp", "rk3588", "rk3576")
 """Backends that get no decoder's step: the compilers behind them were not asked about it."""

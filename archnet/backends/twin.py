@@ -45,6 +45,7 @@ def twin_inputs(
     made = []
     for name, shape in zip(twin.inputs, twin.shapes, strict=True):
         given = _given(graph, twin, name, values, dims["batch"])
+        given = given if given.ndim == len(shape) + 1 else given[:, 0]  # attention has no axis of a batch
         missing = [(0, 0), *((0, size - have) for size, have in zip(shape, given.shape[1:], strict=True))]
         made_of = MaskInput.of(graph, name)
         padding = twin.limit if made_of is not None and made_of.kind == "limit" else 0.0

@@ -105,9 +105,17 @@ class TwinLowering:
 
 
 def split_heads(graph: QuantizedGraph) -> frozenset[str]:
-    """Four-dimensional activations that are made of tokens (batch, tokens, features), not of maps."""
+    """Four-dimensional activations of attention: made of tokens (batch, tokens, features), or a cache.
+
+    Inputs are caches where attention multiplies them, or joins a token's keys and values to them; pictures
+    are four-dimensional, too.
+    """
+    inputs = {spec.name for spec in graph.inputs if len(spec.shape) == 4}
+    products = (Op.MATMUL, Op.MEAN_MATMUL)
     found: set[str] = set()
     for node in graph.nodes:
+        if node.op in products or (node.op is Op.CONCAT and node.attributes["axis"] == 2):
+            found |= inputs & set(node.inputs)
         x = node.inputs[0]
         tokens = node.op is Op.RESHAPE and len(graph.tensors[x].shape) == 3
         if len(graph.tensors[node.output].shape) == 4 and (tokens or x in found):

@@ -13,11 +13,13 @@ from archnet.atomic import write_json
 from archnet.build import BuildDir
 from archnet.config import Bits, ConvertSettings
 from archnet.errors import ArchNetError
+from archnet.parts import chip_parts
 from archnet.results import read_metrics
 from archnet.storage import save_graph
 from archnet.targets import load_profile
 from archnet.targets.toolchain import RECORD, find_toolchain
 from tests.graphs import tiny_encoder
+from tests.small_translation import frozen_translation
 
 pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
 
@@ -72,7 +74,7 @@ def test_figures_are_read_stored_and_kept_beside_others(build: Path) -> None:
     stand_in(GOOD.replace("CPUS", "0"))
     left = build / "compiled" / ".ethos-u55-128.999999999.archnet-tmp"  # of a process that was killed
     left.mkdir(parents=True)
-    summary = compile_for(build, "ethos-u55-128", sequence=8)
+    (summary,) = compile_for(build, "ethos-u55-128", sequence=8)
     assert not left.exists()
     assert (summary.native_operators, summary.fallback_operators, summary.cycles) == (93, 0, 95688)
     assert summary.sram_bytes == round(9.140625 * 1024)
@@ -142,25 +144,53 @@ def test_unknown_targets_are_refused(build: Path) -> None:
     assert "ethos-u85-256" in caught.value.fix
 
 
-def test_of_a_translation_model_the_encoder_is_compiled(build: Path) -> None:
-    (build / "encoder").mkdir()
-    (build / "decoder").mkdir()
-    (build / "graph").rename(build / "encoder" / "graph")
+@pytest.fixture
+def writer(tmp_path: Path) -> Path:
+    """A finished build of a tiny encoder-decoder."""
+    folder = tmp_path / "writer"
+    with BuildDir.open_for_convert(folder, ConvertSettings("ethos-u55", Bits(8, 8)), "abc") as made:
+        for part, graph in frozen_translation()[1].items():
+            save_graph(graph, folder / part / "graph")
+        made.finish({})
+    return folder
+
+
+def test_of_a_translation_model_both_networks_are_compiled(writer: Path) -> None:
     stand_in(GOOD.replace("CPUS", "0"))
-    summary = compile_for(build, "ethos-u55-128")
-    assert summary.configuration.startswith("the encoder, whose decoder stays on the host; Ethos_U55")
-    assert (build / "encoder" / "compiled" / "ethos-u55-128" / "model.tflite").is_file()
-    assert not (build / "compiled").exists()
-    compiled = read_metrics(build / "metrics.json")["compiled"]
-    assert compiled["ethos-u55-128"]["configuration"] == summary.configuration
+    summaries = compile_for(writer, "ethos-u55-128")
+    assert [s.part for s in summaries] == ["encoder", "decoder"]
+    for part in ("encoder", "decoder"):
+        assert (writer / part / "compiled" / "ethos-u55-128" / "model.tflite").is_file()
+    assert not (writer / "compiled").exists()
+    compiled = read_metrics(writer / "metrics.json")["compiled"]
+    assert set(compiled) == {"ethos-u55-128 encoder", "ethos-u55-128 decoder"}
+    compile_for(writer, "ethos-u55-128", sequence=6)  # takes the place of what was there
+    compiled = read_metrics(writer / "metrics.json")["compiled"]
+    assert [compiled[f"ethos-u55-128 {part}"]["sequence"] for part in ("encoder", "decoder")] == [6, 6]
+
+
+def test_what_is_left_of_one_of_two_networks_leaves_nothing_new_of_either(writer: Path) -> None:
+    left = '"CPU operators = $(case "$out" in *decoder*) echo 1;; *) echo 0;; esac) (0.0%)"'
+    stand_in(GOOD.replace("'CPU operators = CPUS (0.0%)'", left))
+    with pytest.raises(ArchNetError, match=r"leaves Ceil \(pooled\), .* of the decoder on the CPU"):
+        compile_for(writer, "ethos-u55-128")
+    assert not list(writer.glob("*/compiled/ethos-u55-128"))
+    assert "compiled" not in read_metrics(writer / "metrics.json")
+
+
+def test_chips_that_were_not_asked_get_no_decoder(tmp_path: Path) -> None:
+    pair, alone = tmp_path / "pair", tmp_path / "alone"
+    for folder in (pair / "encoder", pair / "decoder", alone / "decoder"):
+        folder.mkdir(parents=True)
+    assert chip_parts(pair, decoders=False) == ("encoder",)
+    assert chip_parts(pair, decoders=True) == ("encoder", "decoder")
+    with pytest.raises(ArchNetError, match=r"is a language model: a decoder, .* not asked about"):
+        compile_for(alone, "rk3588")
 
 
 def test_a_conversion_says_when_its_target_gets_no_tflite_file(monkeypatch: pytest.MonkeyPatch) -> None:
     ethos, tvm = load_profile("ethos-u55"), load_profile("tvm")
-    assert missing_tflite(tvm, "translation") is None
-    assert missing_tflite(ethos, "text") is None
-    assert missing_tflite(ethos, "translation") == (
-        "the TFLite file is of the encoder, whose decoder stays on the host"
-    )
+    assert missing_tflite(tvm) is None
+    assert missing_tflite(ethos) is None
     monkeypatch.setattr("archnet.artifacts._installed", lambda module: False)
-    assert "pip install 'archnet[ethos]'" in (missing_tflite(ethos, "image") or "")
+    assert "pip install 'archnet[ethos]'" in (missing_tflite(ethos) or "")

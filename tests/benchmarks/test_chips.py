@@ -43,7 +43,7 @@ def test_rows_are_made_once_and_say_what_is_missing_or_refused(
         "8",
     ]
     assert chips.main([str(build), *wanted]) == 0
-    rows = {row["chip"]: row for row in json.loads(out.read_text()).values()}
+    rows = {row["chip"]: row for (row,) in json.loads(out.read_text()).values()}
     assert (rows["openvino"]["status"], rows["openvino"]["said"]) == (
         "missing", "archnet targets install openvino",
     )  # fmt: skip
@@ -81,7 +81,7 @@ def test_the_trained_model_unchanged_has_a_row_of_its_own(
     names = "onnxruntime,openvino,rk3588"
     wanted = ["--chips", names, "--out", str(out), "--markdown", str(table), "--seq-len", "8"]
     assert chips.main([str(tmp_path / "tiny"), *wanted, "--originals"]) == 0
-    rows = [row for row in json.loads(out.read_text()).values() if row.get("original")]
+    rows = [row for (row,) in json.loads(out.read_text()).values() if row.get("original")]
     assert {row["chip"]: row["status"] for row in rows} == {"onnxruntime": "compiled", "openvino": "missing"}
     assert "| tiny, unchanged | `onnxruntime` |" in table.read_text()
     assert chips.main([str(tmp_path / "tiny"), *wanted]) == 0

@@ -38,9 +38,9 @@ def test_compile_prints_what_the_compiler_says(
 ) -> None:
     asked: dict[str, Any] = {}
 
-    def compile_for(folder: Path, target: str, **options: Any) -> CompileSummary:
+    def compile_for(folder: Path, target: str, **options: Any) -> tuple[CompileSummary, ...]:
         asked.update(folder=folder, target=target, **options)
-        return SUMMARY
+        return (SUMMARY,)
 
     replace_module("archnet.compiling", compile_for=compile_for)
     result = archnet(

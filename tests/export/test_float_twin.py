@@ -23,6 +23,7 @@ from tests.attention_graphs import with_padding, with_relu_attention, with_table
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph, images
 from tests.integration.test_target_operators import SEQUENCE, alone, name_of, probed, random_feeds
+from tests.steps import STEPS, walked
 
 HOSTED = {Op.EMBEDDING, Op.MEAN_POOL, Op.WIDEN, Op.SLICE}
 """What the host does, and a constant: no operator of the file."""
@@ -34,6 +35,23 @@ def real_results(graph: QuantizedGraph, twin: FloatTwin, inputs: dict[str, Any])
     rows = zip(*twin_inputs(graph, twin, inputs), strict=True)
     results = [session.run(None, dict(zip(twin.inputs, row, strict=True))) for row in rows]
     return [np.stack(values) for values in zip(*results, strict=True)]
+
+
+@pytest.mark.parametrize("attention", ["relu", "softmax"])
+@pytest.mark.parametrize("kind", STEPS)
+def test_steps_of_decoders_follow_the_integers(kind: str, attention: str) -> None:
+    """Their caches come in, and a token's own keys and values go out, without an axis of a batch."""
+    graph, feeds = walked(kind, attention)
+    twin = build_float_twin(graph)
+    shapes = dict(zip(twin.inputs, twin.shapes, strict=True))
+    assert shapes["cache_key_0"] == (4, 11, 8)
+    for fed in feeds:
+        found = twin_tensors(graph, twin, real_results(graph, twin, fed), fed)
+        expected = execute(graph, feed(graph, fed), [output.tensor for output in graph.outputs])
+        for name, value in expected.items():
+            assert found[name].shape == value.shape
+            flat = (a.reshape(len(a), -1).astype(np.float64) for a in (found[name], value))
+            assert cosine(*flat).min() > 0.99, name
 
 
 @pytest.mark.parametrize("op", sorted({op for op, _ in probed("ethos-u55")} - HOSTED), ids=name_of)

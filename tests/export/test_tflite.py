@@ -16,12 +16,14 @@ from archnet.calibration.affine import fit_output_scale
 from archnet.config import Bits
 from archnet.errors import ArchNetError
 from archnet.graph import QuantizedGraph
+from archnet.metrics import cosine
 from archnet.operators import Op
 from archnet.reference import bind_dims, execute, run_node
 from archnet.single_operators import OPERATORS, single_operator
 from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import AVERAGES, Kind, average_graph, image_graph, images
+from tests.steps import STEPS, walked
 
 pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
 
@@ -103,6 +105,24 @@ def test_probabilities_in_other_units_are_off_by_one_and_named() -> None:
     reasons = [p.reason for p in emulated_places(graph) if p.op is Op.SOFTMAX]
     assert all("1/256, the integer network's of 1/255" in reason for reason in reasons)
     assert {p.op for p in emulated_places(encoder(share_levels=256))} == {Op.ADD, Op.SOFTMAX}
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_steps_of_decoders_have_the_reference_integers(kind: str) -> None:
+    """A mask for the cache, and of a translation another one for the source, whose keys are padded."""
+    graph, feeds = walked(kind, levels=256)
+    model = build_tflite(graph)
+    logits = graph.outputs[0].tensor
+    limits = {"cache_limit"} | ({"attention_limit"} if kind == "translation" else set())
+    assert limits <= set(model.inputs)
+    assert {o.tensor for o in graph.outputs} == set(model.outputs)
+    backend = LiteRtBackend(graph, model)
+    for fed in feeds:
+        for name, (op, worst, _) in differences(graph, backend, fed).items():
+            if name != logits:  # int16 in one scale
+                assert worst <= (1 if op in (Op.ADD, Op.SOFTMAX) else 0), (name, op)
+        wanted = ReferenceBackend(graph).run(fed)["logits"]
+        assert cosine(backend.run(fed)["logits"].reshape(3, -1), wanted.reshape(3, -1)).min() > 0.999
 
 
 @pytest.mark.parametrize("kind", ["cnn", "vit", "dinov2", "beit", "swin", "swin_padded", "pvt_v2"])

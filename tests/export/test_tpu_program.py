@@ -16,6 +16,7 @@ from archnet.backends.reference import ReferenceBackend
 from archnet.backends.sophgo import ProgramBackend
 from archnet.config import Bits
 from archnet.errors import ArchNetError
+from archnet.export.host_split import MaskInput
 from archnet.export.tpu_program import TpuProgram, build_tpu_program
 from archnet.export.tpu_state import Operation
 from archnet.graph import QuantizedGraph
@@ -23,6 +24,7 @@ from archnet.operators import Op
 from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph, images
+from tests.steps import STEPS, walked
 
 Array = NDArray[Any]
 
@@ -166,6 +168,22 @@ def test_a_program_computes_the_integers_of_the_reference(kind: str, bits: str) 
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
     for name, value in ReferenceBackend(graph).run(inputs).items():
         np.testing.assert_array_equal(backend.run(inputs)[name], value)
+
+
+@pytest.mark.parametrize("attention", ["softmax", "relu"])
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_step_of_a_decoder_computes_the_integers_of_the_reference(kind: str, attention: str) -> None:
+    graph, feeds = walked(kind, attention)
+    backend, reference = NumpyBackend(graph, build_tpu_program(graph)), ReferenceBackend(graph)
+    masked = {given.name for given in backend.model.inputs if MaskInput.of(graph, given.name)}
+    assert any(name.startswith("cache_") for name in masked)
+    assert any(name.startswith("attention_") for name in masked) is (kind == "translation")
+    for fed in feeds:
+        found, expected = backend.tensors(fed), reference.tensors(fed)
+        for name, value in found.items():
+            np.testing.assert_array_equal(value, expected[name], err_msg=name)
+        for name, value in reference.run(fed).items():
+            np.testing.assert_array_equal(backend.run(fed)[name], value)
 
 
 def test_the_file_holds_the_whole_program_and_is_the_same_each_time() -> None:

@@ -141,10 +141,12 @@ def test_bench_times_whole_texts(build: Path) -> None:
     [
         (["validate", "{build}", "--task", "sts", "--data", "x"], "which the task sts does not", "language"),
         (["validate", "{build}", "--task", "language", "--data", "x.txt"], "x.txt does not exist", "a line"),
-        (["validate", "{build}", "--backend", "litert"], "the backend litert runs encoders", "onnxruntime"),
-        (["compile", "{build}", "--target", "tvm-c"], "is a language model: a decoder", "--backend"),
+        (["validate", "{build}", "--backend", "rk3588"], "the backend rk3588 runs encoders", "onnxruntime"),
+        (["validate", "{build}", "--backend", "litert"], "model.tflite cannot be read", "--format tflite"),
+        (["compile", "{build}", "--target", "rk3588"], "is a language model: a decoder", "--backend"),
+        (["compile", "{build}", "--target", "tvm-c", "--seq-len", "8"], "takes a token at a time", "leave"),
         (["compile", "{build}", "--target", "tvm-x86-64", "--original"], "writes, and the build", "inspect"),
-        (["export", "{build}", "--format", "tflite"], "is a language model: a decoder", "--backend"),
+        (["export", "{build}", "--format", "tflite", "--seq-len", "8"], "takes a token at a time", "leave"),
         (["run", "{build}", "--inputs", "x.txt", "--outputs", "y"], "x.txt is no file", "a line"),
     ],
 )
@@ -155,17 +157,39 @@ def test_refusals(archnet: Archnet, build: Path, arguments: list[str], problem: 
     assert fix in wrapped(result.output)
 
 
-def test_chips_are_refused_before_anything_is_trained(archnet: Archnet, build: Path, tmp_path: Path) -> None:
+def test_chips_that_were_not_asked_are_refused_before_anything_is_trained(
+    archnet: Archnet, build: Path, tmp_path: Path
+) -> None:
     data = tmp_path / "text.txt"
     data.write_text("\n".join(text()))
     model, out = build.parent / "model", tmp_path / "out"
-    result = archnet("convert", model, "--data", data, "--target", "ethos-u85", "--out", out)
+    result = archnet("convert", model, "--data", data, "--target", "rockchip", "--out", out)
     assert result.exit_code == 2
-    assert "only encoders are given to chips' compilers" in wrapped(result.output)
+    assert "the compiler behind this target was not asked about such steps" in wrapped(result.output)
     assert not out.exists()
-    shown = archnet("inspect", model, "--target", "ethos-u85")
+    shown = archnet("inspect", model, "--target", "rockchip")
     assert shown.exit_code == 2
-    assert "take --target onnxruntime or tvm" in wrapped(shown.output)
+    assert "take another, such as onnxruntime" in wrapped(shown.output)
+
+
+def test_a_chip_gets_the_step(archnet: Archnet, build: Path, texts: Path, tmp_path: Path) -> None:
+    """Rows of words and positions are the host's; the file has the cache, and a limit a place."""
+    pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
+    from archnet.api import convert
+
+    with short_presets(20, 5):
+        made = convert(
+            build.parent / "model", text(), target="ethos-u85", out=tmp_path / "build", seq_len=SEQUENCE
+        )
+    assert (made / "decoder" / "tflite" / "model.tflite").is_file()
+    result = archnet("validate", made, "--backend", "litert", "--json")
+    assert result.exit_code == 0, result.output
+    away = {t["op"] for t in json.loads(result.stdout)["tensors"] if t["differing"]}
+    assert away <= {"Add", "Softmax", "FullyConnected"}  # the last one is of the logits
+    out = tmp_path / "texts.txt"
+    result = archnet("run", made, "--inputs", texts, "--outputs", out, "--backend", "litert")
+    assert result.exit_code == 0, result.output
+    assert out.read_text().startswith("the man")
 
 
 def test_gated_layers_rotary_positions_and_few_bits(archnet: Archnet, tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ import torch
 from archnet import ArchNetError, load
 from archnet.backends.onnxruntime import OnnxRuntimeBackend
 from archnet.bench import bench
+from archnet.build import BuildDir
 from archnet.report import write_report
 from archnet.translations import load_translations
+from archnet.validate import agreement_inputs
+from archnet.validate_writer import agreement, open_writer
 from tests.hf_writers import END, PAD, make_translation_folder
 from tests.integration.conftest import Archnet, check_all_equal
 from tests.integration.tiny import SEQUENCE, short_presets, text
@@ -240,9 +243,7 @@ def test_other_refusals(archnet: Archnet, build: Path, sources: Path, tmp_path: 
         hidden.rename(build / "tokenizer")
 
 
-def test_a_chips_encoder_works_with_the_decoder_on_the_host(
-    archnet: Archnet, build: Path, tmp_path: Path
-) -> None:
+def test_files_for_chips_are_of_encoder_and_decoder(archnet: Archnet, build: Path, tmp_path: Path) -> None:
     from archnet.api import convert
 
     pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
@@ -254,7 +255,7 @@ def test_a_chips_encoder_works_with_the_decoder_on_the_host(
     result = archnet("export", build, "--format", "tflite", "--seq-len", str(SEQUENCE))
     assert result.exit_code == 0, result.output
     network, (ids, mask) = load(build, backend="litert"), tokens()
-    assert isinstance(network.backend, OnnxRuntimeBackend)
+    assert network.backend.name == "litert"
     found = network.generate(ids, mask, num_beams=2, max_length=10)
     assert found.shape == load(build).generate(ids, mask, num_beams=2, max_length=10).shape
     result = archnet("validate", build, "--backend", "litert", "--json")
@@ -264,8 +265,29 @@ def test_a_chips_encoder_works_with_the_decoder_on_the_host(
     assert ("litert", "Softmax") in parts
     assert {row["backend"] for row in said["tensors"]} == {"litert"}
     emulated = {place["op"]: place["reason"] for place in said["emulated"]}
+    assert "logits are int16" in emulated["FullyConnected"]
+    assert {row["tensor"].partition(".")[0] for row in said["tensors"]} == {"model"}
+    assert any("decoder" in row["tensor"] for row in said["tensors"])
+
+
+def test_a_chip_that_was_not_asked_gets_the_encoder_alone(
+    build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler behind it is not installed here: the reference executor takes its place."""
+    from archnet import backends
+
+    monkeypatch.setitem(backends.BACKENDS, "rk3588", backends.BACKENDS["reference"])
+    network = load(build, backend="rk3588")
+    assert isinstance(network.backend, OnnxRuntimeBackend)
+    result = open_writer(BuildDir.open_finished(build), "rk3588")
+    found = agreement(BuildDir.open_finished(build), [result], texts_of(build), lambda *_: None)
+    emulated = {place.op: place.reason for place in found.emulated}
     assert emulated["decoder"] == "it stays on the host and runs in onnxruntime"
-    assert "FullyConnected" not in emulated  # the decoder has the logits
+
+
+def texts_of(build: Path) -> dict[str, np.ndarray]:
+    """The pairs that a conversion leaves in its build."""
+    return dict(agreement_inputs(BuildDir.open_finished(build)))
 
 
 def test_a_decoder_with_biases_of_positions_and_gated_layers(archnet: Archnet, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from archnet.storage import save_graph
 from archnet.targets.toolchain import find_toolchain
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph
+from tests.small_translation import frozen_translation
+from tests.steps import STEPS, walked
 
 SEQUENCE = 9
 
@@ -41,6 +44,14 @@ def needs(name: str) -> pytest.MarkDecorator:
 def build_of(folder: Path, graph: QuantizedGraph) -> Path:
     with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
         save_graph(graph, folder / "graph")
+        made.finish({})
+    return folder
+
+
+def writer(folder: Path, graphs: Mapping[str, QuantizedGraph]) -> Path:
+    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
+        for part, graph in graphs.items():
+            save_graph(graph, folder / part / "graph")
         made.finish({})
     return folder
 
@@ -63,7 +74,7 @@ def given(graph: QuantizedGraph, batch: int = 2) -> dict[str, Any]:
 def test_integers_in_the_runtime_are_those_of_the_reference(tmp_path: Path, name: str, kind: str) -> None:
     graph = text() if kind == "text" else image_graph("cnn", Bits(8, 8))
     folder = build_of(tmp_path / "build", graph)
-    summary = compile_for(folder, name, sequence=SEQUENCE if kind == "text" else None)
+    (summary,) = compile_for(folder, name, sequence=SEQUENCE if kind == "text" else None)
     assert (summary.fallback_operators, summary.fallbacks) == (0, ())
     assert summary.native_operators > 5
     assert summary.binary_bytes == sum(
@@ -141,7 +152,7 @@ def test_products_in_float_are_fallbacks_and_other_floats_are_named() -> None:
 
 def test_onnxruntime_joins_every_product_and_writes_an_ort_file(tmp_path: Path) -> None:
     folder = build_of(tmp_path / "build", text())
-    summary = compile_for(folder, "onnxruntime", sequence=SEQUENCE)
+    (summary,) = compile_for(folder, "onnxruntime", sequence=SEQUENCE)
     assert (summary.fallback_operators, summary.sequence, summary.binary) == (0, SEQUENCE, "model.ort")
     assert summary.float_operators == ("1 Minimum", "1 Softmax", "the outputs' scale")
     content = (folder / "compiled" / "onnxruntime" / "model.ort").read_bytes()
@@ -156,23 +167,59 @@ def test_compile_refuses_needless_lengths(tmp_path: Path) -> None:
     assert [p.name for p in (folder / "compiled").iterdir()] == []
 
 
-def test_of_a_translation_model_the_encoder_is_compiled(tmp_path: Path) -> None:
-    alone = build_of(tmp_path / "alone", text())
-    folder = build_of(tmp_path / "build", text())
-    (folder / "encoder").mkdir()
-    (folder / "decoder").mkdir()
-    (folder / "graph").rename(folder / "encoder" / "graph")
-    wanted, summary = (compile_for(f, "onnxruntime", sequence=SEQUENCE) for f in (alone, folder))
-    assert summary.native_operators == wanted.native_operators
+def test_encoder_and_decoder_are_each_compiled_as_they_are_alone(tmp_path: Path) -> None:
+    graphs = frozen_translation()[1]
+    folder = writer(tmp_path / "build", graphs)
+    summaries = compile_for(folder, "onnxruntime", sequence=SEQUENCE)
+    assert [summary.part for summary in summaries] == ["encoder", "decoder"]
     place = Path("compiled") / "onnxruntime" / "model.onnx"
-    assert (folder / "encoder" / place).read_bytes() == (alone / place).read_bytes()
+    for summary in summaries:
+        alone = build_of(tmp_path / summary.part, graphs[summary.part])
+        (wanted,) = compile_for(alone, "onnxruntime", sequence=SEQUENCE)
+        assert summary == replace(wanted, part=summary.part)
+        assert (folder / summary.part / place).read_bytes() == (alone / place).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("openvino", marks=needs("openvino")), pytest.param("iree", marks=needs("iree"))]
+)
+@pytest.mark.parametrize("kind", STEPS)
+def test_steps_of_decoders_have_the_integers_of_the_reference(tmp_path: Path, name: str, kind: str) -> None:
+    graph, feeds = walked(kind)
+    folder = build_of(tmp_path / "build", graph)
+    (summary,) = compile_for(folder, name)
+    assert (summary.fallback_operators, summary.fallbacks) == (0, ())
+    if name == "openvino" and adds_in_16_bits():
+        pytest.skip("this processor has no VNNI")
+    backend, reference = open_backend(name, folder), ReferenceBackend(graph)
+    for fed in feeds:
+        found, expected = backend.tensors(fed), reference.tensors(fed)
+        assert {o.tensor for o in graph.outputs} <= found.keys()
+        for tensor, value in found.items():
+            np.testing.assert_array_equal(value, expected[tensor], err_msg=tensor)
+        deployed, wanted = backend.run(fed), reference.run(fed)
+        for output, value in wanted.items():
+            np.testing.assert_allclose(deployed[output], value, rtol=1e-5, atol=1e-6, err_msg=output)
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_step_with_a_cache_has_no_length_but_that_of_the_source(tmp_path: Path, kind: str) -> None:
+    graph, _ = walked(kind)
+    folder = build_of(tmp_path / "build", graph)
+    if kind == "translation":
+        (summary,) = compile_for(folder, "onnxruntime", sequence=5)
+        assert summary.sequence == 5
+        return
+    with pytest.raises(ArchNetError, match="takes a token at a time, with a cache of 11, so it has no --seq"):
+        compile_for(folder, "onnxruntime", sequence=5)
+    assert compile_for(folder, "onnxruntime")[0].sequence is None
 
 
 @pytest.mark.parametrize(("target", "machine"), [("tvm-x86-64", 0x3E), ("tvm-riscv64", 0xF3)])
 def test_tvm_writes_a_library_of_the_processor(tmp_path: Path, target: str, machine: int) -> None:
     pytest.importorskip("tvm", reason="needs archnet[tvm]")
     folder = build_of(tmp_path / "build", text())
-    summary = compile_for(folder, target)
+    (summary,) = compile_for(folder, target)
     library = (folder / "compiled" / target / "model.so").read_bytes()
     assert int.from_bytes(library[18:20], "little") == machine
     assert summary.binary_bytes == len(library)

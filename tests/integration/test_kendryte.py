@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from archnet.backends import open_backend
@@ -16,6 +17,7 @@ from archnet.build import BuildDir
 from archnet.config import Bits, ConvertSettings
 from archnet.export.float_twin import export_float_twin
 from archnet.graph import QuantizedGraph
+from archnet.integer_decoder import open_reference, step_samples
 from archnet.metrics import cosine
 from archnet.operators import Op
 from archnet.storage import load_graph, save_graph
@@ -23,10 +25,12 @@ from archnet.targets import load_profile
 from archnet.targets.nncase import Placement, read_placement
 from archnet.targets.toolchain import find_toolchain
 from archnet.targets.worker import Worker
+from archnet.validate import agreement_inputs
 from tests.graphs import random_inputs, tiny_encoder
+from tests.hf_writers import make_language_folder
 from tests.integration.conftest import Archnet
 from tests.integration.test_target_operators import SEQUENCE, alone, name_of, probed, random_feeds
-from tests.integration.tiny import short_presets
+from tests.integration.tiny import short_presets, write_text
 
 pytestmark = [
     pytest.mark.vendor,
@@ -116,6 +120,33 @@ def finished(folder: Path, graph: QuantizedGraph, sequence: int) -> Path:
         np.savez(folder / "calibration.npz", **inputs)
         made.finish({})
     return folder
+
+
+def test_a_language_model_runs_on_the_kpu_step_by_step(archnet: Archnet, tmp_path: Path) -> None:
+    """nncase takes its ranges from the steps along the build's texts, each at another token."""
+    model, out = make_language_folder(tmp_path / "model", layers=1), tmp_path / "build"
+    with short_presets(12, 4):
+        done = archnet(
+            *("convert", model, "--data", write_text(tmp_path), "--target", "k230"),
+            *("--out", out, "--seq-len", 24),
+        )
+    assert done.exit_code == 0, done.output
+    compiled = archnet("compile", out, "--target", "k230")
+    assert compiled.exit_code == 0, compiled.output
+    assert "on the chip, 0 elsewhere" in compiled.output
+    stepper = open_reference(out)
+    samples = step_samples(stepper, texts_of(out))
+    few = {name: value[:2] for name, value in samples.items()}
+    exact, chip = (open_backend(name, out / "decoder").run(few) for name in ("reference", "k230"))
+    for name, expected in exact.items():
+        flat = (a.reshape(2, -1).astype(np.float64) for a in (chip[name], expected))
+        assert cosine(*flat).mean() > 0.99, name
+
+
+def texts_of(build: Path) -> dict[str, torch.Tensor]:
+    """The texts that a conversion leaves in its build."""
+    saved = agreement_inputs(BuildDir.open_finished(build))
+    return {name: torch.from_numpy(value) for name, value in saved.items()}
 
 
 def test_softmax_on_the_cpu_is_refused_by_name(archnet: Archnet, tmp_path: Path) -> None:

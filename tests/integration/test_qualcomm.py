@@ -64,7 +64,7 @@ def build_of(graph: QuantizedGraph, folder: Path) -> Path:
 def test_whole_networks_run_on_htp_within_one_of_the_reference(tmp_path: Path, name: str) -> None:
     graph, inputs = network(name)
     build = build_of(graph, tmp_path / "build")
-    summary = compile_for(build, "qualcomm-htp-v73", seconds=600)
+    (summary,) = compile_for(build, "qualcomm-htp-v73", seconds=600)
     assert (summary.fallback_operators, summary.fallbacks) == (0, ())
     assert summary.native_operators > 5
     assert summary.binary_bytes > 10_000
@@ -86,7 +86,7 @@ def test_whole_networks_run_on_htp_within_one_of_the_reference(tmp_path: Path, n
 @pytest.mark.parametrize("chip", list(PROCESSORS)[1:])
 def test_the_other_processors_take_it_whole(tmp_path: Path, chip: str) -> None:
     graph, _ = network("text")
-    summary = compile_for(build_of(graph, tmp_path / "build"), chip, seconds=600)
+    (summary,) = compile_for(build_of(graph, tmp_path / "build"), chip, seconds=600)
     assert (summary.fallback_operators, summary.binary) == (0, "context_qnn.bin")
 
 

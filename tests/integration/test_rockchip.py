@@ -67,7 +67,7 @@ def test_a_network_is_on_the_npu_and_its_integers_are_ours(tmp_path: Path, kind:
     with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
         save_graph(graph, folder / "graph")
         made.finish({})
-    summary = compile_for(folder, chip, seconds=1200)
+    (summary,) = compile_for(folder, chip, seconds=1200)
     assert summary.fallback_operators == 0
     assert summary.native_operators > 5
     assert summary.binary_bytes > 1000

@@ -26,6 +26,7 @@ from tests.attention_graphs import with_padding, with_relu_attention, with_table
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph, images
 from tests.integration.test_target_operators import SEQUENCE, alone, name_of, probed, random_feeds
+from tests.steps import STEPS, walked
 
 pytestmark = [
     pytest.mark.vendor,
@@ -86,7 +87,7 @@ def finished(folder: Path, graph: QuantizedGraph) -> Path:
 def test_a_network_is_on_the_tpu_and_its_integers_are_ours(tmp_path: Path, kind: str, chip: str) -> None:
     graph = NETWORKS[kind]()
     inputs, folder = inputs_of(graph), finished(tmp_path / "build", graph)
-    summary = compile_for(folder, chip, seconds=600)
+    (summary,) = compile_for(folder, chip, seconds=600)
     assert summary.fallback_operators == 0
     assert summary.native_operators > 5
     assert summary.binary_bytes > 1000
@@ -103,6 +104,19 @@ def test_a_network_is_on_the_tpu_and_its_integers_are_ours(tmp_path: Path, kind:
     assert len(shown) > 5
     for name, integers in shown.items():
         np.testing.assert_array_equal(integers, known[name], err_msg=name)
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_decoders_step_is_on_the_tpu_and_its_integers_are_ours(tmp_path: Path, kind: str) -> None:
+    graph, feeds = walked(kind)
+    folder = finished(tmp_path / "build", graph)
+    (summary,) = compile_for(folder, "bm1684x", seconds=600)
+    assert summary.fallback_operators == 0
+    backend, reference = open_backend("bm1684x", folder), open_backend("reference", folder)
+    for fed in (feeds[0], feeds[-1]):
+        found = backend.run(fed)
+        for name, value in reference.run(fed).items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def test_a_shorter_sentence_is_padded_and_a_longer_one_is_refused(tmp_path: Path) -> None:
@@ -132,7 +146,9 @@ def test_every_operator_of_the_profile_is_on_the_tpu_and_exact(tmp_path: Path, c
         graph = alone(op, bits)
         feeds = random_feeds(graph)
         folder = finished(tmp_path / str(bits), graph)
-        summary = compile_for(folder, chip, sequence=SEQUENCE if reads_tokens(graph) else None, seconds=300)
+        (summary,) = compile_for(
+            folder, chip, sequence=SEQUENCE if reads_tokens(graph) else None, seconds=300
+        )
         assert summary.fallback_operators == 0
         assert summary.native_operators > 0
         found = open_backend(chip, folder).run(feeds)["y"]

@@ -23,6 +23,7 @@ from tests.attention_graphs import with_padding
 from tests.graphs import tiny_encoder
 from tests.hf_models import make_image_folder, make_model_folder
 from tests.image_graphs import AVERAGES, average_graph, image_graph
+from tests.steps import STEPS, walked
 
 pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
 
@@ -52,12 +53,25 @@ def test_every_operator_is_placed_on_the_npu(tmp_path: Path, name: str, accelera
     with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
         save_graph(network(name), folder / "graph")
         made.finish({})
-    summary = compile_for(folder, accelerator, seconds=120)
+    (summary,) = compile_for(folder, accelerator, seconds=120)
     assert summary.fallback_operators == 0
     assert summary.native_operators > 5
     assert summary.cycles is not None
     assert summary.cycles > 100
     assert summary.binary_bytes > 1000
+
+
+@pytest.mark.parametrize("accelerator", ["ethos-u55-256", "ethos-u65-256", "ethos-u85-256"])
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_decoders_step_is_whole_on_the_npu(tmp_path: Path, kind: str, accelerator: str) -> None:
+    folder = tmp_path / "build"
+    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
+        save_graph(walked(kind)[0], folder / "decoder" / "graph")
+        made.finish({})
+    (summary,) = compile_for(folder, accelerator, seconds=120)
+    assert (summary.fallback_operators, summary.part) == (0, "")
+    assert summary.native_operators > 40
+    assert (folder / "decoder" / "compiled" / accelerator / summary.binary).is_file()
 
 
 @pytest.mark.parametrize("sizes", AVERAGES.values(), ids=AVERAGES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from archnet.targets.chips import in_words, needs_compiler
+from archnet.targets.chips import in_words, needs_compiler, takes_decoders
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,15 @@ from archnet.targets.chips import in_words, needs_compiler
 )
 def test_profiles_whose_networks_need_a_compiler(profile: str, needed: bool) -> None:
     assert needs_compiler(profile) is needed
+
+
+@pytest.mark.parametrize(
+    ("profile", "taken"),
+    [("ethos-u55", True), ("k230", True), ("onnxruntime", True), ("mine.toml", True), ("rockchip", False),
+     ("qualcomm-htp", False)],
+)  # fmt: skip
+def test_profiles_whose_chips_get_decoders(profile: str, taken: bool) -> None:
+    assert takes_decoders(profile) is taken
 
 
 def test_few_operators_are_told_by_name_and_many_by_kind() -> None:
