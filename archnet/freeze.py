@@ -11,7 +11,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from archnet.calibration.affine import fit_output_scale, fit_table_scale, operand_scale, quantize_affine
+from archnet.calibration.affine import (
+    MULTIPLIER_SHIFT,
+    fit_output_scale,
+    fit_table_scale,
+    operand_scale,
+    quantize_affine,
+    snap_multiplier,
+)
 from archnet.calibration.widths import IMAGES, STORED_BITS, fused_reader
 from archnet.converters.fold import Affine
 from archnet.errors import ArchNetError
@@ -98,7 +105,11 @@ def images_spec(student: QuantizedStudent, size: tuple[int, int, int]) -> Tensor
 
 
 def fitted_scales(student: QuantizedStudent) -> dict[str, float]:
-    """The scale of every site's result; operands of an Add are fitted to the Add, last one first."""
+    """The scale of every site's result; operands of an Add are fitted to the Add, last one first.
+
+    Factors of a product that is narrower than they are have a scale that makes its multiplier exact: that is
+    so small that the nearest one would move the product's few steps by as much as a thirtieth.
+    """
     scales: dict[str, float] = {}
     for site in student.network.sites:
         observer = student.observer(site.name)
@@ -116,7 +127,24 @@ def fitted_scales(student: QuantizedStudent) -> dict[str, float]:
             if operand not in pinned and operand in scales:
                 scales[operand] = operand_scale(scales[operand], total)
                 pinned.add(operand)
+    for site in student.network.sites:
+        narrow = student.widths.results[site.name] < STORED_BITS
+        if site.op is Op.MUL and len(site.inputs) == 2 and narrow:
+            _fit_factor(site, scales, pinned, student)
     return scales
+
+
+def _fit_factor(site: Site, scales: dict[str, float], pinned: set[str], student: QuantizedStudent) -> None:
+    """Move the scale of one factor so that the product's has an exact multiplier."""
+    left, right = (made_by(student.network, name) for name in site.inputs)
+    free = next((name for name in (right, left) if name in scales and name not in pinned), None)
+    if free is None or left == right or not scales.keys() >= {left, right}:
+        return
+    factor = scales[left] * scales[right] / scales[site.name]
+    if factor >= LARGEST_FACTOR:
+        return
+    scales[free] *= snap_multiplier(factor) / 2**MULTIPLIER_SHIFT / factor
+    pinned |= {left, right}
 
 
 def _fused(b: GraphBuilder, site: Site) -> None:

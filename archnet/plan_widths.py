@@ -12,7 +12,7 @@ from archnet.network import Network
 from archnet.operators import Op
 from archnet.targets import Profile
 
-_STORED = (Op.ADD, Op.MEAN_POOL)
+_STORED = (Op.ADD, Op.MUL, Op.MEAN_POOL)
 """Operators whose operands and results are stored with STORED_BITS."""
 
 
@@ -37,8 +37,6 @@ def missing_widths(folded: Network, bits: Bits, profile: Profile) -> list[tuple[
             needs = [(op, Bits(STORED_BITS, width)) for op in products for width in sorted(operands)]
             if relative(site):
                 needs.append((Op.RELATIVE_MATMUL, Bits(STORED_BITS, bits.activations)))
-        elif site.op is Op.MUL:
-            needs = [(Op.MUL, Bits(STORED_BITS, bits.activations))]
         elif site.op is Op.REQUANTIZE:
             needs = [(Op.REQUANTIZE, Bits(STORED_BITS, bits.activations))]
         else:

@@ -12,7 +12,7 @@ from archnet.adaptation import Learned
 from archnet.attention_statistics import attention_statistics
 from archnet.bit_choice import BitChoice, choose_bits, load_choice, save_choice
 from archnet.calibration.attention_balance import balance_attention
-from archnet.calibration.equalization import EXPONENT, FEW_BITS_EXPONENT, equalize
+from archnet.calibration.equalization import EXPONENT, FEW_BITS_EXPONENT, GATED_EXPONENT, equalize
 from archnet.calibration.pair_batches import PairBatches
 from archnet.calibration.rotation import outputs_apart, rotate
 from archnet.calibration.token_batches import TokenBatches
@@ -134,10 +134,16 @@ def equalized(job: Job, folded: Folded) -> Folded:
     """The same function with channels that few bits serve well: equalized, streams rotated."""
     folded = outputs_apart(folded)
     channels = channel_statistics(folded.network, calibration_of(job))
-    few = job.settings.bits.weights < 8 or job.settings.max_drop is not None
-    exponent = FEW_BITS_EXPONENT if few else EXPONENT
-    balanced = balance_attention(folded, channels)
-    return rotate(equalize(balanced, channels, outputs=job.teacher.outputs.values(), exponent=exponent))
+    bits = job.settings.bits
+    few = bits.weights < 8 or job.settings.max_drop is not None
+    equal = equalize(
+        balance_attention(folded, channels),
+        channels,
+        outputs=job.teacher.outputs.values(),
+        exponent=FEW_BITS_EXPONENT if few else EXPONENT,
+        gated_exponent=GATED_EXPONENT if bits.activations < 8 else None,
+    )
+    return rotate(equal)
 
 
 def _itself(network: Network) -> Mapping[str, Affine]:

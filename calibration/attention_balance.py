@@ -5,7 +5,8 @@ q (k - m) = q k - q m; not so where keys are multiplied with constants of distan
 add up to 1, so values may lose theirs as well, and the layer behind attention takes it in: p (v - m) + m.
 Queries and keys may be scaled against each other, channel by channel, since only their products count:
 (q d) (k / d). With d the square root of the quotient of their reaches no channel is small in one of them
-only (arXiv 2308.13137, section 3.3, has such scales learned).
+only (arXiv 2308.13137, section 3.3, has such scales learned). Rotary positions multiply the channels of two
+layers by constants and add them, so both layers take the channel's scale in; a mean they would turn.
 """
 
 from __future__ import annotations
@@ -42,19 +43,21 @@ def balance_attention(folded: Folded, statistics: Mapping[str, ChannelStatistics
     for site in network.sites:
         if site.op is not Op.ATTENTION or site.attributes.get("form", "softmax") != "softmax":
             continue
-        own = [_own_layer(network, name, site, readers) for name in site.inputs[:3]]
-        query, key, value = own
-        if query is not None and key is not None:
+        query, key, value = (_own_sites(network, name, site, readers) for name in site.inputs[:3])
+        if query and key:
             # What keys are multiplied with by distance sees their mean.
-            shift = None if "relative_queries" in site.parameters else statistics[key.name].mean
-            scale = _common_scale(statistics[query.name], statistics[key.name], centred=shift is not None)
-            _move(query, tensors, values, scale=1.0 / scale)
-            _move(key, tensors, values, scale=scale, shift=shift)
+            centred = len(key) == 1 and "relative_queries" not in site.parameters
+            shift = statistics[key[-1].name].mean if centred else None
+            scale = _common_scale(statistics[query[-1].name], statistics[key[-1].name], centred=centred)
+            for own in query:
+                _move(own, tensors, values, scale=1.0 / scale)
+            for own in key:
+                _move(own, tensors, values, scale=scale, shift=shift)
             _balance_tables(site, tensors, scale)
         behind = readers[site.name]
-        if value is not None and behind and all(r.op is Op.LINEAR for r in behind):
-            mean = statistics[value.name].mean
-            _move(value, tensors, values, shift=mean)
+        if len(value) == 1 and behind and all(r.op is Op.LINEAR for r in behind):
+            mean = statistics[value[0].name].mean
+            _move(value[0], tensors, values, shift=mean)
             for reader in behind:
                 name = reader.parameters["bias"]
                 tensors[name] = tensors[name] + tensors[reader.parameters["weight"]] @ mean
@@ -62,15 +65,28 @@ def balance_attention(folded: Folded, statistics: Mapping[str, ChannelStatistics
     return Folded(replace(network, tensors=tensors), values)
 
 
-def _own_layer(
+def _own_sites(
     network: Network, name: str, attention: Site, readers: Mapping[str, list[Site]]
-) -> Site | None:
-    """The fully connected layer that gives an operand of this attention and of nothing else."""
-    if name in network.inputs:
-        return None
-    site = network.site(name)
-    alone = [reader.name for reader in readers[name]] == [attention.name]
-    return site if site.op is Op.LINEAR and alone else None
+) -> tuple[Site, ...]:
+    """What makes an operand of this attention and nothing else, in execution order; empty if there is more.
+
+    A fully connected layer, or sums of such layers' results times tables of positions.
+    """
+    found, open_names = set[str](), [name]
+    while open_names:
+        name = open_names.pop()
+        if name in network.inputs:
+            return ()
+        site = network.site(name)
+        found.add(name)
+        if (site.op is Op.ADD and len(site.inputs) == 2) or (site.op is Op.MUL and len(site.inputs) == 1):
+            open_names += site.inputs
+        elif site.op is not Op.LINEAR:
+            return ()
+    own = tuple(site for site in network.sites if site.name in found)
+    inside = {*found, attention.name}
+    alone = inside.issuperset(reader.name for site in own for reader in readers[site.name])
+    return own if alone and [r.name for r in readers[own[-1].name]] == [attention.name] else ()
 
 
 def _common_scale(query: ChannelStatistics, key: ChannelStatistics, *, centred: bool) -> Tensor:
@@ -97,12 +113,15 @@ def _move(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
 ) -> None:
-    """Let a layer give (x - shift) / scale instead of x."""
-    weight, bias = (tensors[site.parameters[role]] for role in ("weight", "bias"))
-    moved = torch.zeros_like(bias) if shift is None else shift
-    scale = torch.ones_like(bias) if scale is None else scale
-    tensors[site.parameters["weight"]] = weight / scale[:, None]
-    tensors[site.parameters["bias"]] = (bias - moved) / scale
+    """Let a layer, or what is made of such layers alone, give (x - shift) / scale instead of x."""
+    given = scale if shift is None else shift
+    assert given is not None
+    moved = torch.zeros_like(given) if shift is None else shift
+    scale = torch.ones_like(given) if scale is None else scale
+    if site.op is Op.LINEAR:
+        weight, bias = (tensors[site.parameters[role]] for role in ("weight", "bias"))
+        tensors[site.parameters["weight"]] = weight / scale[:, None]
+        tensors[site.parameters["bias"]] = (bias - moved) / scale
     _stand_for(site.name, values, scale, moved)
 
 

@@ -1,9 +1,10 @@
 """How many bits every tensor of the integer network has, and why some have more than was asked for.
 
 Weights of every fully connected layer and convolution have the asked width, and so have the tensors
-that a chip multiplies: inputs of those layers, queries, keys, values and probabilities. What is only
-added or looked up stays wider, and each such place is listed with its reason. A tensor that is both
-added and multiplied exists twice, stored and narrow, and a Requantize makes one from the other.
+that a chip sums products of: inputs of those layers, queries, keys, values and probabilities. What is only
+added, looked up or multiplied element by element stays wider, and each such place is listed with its
+reason. A tensor that is both added and so multiplied exists twice, stored and narrow, and a Requantize
+makes one from the other.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from archnet.network import Network, Site
 from archnet.operators import Op
 
 STORED_BITS = 8
-"""Width of tensors that are added, pooled or looked up: no chip gains from fewer."""
+"""Width of tensors that are added, pooled, looked up or multiplied element by element: no chip gains from
+fewer."""
 
 ACCUMULATOR_BITS = 32
 
@@ -178,12 +180,16 @@ def unsigned_sites(network: Network) -> set[str]:
 
 
 def _product_operands(site: Site) -> tuple[int, ...]:
-    """Which of a site's inputs it multiplies (identity weights only add; what an output is stays whole)."""
+    """Of which of a site's inputs it sums products (identity weights only add; an output stays whole).
+
+    A product element by element sums none: it is one multiplication an element, where a layer has one for
+    each channel of its result.
+    """
     if site.attributes.get("identity") or site.attributes.get(OUTWARD):
         return ()
     if site.op in WEIGHTED:
         return (0,)
-    return tuple(range(len(site.inputs)))[:3] if site.op in (Op.ATTENTION, Op.MUL) else ()
+    return (0, 1, 2) if site.op is Op.ATTENTION else ()
 
 
 def _results(network: Network, bits: Bits, layers: Mapping[str, Bits]) -> dict[str, int]:
@@ -239,8 +245,14 @@ def _wider(network: Network, bits: Bits, widths: Widths) -> tuple[Wider, ...]:
         ops = {site.name: site.op for site in network.sites}
         kept = [n for n, width in results.items() if width > bits.activations and ops[n] not in PASSING]
         sums = [n for n in kept if ops[n] is Op.ADD]
-        rest = [n for n in kept if n not in (*sums, *logits) and ops[n] is not Op.EMBEDDING]
+        gated = {name for site in network.sites if site.op is Op.MUL for name in site.inputs}
+        factors = [n for n in kept if n in gated and n not in sums]
+        readers = network.consumers()
+        fused = [s.name for s in network.sites if getattr(fused_reader(s, readers), "name", None) in factors]
+        apart = (*sums, *factors, *fused, *logits)
+        rest = [n for n in kept if n not in apart and ops[n] is not Op.EMBEDDING]
         note("residual stream", STORED_BITS, sums, "errors of every layer add up in it; it is only added")
+        note("factors of products element by element", STORED_BITS, factors, "fewer bits save no product")
         note("layers that only feed an Add or an output", STORED_BITS, rest, "their result is not multiplied")
         pixels = [name for name in network.inputs if name == IMAGES]
         note("images", STORED_BITS, pixels, "pixels come with 8 bits")

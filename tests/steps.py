@@ -12,7 +12,7 @@ from archnet.graph import QuantizedGraph
 from archnet.integer_decoder import IntegerDecoder, along
 from archnet.parts import DECODER, ENCODER
 from tests.small_language import frozen_language, text_batch
-from tests.small_translation import frozen_translation, pair_batch
+from tests.small_translation import LENGTH, frozen_translation, pair_batch
 
 FAMILIES = {"positions": "gpt2", "rotary": "llama", "windows": "gpt_neo"}
 
@@ -26,10 +26,13 @@ TOKENS = 5
 def walked(
     kind: str, attention: str = "softmax", levels: int = 255
 ) -> tuple[QuantizedGraph, tuple[dict[str, NDArray[Any]], ...]]:
-    """A step's network, and what it is fed for the first tokens of three texts."""
+    """A step's network, and what it is fed for the first tokens of three texts.
+
+    Sources have as many places as files of one length have: what is added would have a share, if a small one.
+    """
     if kind == "translation":
         graphs = frozen_translation(attention=attention, levels=levels)[1]
-        encoder, inputs = ReferenceBackend(graphs[ENCODER]), pair_batch(7)
+        encoder, inputs = ReferenceBackend(graphs[ENCODER]), pair_batch(8, source=LENGTH)
         graph = graphs[DECODER]
     else:
         encoder, inputs = None, text_batch(7)

@@ -128,13 +128,30 @@ def test_every_site_agrees_with_the_student_on_its_integers(model: str, bits: st
 def most_off(graph: QuantizedGraph, site: Site, scale: float) -> float:
     """By how much a site's integers may be off the student's values, in steps.
 
-    Scales moved a little from the student's. In attention that may turn a score by a step, a probability
-    p by p (1 - p) of it, and the result by that share of the reach of the values.
+    Scales moved a little from the student's, those of a layer's weights by at most 1 / m with multipliers of
+    at least m, and its results by that share of their reach. In attention that may turn a score by a step, a
+    probability p by p (1 - p) of it, and the result by that share of the reach of the values.
     """
+    if site.op is Op.LINEAR:
+        node = next(node for node in graph.nodes if node.output == site.name)
+        return 2.01 + 127 / float(graph.constants[node.inputs[3]].min())
     if site.op is not Op.ATTENTION:
         return 2.01
     reach = 255 * scale_of(graph, site.inputs[2]) / scale
     return 2.01 + 0.25 * scale_of(graph, f"{site.name}/scores") * reach
+
+
+@pytest.mark.parametrize("model", ["rotary and gated", "window", "bounded scores"])
+def test_narrow_products_keep_the_steps_that_they_were_trained_with(model: str) -> None:
+    """Their multipliers are about 30, of which the odd neighbours are a fifteenth away."""
+    student, graph, _ = quantized(model, "gather", "w4a4")
+    products = [site for site in student.network.sites if site.op is Op.MUL and len(site.inputs) == 2]
+    assert products
+    for site in products:
+        observer = student.observer(site.name)
+        assert observer is not None
+        assert observer.bits == 4
+        assert scale_of(graph, site.name) == pytest.approx(observer.scale, rel=1e-4)
 
 
 def scale_of(graph: QuantizedGraph, name: str) -> float:

@@ -190,11 +190,13 @@ def test_steps_of_integers_follow_the_student_that_reads_whole_texts(
     assert float(torch.cosine_similarity(wanted, got, dim=-1).mean()) > 0.95
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neo"])
-def test_onnx_runtime_has_the_reference_integers(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "bits"), [("gpt2", "w8a8"), ("llama", "w8a8"), ("gpt_neo", "w8a8"), ("llama", "w4a4")]
+)
+def test_onnx_runtime_has_the_reference_integers(family: str, bits: str, tmp_path: Path) -> None:
     from archnet.backends import open_backend
 
-    _, graph = frozen_language(family)
+    _, graph = frozen_language(family, bits)
     save_graph(graph, tmp_path / "graph")
     (tmp_path / "onnx").mkdir()
     export_onnx(graph, tmp_path / "onnx" / "model.onnx")

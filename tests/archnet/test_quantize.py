@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -64,6 +65,14 @@ def test_fewer_bits_train_longer() -> None:
     assert schedules[0] == preset.quantize
     assert [s.steps for s in schedules] == sorted({s.steps for s in schedules})
     assert preset.quantize_at(Bits(8, 4)) == preset.quantize_at(Bits(4, 4))
+
+
+def test_language_models_learn_faster_where_activations_are_narrow_and_only_there() -> None:
+    language, other = (PRESETS_OF[kind]["balanced"] for kind in ("language", "translation"))
+    for bits in (Bits(8, 8), Bits(4, 8), Bits(2, 4)):
+        assert language.quantize_at(bits) == other.quantize_at(bits)
+    narrow = other.quantize_at(Bits(4, 4))
+    assert language.quantize_at(Bits(4, 4)) == replace(narrow, rate=4.0 * narrow.rate)
 
 
 def test_every_kind_of_model_has_presets_of_each_name() -> None:

@@ -14,6 +14,7 @@ from archnet.executor import NetworkModule
 from archnet.operators import Op
 from archnet.quantized_student import channel_statistics
 from tests.converters.test_fold import BATCH, POST_NORM, network
+from tests.small_language import folded_language, text_batch
 
 SHARED = POST_NORM.replace("attend ATTENTION query key value", "attend ATTENTION query key key")
 
@@ -65,3 +66,25 @@ def test_other_forms_and_shared_operands_stay_as_they_are() -> None:
         before, after = balanced(text, form=form)
         for name, tensor in after.network.tensors.items():
             assert torch.equal(tensor, before.network.tensors[name])
+
+
+def test_queries_and_keys_that_positions_turn_are_evened_out_too() -> None:
+    before, batch = folded_language("llama"), text_batch(0)
+    statistics = channel_statistics(before.network, [batch])
+    after = balance_attention(before, statistics)
+    new = channel_statistics(after.network, [batch])
+    uneven = 0.0
+    for site in before.network.sites:
+        if site.op is Op.ATTENTION:
+            query, key = site.inputs[:2]
+            assert before.network.site(query).op is Op.ADD
+            old, reaches = (
+                [of[name].mean.abs() + of[name].reach for name in (query, key)] for of in (statistics, new)
+            )
+            torch.testing.assert_close(*reaches, rtol=1e-4, atol=0)
+            uneven = max(uneven, float((old[0] / old[1]).max()))
+    assert uneven > 1.5
+    with torch.no_grad():
+        first, second = (NetworkModule(f.network)(batch) for f in (before, after))
+    logits = before.network.outputs["logits"]
+    torch.testing.assert_close(second[logits], first[logits], rtol=1e-3, atol=1e-3)

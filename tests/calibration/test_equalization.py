@@ -11,6 +11,7 @@ from archnet.executor import NetworkModule
 from archnet.operators import Op
 from archnet.quantized_student import channel_statistics
 from tests.converters.test_fold import BATCH, POST_NORM, PRE_NORM, network
+from tests.small_language import folded_language, text_batch
 
 FLIPPED = PRE_NORM.replace("sum ADD down words", "sum ADD words down")
 TWO_STREAMS = """
@@ -91,3 +92,33 @@ def test_queries_and_keys_stay_as_they_are() -> None:
     assert names.isdisjoint({"query", "key"})
     assert {"value", "attend", "sum", "sum2", "mean"} <= names
     assert all(site.op is not Op.BATCH_NORM for site in fold(network(POST_NORM)).network.sites)
+
+
+def test_gated_products_may_be_evened_out_more_than_the_rest() -> None:
+    folded = folded_language("llama")
+    batch = text_batch(0)
+    statistics = channel_statistics(folded.network, [batch])
+    products = [s.name for s in folded.network.sites if s.op is Op.MUL and len(s.inputs) == 2]
+    assert products
+    plain, own = (equalize(folded, statistics, exponent=0.0, gated_exponent=e) for e in (None, 1.0))
+    new = channel_statistics(own.network, [batch])
+    for name in products:
+        up = folded.network.site(name).inputs[1]
+        shares = [of[name].reach / of[name].reach.mean() for of in (statistics, new)]
+        beside = [of[up].reach / of[up].reach.mean() for of in (statistics, new)]
+        before, after = (torch.maximum(*pair).max() for pair in zip(shares, beside, strict=True))
+        assert float(after) < 0.8 * float(before)
+    changed = [
+        site.name
+        for site in folded.network.sites
+        for key in site.parameters.values()
+        if not torch.allclose(plain.network.tensors[key], own.network.tensors[key])
+    ]
+    readers = folded.network.consumers()
+    around = {folded.network.site(name).inputs[1] for name in products}
+    around |= {reader.name for name in products for reader in readers[name]}
+    assert set(changed) == around
+    with torch.no_grad():
+        was, now = (NetworkModule(f.network)(batch) for f in (folded, own))
+    logits = folded.network.outputs["logits"]
+    torch.testing.assert_close(now[logits], was[logits], rtol=1e-3, atol=1e-3)

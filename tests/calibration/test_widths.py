@@ -122,6 +122,45 @@ def test_products_are_narrow_and_sums_are_not() -> None:
     assert all(w.reason for w in widths.wider)
 
 
+def gated() -> Network:
+    """Queries turned by their positions, and a gated layer, on a residual stream."""
+    sites = (
+        Site("e", Op.EMBEDDING, ("input_ids",), {"table": "t"}),
+        Site("q", Op.LINEAR, ("e",)),
+        Site("turned", Op.LINEAR, ("e",)),
+        Site("cos", Op.MUL, ("q",), {"table": "c"}),
+        Site("sin", Op.MUL, ("turned",), {"table": "c"}),
+        Site("rotary", Op.ADD, ("cos", "sin")),
+        Site("a", Op.ATTENTION, ("rotary", "rotary", "q", "attention_mask")),
+        Site("o", Op.LINEAR, ("a",)),
+        Site("s", Op.ADD, ("e", "o")),
+        Site("gate", Op.LINEAR, ("s",)),
+        Site("relu", Op.RELU, ("gate",)),
+        Site("up", Op.LINEAR, ("s",)),
+        Site("product", Op.MUL, ("relu", "up")),
+        Site("down", Op.LINEAR, ("product",)),
+        Site("r", Op.ADD, ("s", "down")),
+    )
+    tensors = {"t": torch.zeros(3, 4), "c": torch.ones(3, 4)}
+    return Network(("input_ids", "attention_mask"), sites, tensors, {"features": "r"})
+
+
+def test_factors_of_products_element_by_element_stay_wide_and_what_comes_of_them_is_narrow() -> None:
+    bits = Bits(4, 4)
+    network = narrowed(gated(), bits)
+    assert [s.name for s in network.sites if s.op is Op.REQUANTIZE] == ["e/a4", "q/a4", "s/a4"]
+    assert network.site("cos").inputs == ("q",)
+    assert network.site("product").inputs == ("relu", "up")
+    assert network.site("a").inputs[:3] == ("rotary", "rotary", "q/a4")
+    widths = assign(network, bits)
+    narrow = {n for n, width in widths.results.items() if width == 4}
+    assert narrow == {"e/a4", "q/a4", "s/a4", "rotary", "a", "product"}
+    found = {w.what: w.count for w in widths.wider}
+    assert found["factors of products element by element"] == 4  # gate and its ReLU are one tensor
+    assert found["layers that only feed an Add or an output"] == 4
+    assert found["residual stream"] == 2
+
+
 def test_single_layers_may_differ() -> None:
     layers = {"down": Bits(8, 8), "q": Bits(4, 8)}
     network = narrowed(block(), Bits(4, 4), layers)
