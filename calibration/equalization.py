@@ -142,8 +142,8 @@ def equalize(
     for site, count in joined(network):
         for numbers in (scales, shifts):
             if site.inputs[0] in numbers:
-                own = numbers[site.inputs[0]]
-                numbers[site.name] = own.repeat(count) if own.dim() else own
+                given = numbers[site.inputs[0]]
+                numbers[site.name] = given.repeat(count) if given.dim() else given
     return _apply(folded, scales, shifts)
 
 
