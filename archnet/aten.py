@@ -256,10 +256,7 @@ class Translator:
             return curve.base
         activation = activation_of(curve.samples)
         if activation is not None:
-            op, attributes = activation
-            return replace(
-                curve.base, site=self.add_site(curve.node, op, (curve.base.site,), attributes=attributes)
-            )
+            return self._activated(curve, *activation)
         if is_squared_relu(curve.samples):
             relu = self.add_site(curve.node, Op.RELU, (curve.base.site,))
             return replace(curve.base, site=self.add_site(curve.node, Op.MUL, (relu, relu)))
@@ -273,6 +270,14 @@ class Translator:
             return replace(curve.base, gain=factor)
         reason = "an elementwise function that no converter knows"
         return self._refuse(curve.node, node_kind(curve.node), reason, [curve.base.site])
+
+    def _activated(self, curve: Curve, op: Op, attributes: Mapping[str, SiteAttribute]) -> Value:
+        """An activation; of tokens that come from a map one of the map, whose convolution takes it in."""
+        producer = next((site for site in self.sites if site.name == curve.base.site), None)
+        turned = producer is not None and producer.op is Op.TO_TOKENS
+        inputs = producer.inputs if producer is not None and turned else (curve.base.site,)
+        site = self.add_site(curve.node, op, inputs, attributes=attributes)
+        return replace(curve.base, site=self.add_site(curve.node, Op.TO_TOKENS, (site,)) if turned else site)
 
     def scaled_words(self, node: fx.Node, words: Value, factor: float) -> Value:
         """A word embedding times a number: an embedding from a table of its own."""

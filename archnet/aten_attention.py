@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
+from archnet.aten_image import IMAGE_INPUT
 from archnet.aten_moved import as_moved, named, scaled_queries
 from archnet.aten_pooling import masked
 from archnet.aten_relative import refuse_beside_distances, tables_of, times_rows, transposed
 from archnet.aten_tokens import times_matrix
-from archnet.converters.softmax import HIDDEN
+from archnet.aten_windows import bias_of_windows
+from archnet.converters.softmax import HIDDEN, of_windows
 from archnet.network import SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import (
@@ -30,7 +32,6 @@ from archnet.side_values import (
 )
 from archnet.token_values import (
     Known,
-    Moved,
     Relative,
     Scores,
     Unknown,
@@ -67,8 +68,13 @@ def reshape(t: Translator, node: fx.Node) -> Known:
 
 
 def _only_apart(before: tuple[int, ...], after: tuple[int, ...], heads: int) -> bool:
-    """Whether a reshape of scores takes batch and heads apart, or together, and does nothing else."""
+    """Whether a reshape of scores takes batch and heads apart, or together, and does nothing else.
+
+    Or images and windows.
+    """
     together, apart = sorted((before, after), key=len)
+    if len(apart) == 5:
+        return apart[2] == heads and together == (apart[0] * apart[1], *apart[2:])
     return len(apart) == 4 and apart[1] == heads and together == (apart[0] * heads, *apart[2:])
 
 
@@ -213,7 +219,7 @@ def _for_heads(t: Translator, argument: object, heads: int) -> Value:
     if times < 2 or rest:
         return t.value(argument, "heads")
     terms = tuple((i.repeat_interleave(times, 1), g.repeat_interleave(times, 1)) for i, g in found.terms)
-    return named(t, argument, Moved(found.base, found.sizes, terms))
+    return named(t, argument, replace(found, terms=terms))
 
 
 def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causal: bool = False) -> Value:
@@ -228,20 +234,25 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
         raise Unknown("grouped heads, or values that are scaled")
     if key.tokens != value.tokens or (causal and key.tokens != query.tokens):
         raise Unknown("its keys and values come from different sequences")
+    if {query.window, key.window, value.window} != {query.window} or (causal and query.window):
+        raise Unknown("its queries, keys and values come from different windows")
     masked = False
     bias: Tensor | None = None
     for addend, gain in (*scores.addends, *((mask, 1.0) for mask in scores.hidden)):
         recorded = _recorded(t, addend, query.heads, hides=addend in scores.hidden)
-        seen, addend_bias = _addend(t, recorded, query.tokens, key.tokens)
+        if query.window:
+            seen, addend_bias = _addend_in_windows(t, recorded, query.heads)
+        else:
+            seen, addend_bias = _addend(t, recorded, query.tokens, key.tokens)
         masked |= seen == "padding"
         causal |= seen == "causal"
         if addend_bias is not None:
             # What hides keys still does, whatever it is multiplied by.
             addend_bias = torch.where(addend_bias > HIDDEN / 2, addend_bias * gain, addend_bias)
-            bias = addend_bias if bias is None else bias + addend_bias
+            bias = addend_bias if bias is None else _sum_of(bias, addend_bias)
     if "decoder_input_ids" in t.inputs and query.tokens == key.tokens and _hides_later(bias):
         causal, masked = True, False  # what is padding comes later than every token that counts
-    if bias is not None and query.tokens == key.tokens:
+    if bias is not None and query.tokens == key.tokens and not query.window:
         bias = from_own_place(bias, causal=causal)
     if scores.relative:
         refuse_beside_distances(t, scores, positions=causal or bias is not None)
@@ -257,9 +268,28 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
         attributes["cap"] = scores.cap
     if causal:
         attributes["causal"] = True
+    if query.window:
+        attributes["window"] = query.window
     inputs = (query.site, key.site, value.site, *((key.tokens,) if masked else ()))
     site = t.add_site(node, Op.ATTENTION, inputs, parameters=parameters, attributes=attributes)
-    return Value(site, "heads", query.heads, tokens=query.tokens)
+    return Value(site, "heads", query.heads, tokens=query.tokens, window=query.window)
+
+
+def _sum_of(one: Tensor, other: Tensor) -> Tensor:
+    """Two biases in one; of windows one may be alike for all, and the other for each its own."""
+    few, many = sorted((one, other), key=len)
+    return of_windows(few, len(many)) + many
+
+
+def _addend_in_windows(
+    t: Translator, recorded: Sequence[Tensor], heads: int
+) -> tuple[str | None, Tensor | None]:
+    """What a tensor added to the scores of windows is: a bias (see `bias_of_windows`)."""
+    pairs = zip(recorded, t.probes, strict=True)
+    first, *others = (bias_of_windows(v, len(probe.values[IMAGE_INPUT]), heads) for v, probe in pairs)
+    if not all(torch.equal(first, other) for other in others):
+        raise Unknown("its attention mask depends on the image")
+    return None, first
 
 
 def _hides_later(bias: Tensor | None) -> bool:

@@ -7,6 +7,7 @@ there is none of its own, becomes a depthwise convolution with a kernel of 1 x 1
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 IMAGE_INPUT = "pixel_values"
 
 Handler = Callable[["Translator", fx.Node], Known]
+
+FLAT = ("map", "pooled", "column")
+"""Layouts that reshapes make rows of."""
 
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _WINDOW = ("input", "kernel_size", "stride", "padding")
@@ -153,6 +157,18 @@ def global_pool(t: Translator, node: fx.Node) -> Known:
     return Value(site, "pooled" if after[2:] == (1, 1) else "map")
 
 
+def token_pool(t: Translator, node: fx.Node) -> Known:
+    """The mean over the tokens of an image, (batch, features, tokens) -> (batch, features, 1)."""
+    source, size = node.args[:2]
+    assert isinstance(source, fx.Node)
+    if t.inputs != (IMAGE_INPUT,) or size not in (1, [1]):
+        raise Unknown("a mean that is no mean over the valid tokens")
+    x = t.value(source, "tokens_t")
+    return replace(
+        x, site=t.add_site(node, Op.TOKEN_MEAN, (x.site,), attributes={"first": 0}), layout="column"
+    )
+
+
 def mean(t: Translator, node: fx.Node) -> Known:
     """The mean over height and width, or over the tokens of an image; other means are unknown."""
     axes = node.args[1] if len(node.args) > 1 else None
@@ -259,12 +275,14 @@ def flattened(otherwise: Handler) -> Handler:
     def handle(t: Translator, node: fx.Node) -> Known:
         source = node.args[0]
         found = t.settled(source) if source in t.known else None
-        if not isinstance(found, Value) or found.layout not in ("map", "pooled") or found.gain != 1.0:
+        if not isinstance(found, Value) or found.layout not in FLAT or found.gain != 1.0:
             return otherwise(t, node)
         assert isinstance(source, fx.Node)
         before, after = t.shape(source), t.shape(node)
         if before == after:
             return found
+        if found.layout == "column" and after == before[:2]:
+            return replace(found, layout="row")
         if len(after) == 2 and after[0] == before[0]:
             return Value(t.add_site(node, Op.FLATTEN, (found.site,)), "row")
         if len(after) == 3 and after[:2] == before[:2]:
@@ -306,6 +324,7 @@ IMAGE_HANDLERS: dict[str, Handler] = {
     "max_pool2d": max_pool,
     "max_pool2d_with_indices": max_pool,
     "avg_pool2d": average_pool,
+    "adaptive_avg_pool1d": token_pool,
     "adaptive_avg_pool2d": global_pool,
     "mean": mean,
     "cat": concatenated,

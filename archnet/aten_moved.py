@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
+from archnet.aten_image import IMAGE_INPUT
+from archnet.aten_windows import in_windows
 from archnet.converters.layer_norm import NORMS
 from archnet.network import Site, SiteAttribute, groups_of
 from archnet.operators import Op
@@ -36,6 +38,9 @@ MOVES = frozenset(
     "index index_select flip roll".split()
 )
 """Operators that move elements and change none."""
+
+PADS = frozenset(("pad", "constant_pad_nd"))
+"""Operators that put other numbers around features."""
 
 TAKES = frozenset(("index", "index_select"))
 """Of these, those that are told where to take elements."""
@@ -86,7 +91,15 @@ def moved(t: Translator, node: fx.Node) -> Moved | MovedParts | None:
             tuple(x.expand(shape) if kind == "expand" else x.reshape(shape) for x in term) for term in m.terms
         ]
         return _checked(m, terms)
-    return _run(t, node, known) if kind in MOVES else None
+    padded = kind in PADS and all(m.pictures for m in known.values()) and _pads_zeros(node)
+    return _run(t, node, known) if kind in MOVES or padded else None
+
+
+def _pads_zeros(node: fx.Node) -> bool:
+    """Whether what is put around features are zeros: elements times 0."""
+    mode = "constant" if node_kind(node) == "constant_pad_nd" else (*node.args, "constant")[2]
+    fill = node.args[-1] if len(node.args) > 2 and node.args[-1] != "constant" else 0
+    return mode == "constant" and fill in (0, 0.0, None)
 
 
 def as_moved(t: Translator, node: fx.Node) -> Moved | None:
@@ -105,14 +118,16 @@ def as_moved(t: Translator, node: fx.Node) -> Moved | None:
     back = [order.index(i) for i in range(len(order))]
     features = torch.Size(sizes[2:]).numel()
     gain = torch.full(shape, found.gain)
-    base = Value(found.site, tokens=found.tokens)
-    return Moved(base, (sizes[0], sizes[1], features), ((index.permute(back).reshape(shape), gain),))
+    base = Value(found.site, tokens=found.tokens, window=found.window)
+    pictures = len(t.probes[0].values[IMAGE_INPUT]) if t.inputs == (IMAGE_INPUT,) else 0
+    terms = ((index.permute(back).reshape(shape), gain),)
+    return Moved(base, (sizes[0], sizes[1], features), terms, pictures)
 
 
 def _sum(t: Translator, node: fx.Node, parts: Sequence[Moved]) -> Moved | None:
     if any(term[0].shape != t.shape(node) for m in parts for term in m.terms):
         return None
-    return Moved(parts[0].base, parts[0].sizes, tuple(term for m in parts for term in m.terms))
+    return replace(parts[0], terms=tuple(term for m in parts for term in m.terms))
 
 
 def _scaled(t: Translator, node: fx.Node, kind: str, item: tuple[fx.Node, Moved]) -> Moved | None:
@@ -130,7 +145,7 @@ def _scaled(t: Translator, node: fx.Node, kind: str, item: tuple[fx.Node, Moved]
             factor = t.tensor(factor).float()
         factor = 1 / factor if kind == "div" else factor
     shape = t.shape(node)
-    return Moved(m.base, m.sizes, tuple((i.expand(shape), (g * factor).expand(shape)) for i, g in m.terms))
+    return replace(m, terms=tuple((i.expand(shape), (g * factor).expand(shape)) for i, g in m.terms))
 
 
 def _run(t: Translator, node: fx.Node, known: dict[fx.Node, Moved]) -> Moved | MovedParts | None:
@@ -171,9 +186,12 @@ def _moved_term(
 
 
 def _checked(m: Moved, terms: Sequence[Any]) -> Moved | None:
-    """The same features moved on, if every element is still one of its own token's."""
-    made = Moved(m.base, m.sizes, tuple((index, gain) for index, gain in terms))
-    return made if _axes(made) is not None else None
+    """The same features moved on, if every element is still one of its own token's.
+
+    What the tokens of a picture come to shows where they are used.
+    """
+    made = replace(m, terms=tuple((index, gain) for index, gain in terms))
+    return made if made.pictures or _axes(made) is not None else None
 
 
 def _axes(m: Moved) -> tuple[int, int] | None:
@@ -219,7 +237,7 @@ def _layout(m: Moved) -> tuple[str, Moved]:
     merged = shape[0] > batch and len(shape) == 3
     if merged:
         apart = (batch, -1, *shape[1:])
-        m = Moved(m.base, m.sizes, tuple((i.reshape(apart), g.reshape(apart)) for i, g in m.terms))
+        m = replace(m, terms=tuple((i.reshape(apart), g.reshape(apart)) for i, g in m.terms))
     layout = LAYOUTS.get((m.terms[0][0].dim(), _axes(m)))
     if merged:
         layout = next((name for name, of in MERGED.items() if of == layout), None)
@@ -234,6 +252,8 @@ def named(t: Translator, node: fx.Node, m: Moved) -> Value:
     Raises:
         Unknown: they are in no layout that an operator takes.
     """
+    if m.pictures and _axes(m) is None:
+        return in_windows(t, node, m)
     layout, m = _layout(m)
     rank, order = m.terms[0][0].dim(), ORDERS[layout]
     sites: list[str] = []
@@ -259,7 +279,7 @@ def named(t: Translator, node: fx.Node, m: Moved) -> Value:
         total = t.add_site(node, Op.ADD, (total, site))
     if tables and len(tables) == len(sites):
         t.turned[total] = tuple(tables)
-    return Value(total, layout, heads, tokens=m.base.tokens)
+    return Value(total, layout, heads, tokens=m.base.tokens, window=m.base.window)
 
 
 def _rows(t: Translator, node: fx.Node, m: Moved, rows: Tensor, gain: Tensor) -> str:

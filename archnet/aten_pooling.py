@@ -18,6 +18,9 @@ from archnet.token_values import HEADS, Curve, Known, Unknown, Value
 if TYPE_CHECKING:
     from archnet.aten import Translator
 
+LEAST_SQUARE = 1e-12
+"""Added to the mean square of features that are divided by their norm, so that those of zeros stay zeros."""
+
 PRODUCT = "a product of token features with something that is not a number"
 
 
@@ -133,18 +136,24 @@ def averaged(t: Translator, node: fx.Node, total: Value) -> Known:
 
 
 def row_norm(t: Translator, node: fx.Node) -> Known:
-    """The L2 norm of a row, or what bounds and expands it."""
+    """The L2 norm of a row or of the features of a head, or what bounds and expands it."""
     found = t.settled(node.all_input_nodes[0])
-    if not isinstance(found, Value) or found.layout not in ("row", "norm"):
-        raise Unknown("a norm of something that is not a pooled row")
+    if not isinstance(found, Value) or found.layout not in ("row", "norm", *HEADS):
+        raise Unknown("a norm of something that is no pooled row and no head's features")
     return replace(found, layout="norm")
 
 
-def normalized(t: Translator, node: fx.Node, row: Value) -> Known:
-    """A row divided by its L2 norm."""
+def normalized(t: Translator, node: fx.Node, x: Value) -> Known:
+    """A row divided by its L2 norm; or the features of each head (cosine attention, arXiv 2111.09883).
+
+    These are what an RMSNorm gives with weights of 1 / sqrt(width).
+    """
     source = node.args[0]
     assert isinstance(source, fx.Node)
     for recorded in t.recorded:
         if not _same(recorded[node], F.normalize(recorded[source], dim=-1)):
-            raise Unknown("a row divided by something else than its L2 norm")
-    return replace(row, layout="normalized")
+            raise Unknown("features divided by something else than their L2 norm")
+    if x.layout in HEADS:
+        width = t.shape(node)[-1]
+        return add_norm(t, node, Op.RMS_NORM, x, LEAST_SQUARE, torch.full((width,), width**-0.5))
+    return replace(x, layout="normalized")

@@ -58,6 +58,11 @@ def scaled(t: Translator, node: fx.Node) -> Known:
         constant = t.tensor(by)
         if constant.numel() == 1:
             factor = float(constant)
+        elif (
+            isinstance(found, Scores)
+            and constant.numel() == constant[..., :1, :1].numel() == found.query.heads
+        ):
+            return _scaled_by_head(t, node, found, constant.flatten())
         elif _one_a_feature(found, constant):
             x = t.value(source, "tokens", "row", *HEADS)
             scale = constant.reshape(-1).float().repeat(x.heads if x.layout in HEADS else 1)
@@ -81,6 +86,19 @@ def scaled(t: Translator, node: fx.Node) -> Known:
     if found.site in t.tables:
         return t.scaled_words(node, found, factor)
     return replace(found, gain=found.gain * factor)
+
+
+def _scaled_by_head(t: Translator, node: fx.Node, scores: Scores, factors: Tensor) -> Scores:
+    """Scores times a number a head, which the queries of it take in."""
+    if scores.probabilities or scores.addends or scores.hidden or scores.cap or scores.relative:
+        raise Unknown("attention is scaled by a number a head after something was added to its scores")
+    factors = 1 / factors if node_kind(node).startswith("div") else factors
+    query = next(site for site in t.sites if site.name == scores.query.site)
+    if "bias" not in query.parameters:
+        raise Unknown("attention is scaled by a number a head, and no layer or norm makes its queries")
+    features = len(t.tensors[query.parameters["bias"]])
+    by_feature = factors.float().repeat_interleave(features // len(factors))
+    return replace(scores, query=scaled_features(t, node, scores.query, by_feature))
 
 
 def _is_moment(t: Translator, node: object) -> bool:

@@ -9,9 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archnet.converters.attention import mix_tokens
-from archnet.converters.softmax import bounded, cap_of, hides, later_keys, relu_weights, seen_keys
+from archnet.converters.softmax import (
+    bounded,
+    cap_of,
+    hides,
+    later_keys,
+    of_windows,
+    relu_weights,
+    seen_keys,
+    window_of,
+)
 from archnet.network import Network, Site, grouped, groups_of
 from archnet.operators import Op
+from archnet.windows import Windows
 
 MASKED = -30000.0
 """Added to the scores of padded keys; representable in bfloat16 and float16."""
@@ -104,10 +114,11 @@ def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tens
     """Scaled (and bounded) products of queries and keys plus the bias, (batch, heads, queries, keys).
 
     With tables of distances they are added before the products are scaled (see `relative_products`). In
-    causal attention the keys behind a query's own place are hidden.
+    causal attention the keys behind a query's own place are hidden. In windows a head's scores within each
+    stand in place of the head's (see `split_heads`).
     """
     heads = int(site.attributes["heads"])
-    query, key = split_heads(query, heads), split_heads(key, heads)
+    query, key = (split_heads(x, heads, window_of(site)) for x in (query, key))
     products = query @ key.transpose(-1, -2)
     if "relative_keys" in site.parameters:
         products = products + relative_products(query, module.parameter(site, "relative_keys"))
@@ -117,7 +128,8 @@ def attention_scores(module: NetworkModule, site: Site, query: Tensor, key: Tens
     scores = bounded(products * float(site.attributes["scale"]), cap_of(site))
     if "bias" in site.parameters:
         length = scores.shape[-1]
-        scores = scores + module.parameter(site, "bias")[:, :length, :length]
+        bias = of_windows(module.parameter(site, "bias"), scores.shape[1])
+        scores = scores + bias[:, :length, :length]
     if site.attributes.get("causal", False):
         scores = scores + later_keys(scores.shape[-1], scores.device) * MASKED
     return scores
@@ -141,15 +153,20 @@ def relative_products(x: Tensor, table: Tensor) -> Tensor:
     return (x @ rows.transpose(-1, -2)).gather(-1, distance)
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(batch, sequence, features) -> (batch, heads, sequence, width)."""
+def split_heads(x: Tensor, heads: int, window: int = 0) -> Tensor:
+    """(batch, sequence, features) -> (batch, heads, sequence, width).
+
+    With a window of so many tokens: (batch, heads * windows, window, width), those of a head one after the
+    other.
+    """
     batch, sequence, features = x.shape
-    return x.reshape(batch, sequence, heads, features // heads).transpose(1, 2)
+    apart = x.reshape(batch, sequence, heads, features // heads).transpose(1, 2)
+    return apart.reshape(batch, -1, window, features // heads) if window else apart
 
 
-def merge_heads(x: Tensor) -> Tensor:
-    """(batch, heads, sequence, width) -> (batch, sequence, features)."""
-    return x.transpose(1, 2).flatten(-2)
+def merge_heads(x: Tensor, heads: int) -> Tensor:
+    """(batch, heads, sequence, width), or in windows, -> (batch, sequence, features)."""
+    return x.reshape(len(x), heads, -1, x.shape[-1]).transpose(1, 2).flatten(-2)
 
 
 def _attention(
@@ -157,12 +174,13 @@ def _attention(
 ) -> Tensor:
     scores = attention_scores(m, s, q, k)
     heads = int(s.attributes["heads"])
+    values = split_heads(v, heads, window_of(s))
     if s.attributes.get("form") == "relu":
         keep = seen_keys(scores, mask, causal=bool(s.attributes.get("causal", False)))
-        return merge_heads(relu_weights(scores.float(), keep).to(v.dtype) @ split_heads(v, heads))
+        return merge_heads(relu_weights(scores.float(), keep).to(v.dtype) @ values, heads)
     if mask is not None:
         scores = scores + (1.0 - mask[:, None, None, :].to(scores.dtype)) * MASKED
-    return merge_heads(torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype) @ split_heads(v, heads))
+    return merge_heads(torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype) @ values, heads)
 
 
 def mean_pool(x: Tensor, mask: Tensor) -> Tensor:
@@ -230,6 +248,19 @@ def shifted(x: Tensor, by: int) -> Tensor:
     return longer[:, :length] if by > 0 else longer[:, -length:]
 
 
+def in_windows(x: Tensor, windows: Windows) -> Tensor:
+    """(batch, tokens, features) in the order of windows, or back from it."""
+    order = torch.from_numpy(windows.order()).to(x.device)
+    if windows.adds_zeros:
+        x, order = F.pad(x, (0, 0, 0, 1)), torch.where(order < 0, x.shape[1], order)
+    return x.index_select(1, order)
+
+
+def beside(x: Tensor, count: int) -> Tensor:
+    """(batch, tokens, features) -> (batch, tokens / count, count * features)."""
+    return x.reshape(len(x), -1, count * x.shape[-1])
+
+
 def _other(m: NetworkModule, s: Site, *inputs: Tensor) -> Tensor:
     raise RuntimeError(f"{s.name}: {s.attributes.get('aten', s.op)} cannot be executed")
 
@@ -262,8 +293,11 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.MAX_POOL: lambda m, s, x: F.max_pool2d(x, *_window(s)),
     Op.AVG_POOL: lambda m, s, x: F.avg_pool2d(x, *_window(s)),
     Op.TO_TOKENS: lambda m, s, x: x.flatten(2).transpose(1, 2),
+    Op.TO_MAP: lambda m, s, x: x.transpose(1, 2).unflatten(2, (int(s.attributes["height"]), -1)),
     Op.PREPEND: lambda m, s, x: F.pad(x, (0, 0, int(s.attributes["rows"]), 0)),
     Op.SHIFT: lambda m, s, x: shifted(x, int(s.attributes["by"])),
+    Op.WINDOWS: lambda m, s, x: in_windows(x, Windows.of(s.attributes)),
+    Op.RESHAPE: lambda m, s, x: beside(x, int(s.attributes["beside"])),
     Op.FLATTEN: lambda m, s, x: x.flatten(1),
     Op.OTHER: _other,
 }

@@ -30,6 +30,7 @@ from archnet.freeze_image import (
     flatten,
     max_pool,
     prepend,
+    to_map,
     to_tokens,
     token_mean,
 )
@@ -48,6 +49,7 @@ from archnet.operators import Op
 from archnet.quantized_layers import QuantizedLinear, QuantizedTableAdd, QuantizedTableMul
 from archnet.quantized_student import LARGEST_FACTOR, QuantizedStudent
 from archnet.shared_scales import made_by
+from archnet.windows import Windows
 
 
 def freeze(
@@ -251,6 +253,20 @@ def _shift(b: GraphBuilder, site: Site) -> None:
     b.values[site.name] = b.add(Op.SHIFT, site, "", (source.name,), spec, by=int(site.attributes["by"]))
 
 
+def _windows(b: GraphBuilder, site: Site) -> None:
+    source, windows = b.spec(site.inputs[0]), Windows.of(site.attributes)
+    spec = replace(source, name=site.name, shape=(source.shape[0], windows.tokens[1], source.shape[2]))
+    b.values[site.name] = b.add(Op.WINDOWS, site, "", (source.name,), spec, **windows.attributes())
+
+
+def _beside(b: GraphBuilder, site: Site) -> None:
+    source, count = b.spec(site.inputs[0]), int(site.attributes["beside"])
+    batch, tokens, features = source.shape
+    shape: tuple[Dim, ...] = (batch, int(tokens) // count, count * int(features))
+    spec = replace(source, name=site.name, shape=shape)
+    b.values[site.name] = b.add(Op.RESHAPE, site, "", (source.name,), spec, shape=shape)
+
+
 def _mean_pool(b: GraphBuilder, site: Site) -> None:
     """Pooling becomes a node when its output is emitted, with that output's offset."""
     b.values[site.name] = b.values[site.inputs[0]]
@@ -301,6 +317,8 @@ FREEZERS: dict[Op, Callable[[GraphBuilder, Site], None]] = {
     Op.CONCAT: freeze_concat,
     Op.SLICE: freeze_rows,
     Op.SHIFT: _shift,
+    Op.WINDOWS: _windows,
+    Op.RESHAPE: _beside,
     Op.SELECT: _select,
     Op.MEAN_POOL: _mean_pool,
     Op.CLIP: _fused,
@@ -309,6 +327,7 @@ FREEZERS: dict[Op, Callable[[GraphBuilder, Site], None]] = {
     Op.AVG_POOL: average_pool,
     Op.MAX_POOL: max_pool,
     Op.TO_TOKENS: to_tokens,
+    Op.TO_MAP: to_map,
     Op.PREPEND: prepend,
     Op.FLATTEN: flatten,
     Op.TOKEN_MEAN: token_mean,

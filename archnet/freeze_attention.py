@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from archnet.calibration.affine import MAX_MULTIPLIER, fit_output_scale, operand_scale, quantize_affine
 from archnet.calibration.lsq import ActivationQuantizer
+from archnet.converters.softmax import of_windows, window_of
 from archnet.freeze_embedding import position_rows
 from archnet.freeze_relative import with_distances
 from archnet.graph import (
@@ -116,7 +117,8 @@ def _with_bias(b: GraphBuilder, site: Site, products: str, module: QuantizedAtte
     multiplier_a, scale = fit_output_scale(max(module.scores.scale, scale_p / LARGEST_FACTOR), scale_p)
     # What a window hides is far below all scores: a factor below 2 cuts it off where the sum saturates.
     scale_b = operand_scale(min(module.pairs.scale, LARGEST_FACTOR * scale), scale)
-    table = quantize_affine(numpy_of(module.bias), scale_b, bits=module.pairs.bits).astype(np.int8)
+    bias = numpy_of(of_windows(module.bias, int(square[1])))
+    table = quantize_affine(bias, scale_b, bits=module.pairs.bits).astype(np.int8)
     rows = _pairs if b.position is None else _pairs_of_a_token
     pairs = rows(b, site, table, square, module.pairs.bits, scale_b)
     multiplier_b = int(np.rint(scale_b / scale * 2**16))
@@ -154,7 +156,10 @@ def _pairs_of_a_token(
 
 
 def split_heads(b: GraphBuilder, site: Site, index: int, heads: int) -> str:
-    """Query, key or value (index 0 to 2): (batch, tokens, features) -> (batch, heads, tokens, width)."""
+    """Query, key or value (index 0 to 2): (batch, tokens, features) -> (batch, heads, tokens, width).
+
+    In windows the tokens of every head are cut into them: (batch, heads * windows, window, width).
+    """
     source = b.spec(site.inputs[index])
     part = ("query", "key", "value")[index]
     width = int(source.shape[-1]) // heads
@@ -163,18 +168,30 @@ def split_heads(b: GraphBuilder, site: Site, index: int, heads: int) -> str:
     flat = b.add(Op.RESHAPE, site, f"{part}_split", (source.name,), spec, shape=split)
     swapped: tuple[Dim, ...] = (source.shape[0], heads, source.shape[1], width)
     spec = TensorSpec(f"{site.name}/{part}_heads", swapped, source.dtype, source.bits, source.scale)
-    return b.add(Op.TRANSPOSE, site, f"{part}_heads", (flat,), spec, perm=(0, 2, 1, 3))
+    by_head = b.add(Op.TRANSPOSE, site, f"{part}_heads", (flat,), spec, perm=(0, 2, 1, 3))
+    if not (window := window_of(site)):
+        return by_head
+    cut: tuple[Dim, ...] = (source.shape[0], heads * (int(source.shape[1]) // window), window, width)
+    spec = replace(spec, name=f"{site.name}/{part}_windows", shape=cut)
+    return b.add(Op.RESHAPE, site, f"{part}_windows", (by_head,), spec, shape=cut)
 
 
 def merge_heads(b: GraphBuilder, site: Site, context: str, heads: int) -> str:
-    """(batch, heads, tokens, width) -> (batch, tokens, features), the site's result."""
+    """(batch, heads, tokens, width), or in windows, -> (batch, tokens, features), the site's result."""
     source = b.tensors[context]
-    tokens = (source.shape[0], source.shape[2])
+    if window := window_of(site):
+        tokens = int(source.shape[1]) // heads * window
+        spec = replace(
+            source, name=f"{site.name}/by_head", shape=(source.shape[0], heads, tokens, source.shape[3])
+        )
+        context = b.add(Op.RESHAPE, site, "by_head", (context,), spec, shape=spec.shape)
+        source = spec
+    rows = (source.shape[0], source.shape[2])
     width = int(source.shape[-1])
-    split: tuple[Dim, ...] = (*tokens, heads, width)
+    split: tuple[Dim, ...] = (*rows, heads, width)
     spec = TensorSpec(f"{site.name}/joined", split, source.dtype, source.bits, source.scale)
     back = b.add(Op.TRANSPOSE, site, "joined", (context,), spec, perm=(0, 2, 1, 3))
-    flat: tuple[Dim, ...] = (*tokens, heads * width)
+    flat: tuple[Dim, ...] = (*rows, heads * width)
     spec = TensorSpec(site.name, flat, source.dtype, source.bits, source.scale)
     return b.add(Op.RESHAPE, site, "", (back,), spec, shape=flat)
 

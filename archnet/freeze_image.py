@@ -71,6 +71,19 @@ def to_tokens(b: GraphBuilder, site: Site) -> None:
     b.values[site.name] = b.add(Op.TRANSPOSE, site, "", (name,), spec, perm=(0, 2, 1))
 
 
+def to_map(b: GraphBuilder, site: Site) -> None:
+    """(batch, positions, channels) -> (batch, channels, height, width)."""
+    source = b.spec(site.inputs[0])
+    positions, channels = int(source.shape[1]), int(source.shape[2])
+    turned = replace(source, name=f"{site.name}/turned", shape=("batch", channels, positions))
+    name = b.add(Op.TRANSPOSE, site, "turned", (source.name,), turned, perm=(0, 2, 1))
+    shape: tuple[Dim, ...] = (
+        "batch", channels, int(site.attributes["height"]), int(site.attributes["width"]),
+    )  # fmt: skip
+    spec = replace(source, name=site.name, shape=shape)
+    b.values[site.name] = b.add(Op.RESHAPE, site, "", (name,), spec, shape=shape)
+
+
 def token_mean(b: GraphBuilder, site: Site) -> None:
     """The mean over the tokens from one on: a layer over tokens whose weights are 0 and all alike."""
     source = b.spec(site.inputs[0])

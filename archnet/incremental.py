@@ -76,7 +76,7 @@ class IncrementalDecoder:
             scores = scores + self.module.parameter(site, "bias")[:, None, self.position, :length]
         relu = site.attributes.get("form") == "relu"
         weights = relu_weights(scores, None) if relu else torch.softmax(scores, -1)
-        return merge_heads(weights @ split_heads(values[:, :length], heads))
+        return merge_heads(weights @ split_heads(values[:, :length], heads), heads)
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 
 from archnet.graph import TensorSpec
 from archnet.node_check import Fault, NodeCheck, Shape, check_weighted, require
 from archnet.operators import Op
+from archnet.windows import Windows
 
 
 def _map(c: NodeCheck) -> tuple[TensorSpec, tuple[int, int, int]]:
@@ -58,8 +60,26 @@ def _prepend(c: NodeCheck) -> Shape:
     return (x.shape[0], length + c.integer("rows", 1, 2**16), x.shape[2])
 
 
+def _windows(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8", "uint8")
+    c.output_like(x)
+    numbers = {field.name: c.node.attributes.get(field.name) for field in fields(Windows)}
+    inverse = numbers.pop("inverse")
+    require(isinstance(inverse, bool), f"attribute inverse is {inverse!r}, not a bool")
+    for name in numbers:
+        c.integer(name, 0 if name.startswith(("shift", "pad")) else 1, 2**16)
+    windows = Windows.of(c.node.attributes)
+    (height, width), (down, right) = windows.filled, (windows.window_y, windows.window_x)
+    require(height % down == 0 == width % right, f"cuts {height} x {width} into windows of {down} x {right}")
+    require(windows.shift_y < height and windows.shift_x < width, "moves a map by more than its size")
+    before, after = windows.tokens
+    require(len(x.shape) == 3 and x.shape[1] == before, f"its input {x.name} has shape {x.shape}")
+    return (x.shape[0], after, x.shape[2])
+
+
 IMAGE_OPERATORS: dict[Op, tuple[int, Callable[[NodeCheck], Shape]]] = {
     Op.CONV: (5, _convolution),
     Op.MAX_POOL: (1, _max_pool),
     Op.PREPEND: (1, _prepend),
+    Op.WINDOWS: (1, _windows),
 }

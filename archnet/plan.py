@@ -48,8 +48,11 @@ KEPT: Mapping[Op, tuple[tuple[Op, ...], str]] = {
     Op.MAX_POOL: ((Op.MAX_POOL,), "maximum of integers"),
     Op.AVG_POOL: ((Op.CONV,), "integer convolution of each channel with equal weights"),
     Op.TO_TOKENS: ((Op.RESHAPE, Op.TRANSPOSE), "Reshape and Transpose"),
+    Op.TO_MAP: ((Op.TRANSPOSE, Op.RESHAPE), "Transpose and Reshape"),
     Op.PREPEND: ((Op.PREPEND,), "a row of zeros, to which a constant is added"),
     Op.SHIFT: ((Op.SHIFT,), "the features of neighbouring tokens, zeros where there is none"),
+    Op.WINDOWS: ((Op.WINDOWS,), "the tokens of an image in the order of windows, or back"),
+    Op.RESHAPE: ((Op.RESHAPE,), "the features of neighbouring tokens in one"),
     Op.FLATTEN: ((Op.RESHAPE,), "Reshape"),
     Op.BATCH_NORM: ((), "folded into the fully connected layers around it"),
 }

@@ -37,7 +37,7 @@ class QuantizedReluAttention(QuantizedAttention):
         else:
             scores = self.scores(scores)
         weights = relu_weights(scores, keep)
-        return merge_heads(weights.to(value.dtype) @ split_heads(value, self.heads))
+        return merge_heads(weights.to(value.dtype) @ split_heads(value, self.heads), self.heads)
 
 
 class RelativeTerm(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from archnet.calibration.lsq import ActivationQuantizer, WeightQuantizer
 from archnet.calibration.observers import sample_of
 from archnet.calibration.widths import STORED_BITS
-from archnet.converters.softmax import HIDDEN, bounded, hides, seen_keys
+from archnet.converters.softmax import HIDDEN, bounded, hides, of_windows, seen_keys
 from archnet.executor import MASKED, merge_heads, split_heads
 
 MASK_DISTANCE = 10.0
@@ -74,6 +74,7 @@ class QuantizedAttention(nn.Module):
         share_levels: units that make 1 in probabilities of 8 bits (see `Profile.softmax_levels`); those of
             fewer bits have as many times fewer.
         cap: that products are bounded to (`archnet.converters.softmax.bounded`); 0 for none.
+        window: tokens of each window that attention stays within; 0 where all tokens see each other.
     """
 
     def __init__(
@@ -86,9 +87,11 @@ class QuantizedAttention(nn.Module):
         causal: bool = False,
         share_levels: int = 2**STORED_BITS - 1,
         cap: float = 0.0,
+        window: int = 0,
     ) -> None:
         super().__init__()
         self.heads, self.scale, self.causal, self.cap = heads, scale, causal, cap
+        self.window = window
         scores, self.share_bits = bits
         self.scores = ActivationQuantizer(scores, signed=True, least=MASK_DISTANCE / 2 ** (scores - 1))
         self.levels = share_levels >> (STORED_BITS - self.share_bits)
@@ -107,7 +110,7 @@ class QuantizedAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, sequence, features) each, mask int64 (batch, sequence) -> (batch, sequence, features)."""
-        query, key = split_heads(query, self.heads), split_heads(key, self.heads)
+        query, key, value = (split_heads(x, self.heads, self.window) for x in (query, key, value))
         products = (query @ key.transpose(-1, -2)).float() * self.scale
         keep = seen_keys(products, mask, causal=self.causal)
         if self.cap:
@@ -126,7 +129,7 @@ class QuantizedAttention(nn.Module):
             integers = (probabilities * self.levels).round_().clamp_(max=2**self.share_bits - 1)
             rounded = integers.div_(self.levels)
             probabilities = probabilities + (rounded - probabilities).detach()
-        return merge_heads(probabilities.to(value.dtype) @ split_heads(value, self.heads))
+        return merge_heads(probabilities.to(value.dtype) @ value, self.heads)
 
     def _bounded(self, products: Tensor, keep: Tensor | None) -> Tensor:
         """What a table makes of products."""
@@ -144,7 +147,7 @@ class QuantizedAttention(nn.Module):
         """
         if self.bias is None or self.products is None:
             return products
-        pairs = self.bias[:, : products.shape[-2], : products.shape[-1]]
+        pairs = of_windows(self.bias, products.shape[1])[:, : products.shape[-2], : products.shape[-1]]
         if self.calibrating:
             self.product_sample.append(sample_of(products[self.counts(products, keep)]))
             return products + pairs
@@ -164,8 +167,8 @@ class QuantizedAttention(nn.Module):
         counts = torch.ones_like(scores, dtype=torch.bool) if keep is None else keep.expand_as(scores)
         if self.bias is None:
             return counts
-        seen = self.bias[:, : scores.shape[-2], : scores.shape[-1]] > HIDDEN / 2
-        return counts & seen
+        seen = of_windows(self.bias > HIDDEN / 2, scores.shape[1])
+        return counts & seen[:, : scores.shape[-2], : scores.shape[-1]]
 
     def calibrate(self, largest_factor: float) -> None:
         """Set the steps from what was sampled while `calibrating` was set, and forget it.

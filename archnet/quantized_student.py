@@ -24,7 +24,7 @@ from archnet.calibration.widths import (
 )
 from archnet.config import Bits
 from archnet.converters.residual import IDENTITY
-from archnet.converters.softmax import RELATIVE, cap_of
+from archnet.converters.softmax import RELATIVE, cap_of, window_of
 from archnet.executor import NetworkModule, strides
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -332,5 +332,7 @@ def _attention(network: Network, site: Site, widths: Widths) -> QuantizedAttenti
         from archnet.quantized_attention import QuantizedRelativeAttention
 
         return QuantizedRelativeAttention(heads, bits, tables, share_levels=levels)
-    cap = cap_of(site)
-    return QuantizedAttention(heads, scale, bits, table, causal=causal, share_levels=levels, cap=cap)
+    return QuantizedAttention(
+        heads, scale, bits, table,
+        causal=causal, share_levels=levels, cap=cap_of(site), window=window_of(site),
+    )  # fmt: skip

@@ -22,6 +22,7 @@ from archnet.graph import WIDEN_SHIFT, Dim, Node, QuantizedGraph, TensorSpec
 from archnet.integer_product import integer_matmul
 from archnet.operators import Op
 from archnet.reference_image import convolution, max_pool, prepend
+from archnet.windows import Windows
 
 Array = NDArray[Any]
 
@@ -175,6 +176,15 @@ def shift(call: Call, x: Array) -> Array:
     return longer[:, :length] if by > 0 else longer[:, -length:]
 
 
+def windows(call: Call, x: Array) -> Array:
+    """Tokens of a map in the order of windows, or back: y[:, i] = x[:, order[i]], 0 where that is -1.
+
+    x (B, S, C) -> (B, S', C); `archnet.windows.Windows` of the attributes says the order.
+    """
+    order = Windows.of(call.node.attributes).order()
+    return np.asarray(np.where((order < 0)[:, None], 0, x[:, order]), dtype=call.output.dtype)
+
+
 def mask(call: Call, x: Array, attention_mask: Array) -> Array:
     """min(x, limit), limit = greatest integer where the mask is not 0, least integer elsewhere.
 
@@ -274,6 +284,7 @@ OPERATORS: dict[Op, Callable[..., Array]] = {
     Op.ZERO_PAD: zero_pad,
     Op.CROP: crop,
     Op.SHIFT: shift,
+    Op.WINDOWS: windows,
     Op.ADD: add,
     Op.MUL: mul,
     Op.REQUANTIZE: requantized,

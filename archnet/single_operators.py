@@ -23,6 +23,7 @@ from archnet.config import Bits
 from archnet.graph import AttributeValue, Dim, GraphOutput, Node, QuantizedGraph, TensorSpec
 from archnet.graph_check import validate_graph
 from archnet.operators import Op
+from archnet.windows import Windows
 
 SEQUENCE = 16
 """The greatest sequence of these networks."""
@@ -302,6 +303,11 @@ def _moved(op: Op, before: Shape, after: Shape, **attributes: AttributeValue) ->
     return build
 
 
+def _windows(windows: Windows) -> Builder:
+    before, after = (("batch", tokens, 32) for tokens in windows.tokens)
+    return _moved(Op.WINDOWS, before, after, **windows.attributes())
+
+
 def _concat(shape: Shape, axis: int) -> Builder:
     def build(s: SingleOperator) -> QuantizedGraph:
         names = tuple(s.tensor(name, shape).name for name in "ab")
@@ -400,6 +406,14 @@ OPERATORS: Mapping[Op, Mapping[str, Builder]] = {
     Op.SHIFT: {
         "the token before": _moved(Op.SHIFT, _TOKENS, _TOKENS, by=1),
         "the token behind": _moved(Op.SHIFT, _TOKENS, _TOKENS, by=-1),
+    },
+    Op.WINDOWS: {
+        "of 4x4": _windows(Windows(8, 8, 4, 4)),
+        "of 4x4, moved": _windows(Windows(8, 8, 4, 4, 2, 2)),
+        "of 4x4, back": _windows(Windows(8, 8, 4, 4, 2, 2, inverse=True)),
+        "of 4x4 over 7x6": _windows(Windows(7, 6, 4, 4, 2, 2, pad_y=1, pad_x=2)),
+        "of 4x4 over 7x6, back": _windows(Windows(7, 6, 4, 4, 2, 2, pad_y=1, pad_x=2, inverse=True)),
+        "neighbours": _windows(Windows(8, 8, 2, 1)),
     },
     Op.PREPEND: {"a row": _moved(Op.PREPEND, ("batch", 15, 32), ("batch", 16, 32), rows=1)},
     Op.EMBEDDING: {"50 words": _gather},

@@ -13,8 +13,9 @@ class Value:
     """A float tensor that depends on the tokens.
 
     layout: "map" (batch, channels, height, width) of an image; "flat" (batch, channels, height * width);
-    "pooled" (batch, channels, 1, 1); "tokens" (batch, sequence, features);
-    "tokens_t" (batch, features, sequence); "stacked" (batch * sequence, features);
+    "pooled" (batch, channels, 1, 1); "column" (batch, features, 1), a mean of tokens;
+    "tokens" (batch, sequence, features); "tokens_t" (batch, features, sequence);
+    "stacked" (batch * sequence, features);
     "split" (batch, sequence, heads, width); "heads" (batch, heads, sequence, width);
     "heads_t" (batch, heads, width, sequence); "merged" (batch * heads, sequence, width);
     "merged_t" (batch * heads, width, sequence); "row" (batch, features). On the way to a pooled output:
@@ -25,6 +26,8 @@ class Value:
     "centred" ones; of a norm within heads a "moment" for each head.
     tokens: the mask of the sequence that it runs over, the source's or the target's.
     first: where a slice ends ("leading") or begins ("later"), or how many it leaves out ("earlier").
+    window: of an image in windows, the tokens of each; the windows of all images are rows of the batch here,
+        and one after the other along the sequence in the site. 0 for none.
     """
 
     site: str
@@ -33,6 +36,7 @@ class Value:
     gain: float = 1.0
     tokens: str = "attention_mask"
     first: int = 0
+    window: int = 0
 
 
 HEADS = ("split", "heads")
@@ -110,11 +114,13 @@ class Moved:
         sizes: batch, sequence and features of the base on the first probe.
         terms: (index, gain) shaped like the tensor on that probe: which element of the base stands at each
             place, int64, and what it is multiplied with, float32; the tensor is their sum.
+        pictures: how many the first probe has, whose tokens may move, too; 0 for text, whose tokens stay.
     """
 
     base: Value
     sizes: tuple[int, int, int]
     terms: tuple[tuple[Tensor, Tensor], ...]
+    pictures: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -46,6 +46,10 @@ PATCHES = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
     "image_size": PICTURE, "patch_size": 8,
 }  # fmt: skip
+REDUCED = {
+    "image_size": PICTURE, "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [16, 32],
+    "num_attention_heads": [2, 4], "mlp_ratios": [2, 2], "strides": [4, 2],
+}  # fmt: skip
 STAGES = {"hidden_sizes": [16, 32], "depths": [1, 1], "embedding_size": 16}
 
 
@@ -103,8 +107,12 @@ PICTURES = {
     **alike("convnext", STAGES, image_size=PICTURE, num_stages=2),
     **alike("mobilenet_v2", {"image_size": PICTURE, "depth_multiplier": 0.25}),
     **alike(
-        "swin", {"image_size": PICTURE, "patch_size": 2, "embed_dim": 16}, depths=[1, 1], num_heads=[2, 2]
+        "swin swinv2",
+        {"image_size": PICTURE, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]},
+        window_size=4,
     ),
+    **alike("pvt", {**REDUCED, "sequence_reduction_ratios": [2, 1]}, patch_sizes=[4, 2]),
+    **alike("pvt_v2 segformer", {**REDUCED, "sr_ratios": [2, 1]}, patch_sizes=[7, 3]),
 }
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from archnet.converters.fold import Affine, Folded
+from archnet.converters.fold import Affine, Folded, adds_zeros
 from archnet.network import Network, Site
 from archnet.operators import Op
 
@@ -62,8 +62,12 @@ def groups(network: Network) -> list[list[str]]:
         elif site.op is Op.ATTENTION:
             tied = [site.inputs[2]]
             blocked.update(site.inputs[:2])
-        elif site.op in (Op.TO_TOKENS, Op.PREPEND):
+        elif site.op in (Op.TO_TOKENS, Op.PREPEND, Op.WINDOWS):
             tied = list(site.inputs)
+        elif site.op is Op.RESHAPE:  # layers read it and take in what each of its parts has
+            tied = []
+            if any(reader.op is not Op.LINEAR for reader in readers[site.name]):
+                blocked.update(site.inputs)
         elif site.op is Op.MUL and len(site.inputs) == 2:  # what is gated may be scaled as its gates stay
             tied = [site.inputs[1]]
             blocked.add(site.inputs[0])
@@ -85,9 +89,15 @@ def groups(network: Network) -> list[list[str]]:
     stopped = {find(name) for name in blocked if name in parent}
     members: dict[str, list[str]] = {}
     for site in network.sites:
-        if find(site.name) not in stopped:
+        if find(site.name) not in stopped and site.op is not Op.RESHAPE:
             members.setdefault(find(site.name), []).append(site.name)
     return list(members.values())
+
+
+def joined(network: Network) -> list[tuple[Site, int]]:
+    """The sites that put the features of several tokens in one, and how many."""
+    found = [site for site in network.sites if site.op is Op.RESHAPE]
+    return [(site, int(site.attributes["beside"])) for site in found]
 
 
 def equalize(
@@ -123,11 +133,17 @@ def equalize(
         own = gated_exponent if any(site.op is Op.MUL for site in sites) else None
         scale = _common_scale(measured, exponent if own is None else own)
         shiftable = all(site.op not in (Op.RELU, Op.ATTENTION, Op.MUL) for site in sites)
+        shiftable &= not any(adds_zeros(site) for site in sites)
         if shiftable:
             scale = scale * _output_signs(folded, group, outputs)
         scales |= dict.fromkeys(group, scale)
         if shiftable:
             _shift(sites, statistics, readers, shifts)
+    for site, count in joined(network):
+        for numbers in (scales, shifts):
+            if site.inputs[0] in numbers:
+                given = numbers[site.inputs[0]]
+                numbers[site.name] = given.repeat(count) if given.dim() else given
     return _apply(folded, scales, shifts)
 
 
@@ -161,7 +177,7 @@ def _shift(
     """
     writers = {site.name for site in sites if site.op in (Op.LINEAR, Op.EMBEDDING)}
     for site in sites:
-        if site.op in (Op.MEAN_POOL, Op.TOKEN_MEAN, Op.SELECT):
+        if site.op in (Op.MEAN_POOL, Op.TOKEN_MEAN, Op.SELECT, Op.WINDOWS):
             shifts[site.name] = shifts[site.inputs[0]]
         elif site.op is Op.ADD and len(site.inputs) == 2:
             free = [name for name in site.inputs if name in writers and len(readers[name]) == 1]
@@ -206,7 +222,7 @@ def _absorb(
     key_w, key_b = site.parameters["weight"], site.parameters["bias"]
     weight, bias = tensors[key_w], tensors[key_b]
     source = site.inputs[0]
-    if source in shifts:
+    if source in shifts and shifts[source].dim():  # a single number is 0, of what nothing shifts
         bias = bias + weight @ shifts[source]
     if source in scales:
         weight = weight * scales[source]

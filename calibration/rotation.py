@@ -22,7 +22,7 @@ from scipy.fft import dct
 from scipy.linalg import hadamard
 from torch import Tensor
 
-from archnet.calibration.equalization import groups
+from archnet.calibration.equalization import groups, joined
 from archnet.converters.fold import Affine, Folded
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -32,7 +32,9 @@ OUTWARD = "outward"
 
 POOLING = (Op.MEAN_POOL, Op.TOKEN_MEAN, Op.SELECT)
 
-LINEAR_MAPS = frozenset((Op.LINEAR, Op.CONV, Op.EMBEDDING, Op.ADD, Op.TO_TOKENS, Op.PREPEND, *POOLING))
+LINEAR_MAPS = frozenset(
+    (Op.LINEAR, Op.CONV, Op.EMBEDDING, Op.ADD, Op.TO_TOKENS, Op.PREPEND, Op.WINDOWS, *POOLING)
+)
 """Operators that a rotation of the features passes through, or that take it into their weights."""
 
 
@@ -109,6 +111,9 @@ def rotate(folded: Folded, seed: int = 0) -> Folded:
     for stream in streams(network):
         if outputs.isdisjoint(stream) and len(stream) > 1:
             turned |= dict.fromkeys(stream, orthogonal(_features(network, stream), seed))
+    for site, count in joined(network):
+        if site.inputs[0] in turned:
+            turned[site.name] = torch.block_diag(*[turned[site.inputs[0]]] * count)  # type: ignore[no-untyped-call]
     tensors = dict(network.tensors)
     for site in network.sites:
         _turn(site, tensors, turned)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from archnet.calibration.rotation import OUTWARD
 from archnet.config import Bits
-from archnet.converters.softmax import RELATIVE
+from archnet.converters.softmax import RELATIVE, window_of
 from archnet.network import Network, Site
 from archnet.operators import Op
 
@@ -30,7 +30,18 @@ LEAST_TABLE_BITS = 4
 WEIGHTED = (Op.LINEAR, Op.CONV, Op.TOKEN_MIX)
 """Operators that multiply activations by weights."""
 
-PASSING = (Op.SELECT, Op.MEAN_POOL, Op.MAX_POOL, Op.TO_TOKENS, Op.PREPEND, Op.SHIFT, Op.FLATTEN)
+PASSING = (
+    Op.SELECT,
+    Op.MEAN_POOL,
+    Op.MAX_POOL,
+    Op.TO_TOKENS,
+    Op.TO_MAP,
+    Op.PREPEND,
+    Op.SHIFT,
+    Op.WINDOWS,
+    Op.RESHAPE,
+    Op.FLATTEN,
+)
 """Operators whose result is in the integers of what they read."""
 
 FUSED = ([Op.RELU], [Op.CLIP])
@@ -116,19 +127,28 @@ def assign(network: Network, bits: Bits, layers: Mapping[str, Bits] | None = Non
             shares[site.name] = own.activations
             if site.attributes.get("form") != "relu":  # whose scores are its weights
                 scores[site.name] = STORED_BITS
-                if _too_many_keys(network, own.activations):
+                if _too_many_keys(keys_of(network, site), own.activations):
                     shares[site.name] = STORED_BITS
     results = _results(network, bits, layers)
     widths = Widths(weights, results, scores, shares, ())
     return replace(widths, wider=_wider(network, bits, widths))
 
 
-def _too_many_keys(network: Network, bits: int) -> bool:
+def _too_many_keys(keys: int, bits: int) -> bool:
     """Whether a mean probability, 1 / keys, is less than half a unit of so many bits, and would vanish.
 
     Known of images, whose tokens are as many each time; sentences are mostly shorter than they may be.
     """
-    return places(network) > 2 * ((1 << bits) - 1)
+    return keys > 2 * ((1 << bits) - 1)
+
+
+def keys_of(network: Network, attention: Site) -> int:
+    """The number of keys that a query of an image sees; 0 for text, and where nothing tells it."""
+    if IMAGES not in network.inputs:
+        return 0
+    if "bias" in attention.parameters:
+        return int(network.parameter(attention, "bias").shape[-1])
+    return window_of(attention) or places(network)
 
 
 def places(network: Network) -> int:
@@ -238,7 +258,8 @@ def _wider(network: Network, bits: Bits, widths: Widths) -> tuple[Wider, ...]:
         note("images", STORED_BITS, pixels, "pixels come with 8 bits")
         note("attention scores", STORED_BITS, list(scores), "the softmax reads them, no product does")
         many = [name for name, width in widths.shares.items() if width > bits.activations]
-        reason = f"their mean over {places(network)} tokens would round to 0"
+        keys = max((keys_of(network, network.site(name)) for name in many), default=0)
+        reason = f"their mean over {keys} tokens would round to 0"
         note("attention probabilities", STORED_BITS, many, reason)
     note("logits", ACCUMULATOR_BITS, logits, "the last layer's accumulators as they are")
     identities = {site.name for site in network.sites if site.attributes.get("identity")}

@@ -104,10 +104,19 @@ class _Folder:
 
     def producer(self, name: str) -> Site | None:
         """The fully connected site that alone feeds this carrier, if its weights may be changed."""
-        for site in self.sites:
-            if site.name == name and site.op is Op.LINEAR:
-                return site if len(self.source.consumers()[name]) == 1 else None
-        return None
+        readers, made = self.source.consumers(), {site.name: site for site in self.sites}
+        name = self.origin(name)
+        alone = name in made and len(readers[name]) == 1
+        return made[name] if alone and made[name].op is Op.LINEAR else None
+
+    def origin(self, name: str) -> str:
+        """What a carrier's numbers come from, if tokens have only been put into another order since."""
+        readers, made = self.source.consumers(), {site.name: site for site in self.sites}
+        while name in made and made[name].op is Op.WINDOWS and len(readers[name]) == 1:
+            if adds_zeros(made[name]):
+                break
+            name = made[name].inputs[0]
+        return name
 
     def put_into(self, producer: Site, gain: Tensor, shift: Tensor) -> None:
         """Make a fully connected layer's results gain * what they were + shift."""
@@ -116,7 +125,7 @@ class _Folder:
         self.tensors[bias] = self.tensors[bias] * gain + shift
         undone = 1.0 / safe_gain(gain)
         for name, value in self.values.items():
-            if value.carrier == producer.name:
+            if self.origin(value.carrier) == producer.name:
                 self.values[name] = value.of(undone, -shift * undone)
 
 
@@ -179,7 +188,8 @@ def _add(folder: _Folder, site: Site) -> None:
         bias = bias / gain
     folder.tensors[key_b] = bias
     undone = None if stream.bias is None else -stream.bias
-    folder.values[producer.name] = Affine(producer.name, gain, undone)
+    for name in {producer.name, branch.carrier}:
+        folder.values[name] = Affine(name, gain, undone)
     folder.emit(site, (stream.carrier, branch.carrier), Affine(site.name, gain))
 
 
@@ -203,6 +213,68 @@ def _linear_in_tokens(folder: _Folder, site: Site) -> None:
     before = folder.values[site.inputs[0]]
     rest = tuple(folder.values[name].carrier for name in site.inputs[1:])
     folder.emit(site, (before.carrier, *rest), Affine(site.name, before.weight, before.bias))
+
+
+def _windows(folder: _Folder, site: Site) -> None:
+    """Tokens in another order; zeros among them stand for the value itself, which a layer gives before."""
+    before = folder.values[site.inputs[0]]
+    if adds_zeros(site) and before.bias is not None:
+        before = Affine(_as_layer(folder, site, before))
+    folder.emit(site, (before.carrier,), Affine(site.name, before.weight, before.bias))
+
+
+def _as_layer(folder: _Folder, site: Site, value: Affine) -> str:
+    """A fully connected layer that gives a value of its carrier."""
+    assert value.bias is not None
+    gain = torch.ones_like(value.bias) if value.weight is None else value.weight
+    name = f"{site.name}/filled"
+    keys = {"weight": f"{name}.weight", "bias": f"{name}.bias"}
+    folder.sites.append(Site(name, Op.LINEAR, (value.carrier,), keys, block=site.block))
+    folder.tensors |= {keys["weight"]: torch.diag(gain), keys["bias"]: value.bias.clone()}
+    return name
+
+
+def _to_map(folder: _Folder, site: Site) -> None:
+    """Tokens as a map; convolutions that put zeros around it have these in place of the value itself."""
+    before = folder.values[site.inputs[0]]
+    readers = folder.source.consumers()[site.name]
+    inside = all(r.op is Op.CONV and not r.attributes["pad_y"] and not r.attributes["pad_x"] for r in readers)
+    if before.bias is not None and not inside:
+        before = Affine(_as_layer(folder, site, before))
+    folder.emit(site, (before.carrier,), Affine(site.name, before.weight, before.bias))
+
+
+def _convolution(folder: _Folder, site: Site) -> None:
+    """A convolution takes the affine of each channel of its map in, as fully connected layers do."""
+    before = folder.values[site.inputs[0]]
+    folder.emit(site, (before.carrier,))
+    weight, bias = folder.source.parameter(site, "weight"), folder.source.parameter(site, "bias")
+    groups = int(site.attributes["groups"])
+    for role, numbers in (("bias", before.bias), ("weight", before.weight)):
+        if numbers is None:
+            continue
+        # Output channel n reads the channels of group n // (outputs of a group).
+        own = numbers.reshape(groups, 1, -1).expand(-1, len(weight) // groups, -1).reshape(len(weight), -1)
+        if role == "bias":
+            bias = bias + (weight.sum((2, 3)) * own).sum(1)
+        else:
+            weight = weight * own[:, :, None, None]
+    folder.tensors[site.parameters["weight"]] = weight.contiguous()
+    folder.tensors[site.parameters["bias"]] = bias.contiguous()
+
+
+def adds_zeros(site: Site) -> bool:
+    """Whether a site puts zeros among tokens, as windows do that a map does not fill."""
+    if site.op is not Op.WINDOWS or site.attributes["inverse"]:
+        return False
+    return any(site.attributes[end] for end in ("pad_y", "pad_x"))
+
+
+def _beside(folder: _Folder, site: Site) -> None:
+    """The features of so many tokens in one: each has what it had."""
+    before, count = folder.values[site.inputs[0]], int(site.attributes["beside"])
+    weight, bias = (None if x is None else x.repeat(count) for x in (before.weight, before.bias))
+    folder.emit(site, (before.carrier,), Affine(site.name, weight, bias))
 
 
 def safe_gain(gain: Tensor) -> Tensor:
@@ -251,6 +323,10 @@ _HANDLERS = {
     Op.MEAN_POOL: _linear_in_tokens,
     Op.TOKEN_MEAN: _linear_in_tokens,
     Op.SELECT: _linear_in_tokens,
+    Op.WINDOWS: _windows,
+    Op.TO_MAP: _to_map,
+    Op.CONV: _convolution,
+    Op.RESHAPE: _beside,
 }
 
 

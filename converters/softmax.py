@@ -172,6 +172,19 @@ def hides(bias: Tensor) -> bool:
     return bool((bias <= HIDDEN / 2).any())
 
 
+def window_of(site: Site) -> int:
+    """The tokens of each window that attention stays within (Swin); 0 where all tokens see each other."""
+    return int(site.attributes.get("window", 0))
+
+
+def of_windows(bias: Tensor, rows: int) -> Tensor:
+    """A bias (heads or 1, ...) with a row for each window of every head.
+
+    One that has so many rows already, or a single one for all, is as it was.
+    """
+    return bias if len(bias) in (1, rows) else bias.repeat_interleave(rows // len(bias), 0)
+
+
 def biased(site: Site) -> bool:
     """Whether the scores of an attention site have a bias for each pair of positions, learned or a window."""
     return "bias" in site.parameters
@@ -188,5 +201,7 @@ def unbiased_only(site: Site, form: str) -> str | None:
         return f"its scores have terms of distances (DeBERTa), which {form} does not take"
     if cap_of(site):
         return f"its scores are bounded by a tanh, which {form} does not take"
+    if window_of(site):
+        return f"it stays within windows of an image, which {form} does not take"
     reason = f"its scores have a bias of positions or a window, which {form} does not take"
     return reason if biased(site) else None

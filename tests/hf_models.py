@@ -108,6 +108,15 @@ _ROBERTA_TOKENS = (
 _ENDS = (("bos_token_id", 2), ("eos_token_id", 3))
 _GROUPED = (("num_key_value_heads", 2), ("head_dim", 8), *_ENDS)
 _PICTURES = (("image_size", 16), ("patch_size", 4), ("num_channels", 3))
+_STAGES = (
+    *(("image_size", 16), ("patch_size", 2), ("num_channels", 3), ("window_size", 4)),
+    *(("depths", [2, 1]), ("num_heads", [2, 4]), ("mlp_ratio", 2.0)),
+)
+_REDUCED = (
+    *(("image_size", 16), ("num_encoder_blocks", 2), ("depths", [1, 1]), ("hidden_sizes", [16, 32])),
+    *(("num_attention_heads", [2, 4]), ("mlp_ratios", [2, 2]), ("sr_ratios", [2, 1])),
+    *(("patch_sizes", [7, 3]), ("strides", [2, 2])),
+)
 
 FAMILIES: dict[str, Family] = {
     "bert": Family("bert", extra=_PLAIN_TOKENS),
@@ -211,6 +220,14 @@ FAMILIES: dict[str, Family] = {
     "dinov2": Family("dinov2", "none", extra=(*_PICTURES, ("mlp_ratio", 2))),
     "dinov2_with_registers": Family("dinov2_with_registers", "none", extra=(*_PICTURES, ("mlp_ratio", 2))),
     "ijepa": Family("ijepa", "none", extra=_PICTURES),
+    **{
+        name: Family(name, "none", attention, size_names=("embed_dim", "", "", ""), extra=_STAGES)
+        for name, attention in (("swin", "sdpa"), ("swinv2", "eager"))
+    },
+    **{
+        name: Family(name, "none", "eager", size_names=("", "", "", ""), extra=_REDUCED)
+        for name in ("pvt_v2", "segformer")
+    },
 }
 """The families that `make_model_folder` knows."""
 

@@ -29,7 +29,7 @@ from tests.hf_models import make_model
 SIZE = (3, 16, 16)
 CLASSES = 5
 
-Kind = Literal["vit", "dinov2", "beit", "cnn"]
+Kind = Literal["vit", "dinov2", "beit", "swin", "swin_padded", "swinv2", "pvt_v2", "segformer", "cnn"]
 
 
 class SmallCnn(nn.Module):
@@ -57,6 +57,10 @@ class SmallCnn(nn.Module):
 
 def image_model(kind: Kind) -> nn.Module:
     """The float model in eval mode, the same each time."""
+    if kind == "swin_padded":  # 8 x 8 patches, then 4 x 4, in windows of 3 x 3
+        return make_model("swin", labels=CLASSES, hidden=16, window_size=3)
+    if kind in ("swin", "swinv2"):
+        return make_model(kind, labels=CLASSES, hidden=16)
     if kind != "cnn":
         return make_model(kind, labels=CLASSES)
     state = torch.get_rng_state()

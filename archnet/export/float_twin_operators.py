@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archnet.export.float_twin_state import TwinLowering, no_form
-from archnet.export.host_split import HOST_ONLY, MaskInput
+from archnet.export.host_split import HOST_ONLY, UNWINDOWED, MaskInput
 from archnet.export.static_relative import neighbour_pads
 from archnet.graph import MULTIPLIER_SHIFT, Node
 from archnet.operators import Op
@@ -341,6 +341,7 @@ REFUSED: dict[Op, tuple[str, str]] = {
         "nncase leaves the Slices that move its products on the CPU",
         "convert for another chip, or for onnxruntime or tvm",
     ),
+    Op.WINDOWS: UNWINDOWED,
     Op.LOOKUP: ("a table of 256 entries is no function of reals", "convert so that activations become ReLU"),
 }
 """What is refused: why, and what to do."""

@@ -82,6 +82,13 @@ HOST_ONLY: dict[Op, tuple[str, str]] = {
 """What no static file has, mostly because the host does it: why it is refused elsewhere, and what to do."""
 
 
+UNWINDOWED = (
+    "no compiler behind this format was asked about tokens in the order of windows",
+    "export it as onnx, tvm or tflite, or compile it for a Sophgo chip",
+)
+"""Why most static files refuse windows of images, and what to do."""
+
+
 class NothingLeft(ArchNetError):
     """A network all of whose outputs are constants or the host's has no file."""
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from archnet.export.onnx_state import Lowering
 from archnet.graph import Node
+from archnet.windows import Windows
 
 
 def real_weights(state: Lowering, node: Node, stored: NDArray[Any], *, axis: int) -> list[str]:
@@ -75,6 +76,32 @@ def lower_prepend(state: Lowering, node: Node) -> None:
     zero = state.onnx.constant(f"zero_point:{zero_point.dtype}:{zero_point}", zero_point)
     value = state.onnx.node("Pad", [state.integer(node.inputs[0], "logical"), pads, zero], node.output)
     state.define(node.output, value, "logical")
+
+
+def lower_windows(state: Lowering, node: Node) -> None:
+    """Reshapes, Transposes, and of what moves around an edge Slices and Concats, of the integers."""
+    spec, make, key = state.spec(node.output), state.onnx, node.output
+    zero_point = np.array(state.zero_point(spec), dtype=state.stored_dtype(spec))
+    zero = make.constant(f"zero_point:{zero_point.dtype}:{zero_point}", zero_point)
+    value = state.integer(node.inputs[0], "logical")
+    steps = Windows.of(node.attributes).steps(cast(int, spec.shape[-1]))
+    for number, step in enumerate(steps):
+        name = key if number == len(steps) - 1 else f"{key}/{number}"
+        axis, count = make.integers(step.axis), make.integers(step.count)
+        if step.kind == "reshape":
+            value = make.node("Reshape", [value, make.integers(-1, *step.sizes)], name)
+        elif step.kind == "swap":
+            value = make.node("Transpose", [value], name, perm=[0, 2, 1, 3])
+        elif step.kind == "crop":
+            value = make.node("Slice", [value, make.integers(0), count, axis], name)
+        elif step.kind == "pad":
+            ends = [step.count if i == step.axis else 0 for i in range(4)]
+            value = make.node("Pad", [value, make.integers(0, 0, 0, 0, *ends), zero], name)
+        else:
+            first = make.node("Slice", [value, make.integers(0), count, axis], f"{name}/first")
+            rest = make.node("Slice", [value, count, make.integers(2**31), axis], f"{name}/rest")
+            value = make.node("Concat", [rest, first], name, axis=step.axis)
+    state.define(key, value, "logical")
 
 
 def _sizes(node: Node, name: str) -> list[int]:

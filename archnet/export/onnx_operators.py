@@ -19,7 +19,13 @@ from archnet.export.onnx_attention import (
     lower_zero_pad,
 )
 from archnet.export.onnx_handover import hand_on, wide_linear
-from archnet.export.onnx_image import lower_conv, lower_max_pool, lower_prepend, real_weights
+from archnet.export.onnx_image import (
+    lower_conv,
+    lower_max_pool,
+    lower_prepend,
+    lower_windows,
+    real_weights,
+)
 from archnet.export.onnx_model import ELEMENT_TYPES
 from archnet.export.onnx_relative import lower_relative_matmul
 from archnet.export.onnx_state import Layout, Lowering, StoredTensor
@@ -401,5 +407,6 @@ LOWERINGS: dict[Op, Lower] = {
     Op.CONV: lower_conv,
     Op.MAX_POOL: lower_max_pool,
     Op.PREPEND: lower_prepend,
+    Op.WINDOWS: lower_windows,
 }
 """What each operator becomes, in ONNX."""

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from archnet.export.host_split import HOST_ONLY, MaskInput
+from archnet.export.host_split import HOST_ONLY, UNWINDOWED, MaskInput
 from archnet.export.qdq_state import QdqLowering, QdqTensor, no_form, sizes_of
 from archnet.graph import Node
 from archnet.operators import Op
@@ -346,6 +346,7 @@ REFUSED: dict[Op, tuple[str, str]] = {
         "no compiler behind this format was asked whether it moves products by the distances of tokens",
         "export it as onnx or tvm",
     ),
+    Op.WINDOWS: UNWINDOWED,
     Op.TABLE_SOFTMAX: (
         "its table and division are integer arithmetic",
         "convert with --attention softmax or mixing",

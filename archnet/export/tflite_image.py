@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from archnet.export.tflite_model import Quantization
 from archnet.export.tflite_state import INT8, TfliteLowering
 from archnet.graph import Node
+from archnet.windows import Step, Windows
 
 SAME, VALID = 0, 1
 """TFLite's Padding."""
@@ -72,6 +73,47 @@ def lower_max_pool(state: TfliteLowering, node: Node) -> None:
         padding=padding, strideH=down, strideW=right, filterHeight=height, filterWidth=width,
     )  # fmt: skip
     state.pass_on(node.output, out, "last")
+
+
+def lower_windows(state: TfliteLowering, node: Node) -> None:
+    """RESHAPE and TRANSPOSE; SLICE and CONCATENATION of what moves around an edge; PAD fills with 0."""
+    x = node.inputs[0]
+    state.quantizations[node.output] = state.quantization(x)
+    value, sizes = state.get(x), state.shape(x)
+    steps = Windows.of(node.attributes).steps(sizes[-1])
+    for number, step in enumerate(steps):
+        name = node.output if number == len(steps) - 1 else f"{node.output}/{number}"
+        value, sizes = _stepped(state, x, step, value, sizes, name)
+    state.pass_on(node.output, value)
+
+
+def _stepped(
+    state: TfliteLowering, x: str, step: Step, value: int, sizes: list[int], name: str
+) -> tuple[int, list[int]]:
+    """One step of windows: its tensor and sizes, in the integers of an activation."""
+    file, quantization, axis = state.file, state.quantization(x), step.axis
+
+    def made(label: str, kind: str, inputs: list[int], after: list[int], **options: int) -> int:
+        return file.node(kind, inputs, file.tensor(label, after, "int8", quantization), **options)
+
+    def part(label: str, first: int, last: int) -> int:
+        """The elements of the axis from one place to another."""
+        begin = [first if i == axis else 0 for i in range(len(sizes))]
+        size = [last - first if i == axis else n for i, n in enumerate(sizes)]
+        return made(label, "SLICE", [value, state.integers(begin), state.integers(size)], size)
+
+    after = step.shape(sizes)
+    if step.kind == "crop":
+        return part(name, 0, step.count), after
+    if step.kind == "roll":
+        ends = [part(f"{name}/rest", step.count, sizes[axis]), part(f"{name}/first", 0, step.count)]
+        return made(name, "CONCATENATION", ends, after, axis=axis), after
+    if step.kind == "reshape":
+        return made(name, "RESHAPE", [value, state.integers(after)], after), after
+    if step.kind == "swap":
+        return made(name, "TRANSPOSE", [value, state.integers([0, 2, 1, 3])], after), after
+    pads = [[0, step.count if i == axis else 0] for i in range(len(sizes))]
+    return made(name, "PAD", [value, state.integers(pads)], after), after
 
 
 def _strides(state: TfliteLowering, node: Node, kernel: tuple[int, ...]) -> list[int]:

@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 
 from archnet.export.host_split import HOST_ONLY, MaskInput
-from archnet.export.tflite_image import lower_conv, lower_max_pool
+from archnet.export.tflite_image import lower_conv, lower_max_pool, lower_windows
 from archnet.export.tflite_model import INT32, Quantization
 from archnet.export.tflite_relative import lower_relative_matmul, lower_shift
 from archnet.export.tflite_state import SHARE_LEVELS, Layout, TfliteLowering, no_form
@@ -256,6 +256,7 @@ LOWERINGS: dict[Op, Callable[[TfliteLowering, Node], None]] = {
     Op.RELATIVE_MATMUL: lower_relative_matmul,
     Op.CONV: lower_conv,
     Op.MAX_POOL: lower_max_pool,
+    Op.WINDOWS: lower_windows,
 }
 
 REFUSED: dict[Op, tuple[str, str]] = {

@@ -19,6 +19,7 @@ from archnet.export.tpu_state import TpuLowering, Value, no_form
 from archnet.graph import MULTIPLIER_SHIFT, Node
 from archnet.operators import Op
 from archnet.reference import first_positions
+from archnet.windows import Step, Windows
 
 
 def lower_node(state: TpuLowering, node: Node) -> None:
@@ -226,6 +227,46 @@ def _prepend(state: TpuLowering, node: Node) -> None:
     _pad_rows(state, node, state.of(node.inputs[0]), cast(int, node.attributes["rows"]), 0)
 
 
+def _windows(state: TpuLowering, node: Node) -> None:
+    """Reshapes and Transposes of four axes; Slices and Concats of what moves around an edge, and Pads."""
+    name, dtype = state.of(node.inputs[0]), state.spec(node.output).dtype
+    sizes = list(state.shape(node.inputs[0]))
+    for number, step in enumerate(Windows.of(node.attributes).steps(sizes[-1])):
+        before, sizes = sizes, step.shape(sizes)
+        name = _stepped(state, step, name, (before, sizes), f"{node.output}/{number}", dtype)
+    state.values[node.output] = Value(name, state.shape(node.output))
+
+
+def _stepped(
+    state: TpuLowering, step: Step, x: str, sizes: tuple[list[int], list[int]], output: str, dtype: str
+) -> str:
+    """One step of windows, from a value of some sizes to one of others."""
+    before, after = sizes
+    ends = list(before)
+
+    def part(label: str, first: int, last: int) -> str:
+        starts, stops = [0] * len(ends), list(ends)
+        starts[step.axis], stops[step.axis] = first, last
+        shape = tuple(stop - start for start, stop in zip(starts, stops, strict=True))
+        return state.emit("slice", [x], label, dtype, shape, starts=starts, ends=stops)
+
+    if step.kind == "crop":
+        return part(output, 0, step.count)
+    shape = tuple(after)
+    if step.kind == "roll":
+        parts = [
+            part(f"{output}/rest", step.count, before[step.axis]),
+            part(f"{output}/first", 0, step.count),
+        ]
+        return state.emit("concat", parts, output, dtype, shape, axis=step.axis)
+    if step.kind == "reshape":
+        return state.emit("reshape", [x], output, dtype, shape, sizes=after)
+    if step.kind == "swap":
+        return state.emit("transpose", [x], output, dtype, shape, order=[0, 2, 1, 3])
+    behind = [step.count if i == step.axis else 0 for i in range(len(before))]
+    return state.emit("pad", [x], output, dtype, shape, pads=[*[0] * len(before), *behind])
+
+
 def _zero_pad(state: TpuLowering, node: Node) -> None:
     """Times 1 or 0, then rows of zeros up to the longest sequence."""
     x, *mask = node.inputs
@@ -278,6 +319,7 @@ LOWERINGS: dict[Op, Callable[[TpuLowering, Node], None]] = {
     Op.RELATIVE_MATMUL: lower_relative_matmul,
     Op.CONV: _conv,
     Op.MAX_POOL: _max_pool,
+    Op.WINDOWS: _windows,
 }
 
 REFUSED: dict[Op, tuple[str, str]] = HOST_ONLY

@@ -28,6 +28,7 @@ from archnet.export.tvm_tir import (
     unflatten,
 )
 from archnet.graph import Node, TensorSpec
+from archnet.windows import Windows
 
 if TYPE_CHECKING:
     from archnet.export.tvm_operators import OperatorCall
@@ -188,6 +189,21 @@ def shift(call: OperatorCall) -> None:
         there = s >= i64(by) if by > 0 else s < length + i64(by)
         value = tirx.if_then_else(there, load(call.inputs[0], b, s - by, feature), zero)
         store(call.result, value, b, s, feature)
+
+
+def windows(call: OperatorCall) -> None:
+    """Each token from where it stands in the map, or in its window."""
+    where = Windows.of(call.node.attributes)
+    zero = tirx.IntImm(call.output.dtype, 0)
+    batch, length, features = call.sizes
+    with parallel(batch * length) as flat, serial(features) as feature:
+        b, place = flat // length, flat % length
+        token, y, x = where.source(place)
+        value = load(call.inputs[0], b, token, feature)
+        if where.adds_zeros:
+            inside = tirx.all(y < where.height, x < where.width)
+            value = tirx.if_then_else(inside, value, zero)
+        store(call.result, value, b, place, feature)
 
 
 def rows_spec(output: TensorSpec, name: str) -> TensorSpec:

@@ -13,7 +13,7 @@ from typing import Any
 from tvm import tirx
 
 from archnet.calibration.packing import Packing
-from archnet.export.tvm_image import grouped_convolution, max_pool, prepend, shift
+from archnet.export.tvm_image import grouped_convolution, max_pool, prepend, shift, windows
 from archnet.export.tvm_packing import packed_element
 from archnet.export.tvm_relative import relative_matmul
 from archnet.export.tvm_tir import (
@@ -401,5 +401,6 @@ OPERATORS: Mapping[Op, Callable[[OperatorCall], None]] = {
     Op.MAX_POOL: max_pool,
     Op.PREPEND: prepend,
     Op.SHIFT: shift,
+    Op.WINDOWS: windows,
 }
 """What writes each operator's loops. RESHAPE is a view; LINEAR and dense CONV are built in tvm_module.py."""

@@ -26,6 +26,8 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
         "dinov2_with_registers", labels=5
     ),  # tokens between the class's and the rest
     "ijepa": lambda: make_model("ijepa", labels=5),  # the mean of all tokens
+    "pvt_v2": lambda: image_model("pvt_v2"),  # maps between tokens: fewer keys, convolutions in layers
+    "segformer": lambda: image_model("segformer"),
     "cnn": lambda: image_model("cnn"),
     "resnet": make_resnet,
     "bottleneck": lambda: make_resnet(layer_type="bottleneck", hidden_sizes=[16, 32]),

@@ -28,7 +28,7 @@ def test_a_bias_of_distances_leaves_steps_for_the_keys_that_keep_a_weight(cap: f
     bias, scale = distances(), WIDTH**-0.5
     scores = split_heads(query, HEADS) @ split_heads(key, HEADS).transpose(-1, -2) * scale
     scores = cap * torch.tanh(scores / cap) if cap else scores
-    wanted = merge_heads((scores + bias).softmax(-1) @ split_heads(value, HEADS))
+    wanted = merge_heads((scores + bias).softmax(-1) @ split_heads(value, HEADS), HEADS)
     module = QuantizedAttention(HEADS, scale, (8, 8), bias, cap=cap)
     module.calibrating = True
     module(query, key, value)

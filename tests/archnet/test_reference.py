@@ -287,6 +287,7 @@ def test_the_test_networks_use_every_operator() -> None:
         image_graph("vit", Bits(8, 8)),
         image_graph("dinov2", Bits(8, 8)),
         image_graph("beit", Bits(8, 8)),
+        image_graph("swin", Bits(8, 8)),
         product_graph(Bits(8, 8)),
         distance_graph(Bits(8, 8)),
         neighbour_graph(Bits(8, 8)),

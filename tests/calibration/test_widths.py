@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -76,6 +78,25 @@ def test_probabilities_that_would_round_to_0_stay_wide(
     assert [(w.bits, w.count) for w in found] == ([(8, 1)] if wanted > activations else [])
     if found:
         assert found[0].reason == f"their mean over {positions} tokens would round to 0"
+
+
+@pytest.mark.parametrize(("window", "wanted"), [(30, 4), (31, 8)])
+@pytest.mark.parametrize("form", ["window", "bias"])
+def test_windows_have_the_keys_that_count(form: str, window: int, wanted: int) -> None:
+    """However many tokens the whole picture has; a bias of all pairs tells as well."""
+    network = of_pictures(1000)
+    attention = network.site("a")
+    if form == "window":
+        changed = replace(attention, attributes={"window": window})
+    else:
+        changed = replace(attention, parameters={"bias": "pairs"})
+    sites = tuple(changed if site is attention else site for site in network.sites)
+    tensors = {**network.tensors, "pairs": torch.zeros(2, window, window)}
+    network, bits = replace(network, sites=sites, tensors=tensors), Bits(4, 4)
+    widths = assign(narrowed(network, bits), bits)
+    assert widths.shares == {"a": wanted}
+    reasons = [w.reason for w in widths.wider if w.what == "attention probabilities"]
+    assert reasons == ([f"their mean over {window} tokens would round to 0"] if wanted == 8 else [])
 
 
 def test_products_are_narrow_and_sums_are_not() -> None:

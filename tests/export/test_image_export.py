@@ -18,7 +18,9 @@ from tests.image_graphs import Kind, image_graph, images
 CASES = [
     ("cnn", "w8a8", "softmax"), ("cnn", "w2a4", "softmax"), ("vit", "w8a8", "softmax"),
     ("vit", "w4a4", "softmax"), ("vit", "w8a8", "relu"), ("dinov2", "w8a8", "softmax"),
-    ("beit", "w8a8", "softmax"), ("beit", "w4a4", "softmax"),
+    ("beit", "w8a8", "softmax"), ("beit", "w4a4", "softmax"), ("swin", "w8a8", "softmax"),
+    ("swin", "w4a4", "table"), ("swin_padded", "w8a8", "table"), ("swinv2", "w8a8", "table"),
+    ("pvt_v2", "w8a8", "table"), ("segformer", "w4a4", "softmax"),
 ]  # fmt: skip
 
 

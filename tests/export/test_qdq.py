@@ -143,5 +143,9 @@ def test_what_has_no_form_is_refused_by_name() -> None:
         build_qdq(tiny_encoder(np.random.default_rng(0), embedding="one_hot"))
     with pytest.raises(ArchNetError, match="Shift has no QDQ form: no chip's compiler was asked about it"):
         build_qdq(neighbour_graph(Bits(8, 8)))
+    with pytest.raises(
+        ArchNetError, match="Windows has no QDQ form: no compiler behind this format was asked"
+    ):
+        build_qdq(image_graph("swin", Bits(8, 8)))
     with pytest.raises(ArchNetError, match=r"--seq-len 17 is not in 1 \.\. 16"):
         build_qdq(graph, 17)

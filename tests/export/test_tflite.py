@@ -39,7 +39,7 @@ from archnet.export.tflite import (
 from archnet.export.tflite_image import dense_weights
 
 EXACT = (Op.LINEAR, Op.CONV, Op.MAX_POOL, Op.MASK, Op.RESHAPE, Op.TRANSPOSE, Op.CONCAT, Op.SELECT,
-         Op.PREPEND, Op.ZERO_PAD, Op.CROP, Op.EMBEDDING)  # fmt: skip
+         Op.PREPEND, Op.WINDOWS, Op.ZERO_PAD, Op.CROP, Op.EMBEDDING)  # fmt: skip
 """Operators in which every integer is the reference executor's."""
 
 NEAR_HALVES = 1e-3
@@ -125,7 +125,7 @@ def test_steps_of_decoders_have_the_reference_integers(kind: str) -> None:
         assert cosine(backend.run(fed)["logits"].reshape(3, -1), wanted.reshape(3, -1)).min() > 0.999
 
 
-@pytest.mark.parametrize("kind", ["cnn", "vit", "dinov2", "beit"])
+@pytest.mark.parametrize("kind", ["cnn", "vit", "dinov2", "beit", "swin", "swin_padded", "pvt_v2"])
 def test_image_operators_have_the_reference_integers(kind: Kind) -> None:
     graph = image_graph(kind, Bits(8, 8))
     found = differences(graph, litert(graph, 64), {"pixel_values": images(6)["pixel_values"].numpy()})

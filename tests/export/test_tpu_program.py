@@ -145,6 +145,8 @@ NETWORKS: dict[str, Callable[[Bits], QuantizedGraph]] = {
     "cnn": lambda bits: image_graph("cnn", bits),
     "vit": lambda bits: image_graph("vit", bits),
     "beit": lambda bits: image_graph("beit", bits),
+    "swin": lambda bits: image_graph("swin", bits),
+    "swin padded": lambda bits: image_graph("swin_padded", bits),
 }
 
 

@@ -53,6 +53,8 @@ def test_a_resnet_is_converted_scored_and_run(tmp_path: Path, target: Path, arch
         ("dinov2_with_registers", "onnxruntime"),
         ("dinov2", "archnet5"),
         ("ijepa", "archnet"),
+        ("swin", "onnxruntime"),
+        ("segformer", "onnxruntime"),
     ],
 )
 def test_vision_transformers_of_many_kinds_are_converted(

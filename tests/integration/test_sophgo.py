@@ -65,6 +65,8 @@ NETWORKS: dict[str, Callable[[], QuantizedGraph]] = {
     "cnn w4a4": lambda: image_graph("cnn", Bits(4, 4)),
     "vit": lambda: image_graph("vit", W8A8),
     "beit": lambda: image_graph("beit", W8A8),
+    "swin": lambda: image_graph("swin", W8A8),
+    "swin padded": lambda: image_graph("swin_padded", W8A8),
 }
 
 

@@ -60,6 +60,7 @@ def networks(bits: Bits, share_levels: int = 255) -> list[QuantizedGraph]:
         with_padding(make()),
         image_graph("vit", bits),
         image_graph("cnn", bits),
+        image_graph("swin", bits),
         product_graph(bits),
         distance_graph(bits),
         neighbour_graph(bits),

@@ -49,7 +49,11 @@ def network(name: str) -> QuantizedGraph:
 
 @pytest.mark.parametrize("accelerator", [c.name for c in ALL_CHIPS if c.route == "ethos_u"])
 @pytest.mark.parametrize(
-    "name", ["text", "padding", "neighbours", "distances", "cnn", "vit", "dinov2", "beit"]
+    "name",
+    [
+        *("text", "padding", "neighbours", "distances"),
+        *("cnn", "vit", "dinov2", "beit", "swin", "swin_padded", "pvt_v2"),
+    ],
 )
 def test_every_operator_is_placed_on_the_npu(tmp_path: Path, name: str, accelerator: str) -> None:
     folder = tmp_path / "build"

@@ -17,7 +17,7 @@ from archnet.targets import Profile, list_profiles, load_profile
 
 W8A8 = Bits(8, 8)
 
-IMAGE_OPERATORS = {Op.CONV, Op.MAX_POOL, Op.PREPEND}
+IMAGE_OPERATORS = {Op.CONV, Op.MAX_POOL, Op.PREPEND, Op.WINDOWS}
 """What image classifiers need beside that."""
 
 ATTENTION_FORMS = {Op.TABLE_SOFTMAX, Op.MEAN_MATMUL, Op.RELATIVE_MATMUL, Op.ZERO_PAD, Op.CROP}
