@@ -147,9 +147,9 @@ def ask_about(source: Source, chip: Chip, *, sequence: int, seconds: float) -> O
     """
     if source.kind == "language":
         raise ArchNetError(
-            f"{source.name} is a language model, whose step has a cache that the host moves; compilers of "
-            "chips are asked about models without one",
-            fix="leave --chip out",
+            f"{source.name} is a language model, whose step has a cache that the host moves; originals "
+            "with one are not given to chips' compilers",
+            fix="leave --chip out; convert it, and compile what comes out",
         )
     if source.kind == "translation":
         encoder = ask_about(_encoder_of(source), chip, sequence=sequence, seconds=seconds)

@@ -70,7 +70,7 @@ def export(
 ) -> None:
     """Write the integer network in DIR for a runtime.
 
-    Of a translation model, tflite is written of the encoder alone: the decoder stays on the host.
+    Of a translation model, the encoder and the decoder's step are written, each into its own folder.
     """
     if form not in FORMATS:
         raise ArchNetError(
