@@ -135,4 +135,4 @@ def test_a_phase_goes_on_from_the_weights_before_it(tmp_path: Path) -> None:
     module = phase(second, Bits(2, 4)).override(site.name)
     assert isinstance(module, QuantizedLinear)
     change = (module.weight - learned).abs().max()
-    assert 0 < float(change) < 0.02  # three steps of at most 1e-3 from where the first phase ended
+    assert 0 < change.item() < 0.02  # three steps of at most 1e-3 from where the first phase ended
