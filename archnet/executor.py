@@ -18,7 +18,6 @@ from archnet.converters.softmax import (
     relu_weights,
     seen_keys,
     window_of,
-    without_padding,
 )
 from archnet.network import Network, Site, grouped, groups_of
 from archnet.operators import Op
@@ -177,10 +176,8 @@ def _attention(
     heads = int(s.attributes["heads"])
     values = split_heads(v, heads, window_of(s))
     if s.attributes.get("form") == "relu":
-        causal = bool(s.attributes.get("causal", False))
-        weights = relu_weights(scores.float(), seen_keys(scores, mask, causal=causal))
-        weights = without_padding(weights, mask) if causal and mask is not None else weights
-        return merge_heads(weights.to(v.dtype) @ values, heads)
+        keep = seen_keys(scores, mask, causal=bool(s.attributes.get("causal", False)))
+        return merge_heads(relu_weights(scores.float(), keep).to(v.dtype) @ values, heads)
     if mask is not None:
         scores = scores + (1.0 - mask[:, None, None, :].to(scores.dtype)) * MASKED
     return merge_heads(torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype) @ values, heads)

@@ -75,22 +75,7 @@ class SoftmaxToReLU(Homotopy):
         weights = relu_weights(scores, keep, self.progress)
         if not self.done:
             weights = torch.lerp(_softmax(scores, keep), weights, self.progress)
-        if self.causal and mask is not None:
-            weights = without_padding(weights, mask)
         return _attend(weights, value)
-
-
-def without_padding(weights: Tensor, mask: Tensor) -> Tensor:
-    """Weights of causal attention, of which those of padding are 0.
-
-    No loss sees padding, so that nothing teaches it to stay small: with weights of no fixed sum, what it
-    attends to is itself, and grows with the third power in each layer, until gradients are 0 times infinity.
-
-    Args:
-        weights: (batch, heads, tokens, tokens).
-        mask: int64 (batch, tokens), 0 for padding.
-    """
-    return weights.masked_fill(~mask.bool()[:, None, :, None], 0.0)
 
 
 def later_keys(length: int, device: torch.device) -> Tensor:

@@ -53,22 +53,7 @@ def test_causal_attention_divides_by_the_keys_up_to_its_own_place(g: float, mask
     q, k, v, mask = operands()
     module = SoftmaxToReLU(HEADS, SCALE, causal=True)
     set_progress(module, g)
-    expected = wanted(g, masked, causal=True)
-    if masked and g:  # padding attends to nothing
-        expected = expected * mask[..., None]
-    torch.testing.assert_close(module(q, k, v, *([mask] if masked else [])), expected)
-
-
-def test_gradients_are_finite_whatever_has_become_of_padding() -> None:
-    """No loss sees it, and its scores with itself are beyond float32 here."""
-    q, k, v, mask = operands()
-    far = torch.where(mask[..., None] == 0, 1e20, 1.0)
-    given = [(x * far).requires_grad_() for x in (q, k, v)]
-    module = SoftmaxToReLU(HEADS, SCALE, causal=True)
-    set_progress(module, 1.0)
-    seen = module(*given, mask)[mask.bool()]
-    gradients = torch.autograd.grad(seen.square().sum(), given)
-    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    torch.testing.assert_close(module(q, k, v, *([mask] if masked else [])), wanted(g, masked, causal=True))
 
 
 @pytest.mark.parametrize("g", [0.0, 0.3, 1.0])
