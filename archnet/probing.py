@@ -20,7 +20,8 @@ from archnet.errors import ArchNetError, nearest
 from archnet.export.host_split import NothingLeft
 from archnet.operators import Op
 from archnet.routes import CompileJob, compile_by_route
-from archnet.single_operators import OPERATORS, SEQUENCE, WEIGHTED, random_inputs, single_operator
+from archnet.single_network import SEQUENCE
+from archnet.single_operators import OPERATORS, WEIGHTED, random_inputs, single_operator
 from archnet.storage import save_graph
 from archnet.targets.chips import Chip, find_chip
 from archnet.targets.profile import Profile, load_profile

@@ -7,132 +7,20 @@ Each is a valid QuantizedGraph (archnet.graph_check) in a size that real network
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from archnet.calibration.affine import (
-    fit_linear_scales,
-    fit_operand_scale,
-    fit_output_scale,
-    fit_weight_scale,
-)
+from archnet.calibration.affine import fit_operand_scale, fit_output_scale, fit_weight_scale
 from archnet.config import Bits
-from archnet.graph import AttributeValue, Dim, GraphOutput, Node, QuantizedGraph, TensorSpec
-from archnet.graph_check import validate_graph
+from archnet.graph import AttributeValue, QuantizedGraph, TensorSpec
 from archnet.operators import Op
+from archnet.single_network import REACH, SCALE, SEQUENCE, Shape, SingleOperator
 from archnet.windows import Windows
 
-SEQUENCE = 16
-"""The greatest sequence of these networks."""
-
 HEADS, WIDTH, VOCABULARY = 2, 8, 50
-_SCALE = 0.05
 _SOFTMAX_ONE = 2**20
-_REACH = 0.6
-"""Standard deviation of results against that of what they are made of: few saturate."""
-
-Shape = tuple[Dim, ...]
-
-
-@dataclass
-class SingleOperator:
-    """Collects the parts of a network of one node.
-
-    Attributes:
-        bits: of weights and activations.
-        share_levels: units of probabilities of 8 bits that make 1 (see `Profile.softmax_levels`).
-    """
-
-    bits: Bits
-    share_levels: int = 255
-    inputs: list[TensorSpec] = field(default_factory=list)
-    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
-    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
-
-    def tensor(self, name: str, shape: Shape, dtype: str = "int8", bits: int | None = None) -> TensorSpec:
-        """An input of the network."""
-        scale = None if dtype == "int64" else _SCALE
-        width = 64 if dtype == "int64" else bits or self.bits.activations
-        self.inputs.append(TensorSpec(name, shape, dtype, width, scale))
-        return self.inputs[-1]
-
-    @property
-    def spread(self) -> float:
-        """The standard deviation of integers over the whole range of activations."""
-        return float(2**self.bits.activations / 12**0.5)
-
-    def product_scale(self, depth: int, *, unsigned: bool) -> tuple[int, float]:
-        """Multiplier and scale of a sum of so many products that uses its range."""
-        spread = (2.0 if unsigned else 1.0) * self.spread * depth**0.5
-        return fit_output_scale(_SCALE**2 * spread / _REACH, _SCALE, _SCALE)
-
-    def mask(self) -> str:
-        """The attention mask."""
-        return self.tensor("attention_mask", ("batch", "sequence"), "int64").name
-
-    def result(
-        self, shape: Shape, dtype: str = "int8", bits: int | None = None, scale: float = _SCALE
-    ) -> TensorSpec:
-        """The network's output."""
-        return TensorSpec("y", shape, dtype, bits or self.bits.activations, scale)
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        self.constants[name] = value
-        return name
-
-    def table(self, *shape: int) -> str:
-        """Random integers, rows of them."""
-        low, high = TensorSpec("", (), "int8", self.bits.activations).range
-        return self.constant("table", self.random.integers(low, high + 1, shape, dtype=np.int8))
-
-    def weights(self, shape: tuple[int, ...]) -> NDArray[np.int8]:
-        """Of the asked width; of 2 bits the odd numbers from -3 to 3."""
-        span = 2 ** (self.bits.weights - 1)
-        values = self.random.integers(-span, span, shape, dtype=np.int8)
-        return np.asarray(2 * values + 1, np.int8) if self.bits.weights == 2 else values
-
-    def graph(
-        self, op: Op, inputs: tuple[str, ...], output: TensorSpec, /, **attributes: AttributeValue
-    ) -> QuantizedGraph:
-        """The network, checked."""
-        node = Node(op, str(op), inputs, "y", attributes)
-        # What is handed on as it is; int32 is for a host that dequantizes it.
-        integers = output.dtype in ("int8", "uint8")
-        scales = np.ones(1 if integers else int(output.shape[-1]), np.float32)
-        made = QuantizedGraph(
-            name=str(op),
-            inputs=tuple(self.inputs),
-            outputs=(GraphOutput("result", "y", scales, integers=integers),),
-            nodes=(node,),
-            tensors={spec.name: spec for spec in (*self.inputs, output)},
-            constants=self.constants,
-            max_sequence=SEQUENCE,
-        )
-        validate_graph(made)
-        return made
-
-    def weighted(
-        self, op: Op, x: TensorSpec, weight: NDArray[np.int8], output: TensorSpec, /, **more: AttributeValue
-    ) -> QuantizedGraph:
-        """A fully connected layer or a convolution, (channels, ...) weights."""
-        rows, depth = len(weight), int(np.prod(weight.shape[1:]))
-        spread = float(weight.std()) * depth**0.5
-        multiplier, scales, scale = fit_linear_scales(np.full(rows, _REACH / spread), _SCALE, _SCALE)
-        if output.dtype == "int32":
-            multiplier, scale = np.full(rows, 2**16, np.int32), output.scale or _SCALE
-        names: dict[str, NDArray[Any]] = {
-            "weight": weight,
-            "bias": np.rint(self.random.normal(0, 0.2 * spread * self.spread, rows)).astype(np.int32),
-            "multiplier": multiplier,
-            "weight_scale": scales,
-        }
-        inputs = tuple(self.constant(name, value) for name, value in names.items())
-        made = TensorSpec("y", output.shape, output.dtype, output.bits, scale)
-        return self.graph(op, (x.name, *inputs), made, weight_bits=self.bits.weights, **more)
-
 
 Builder = Callable[[SingleOperator], QuantizedGraph]
 
@@ -167,7 +55,7 @@ def _average(channels: int, size: int, window: int) -> Builder:
 
     def build(s: SingleOperator) -> QuantizedGraph:
         x = s.tensor("x", ("batch", channels, size, size), "uint8")
-        multiplier, scales = fit_weight_scale(np.full(channels, 1 / window**2), _SCALE, _SCALE)
+        multiplier, scales = fit_weight_scale(np.full(channels, 1 / window**2), SCALE, SCALE)
         values: dict[str, NDArray[Any]] = {
             "weight": np.ones((channels, 1, window, window), np.int8),
             "bias": np.zeros(channels, np.int32),
@@ -220,7 +108,7 @@ def _context(s: SingleOperator) -> QuantizedGraph:
 def _mean_matmul(s: SingleOperator) -> QuantizedGraph:
     a, b = s.tensor("a", _SQUARE, "uint8"), s.tensor("b", _HEADS)
     counts = np.arange(1, SEQUENCE + 1)
-    factors = 2**16 * _REACH / s.spread / counts
+    factors = 2**16 * REACH / s.spread / counts
     multipliers = s.constant("multipliers", np.maximum(np.rint(factors), 1).astype(np.int32))
     return s.graph(Op.MEAN_MATMUL, (a.name, b.name, multipliers, s.mask()), s.result(_HEADS))
 
@@ -228,7 +116,7 @@ def _mean_matmul(s: SingleOperator) -> QuantizedGraph:
 def _relative_matmul(s: SingleOperator) -> QuantizedGraph:
     x, table = s.tensor("x", _HEADS), s.table(HEADS, 2 * SEQUENCE - 1, WIDTH)
     multiplier, scale = s.product_scale(WIDTH, unsigned=False)
-    constants = (table, s.constant("table_scale", np.array([_SCALE], np.float32)))
+    constants = (table, s.constant("table_scale", np.array([SCALE], np.float32)))
     return s.graph(
         Op.RELATIVE_MATMUL, (x.name, *constants), s.result(_SQUARE, scale=scale), multiplier=multiplier
     )
@@ -237,7 +125,7 @@ def _relative_matmul(s: SingleOperator) -> QuantizedGraph:
 def _softmax(op: Op) -> Builder:
     def build(s: SingleOperator) -> QuantizedGraph:
         x = s.tensor("x", _SQUARE)
-        powers = np.rint(_SOFTMAX_ONE * np.exp(-np.arange(256) * _SCALE)).astype(np.int32)
+        powers = np.rint(_SOFTMAX_ONE * np.exp(-np.arange(256) * SCALE)).astype(np.int32)
         bits = s.bits.activations
         share = float(np.float32(1.0 / (s.share_levels >> (8 - bits))))
         return s.graph(op, (x.name, s.constant("powers", powers)), s.result(_SQUARE, "uint8", bits, share))
@@ -252,8 +140,8 @@ def _minimum(s: SingleOperator) -> QuantizedGraph:
 
 def _add(a_shape: Shape, b_shape: Shape) -> Builder:
     def build(s: SingleOperator) -> QuantizedGraph:
-        multiplier_a, scale_a = fit_operand_scale(0.8 * _SCALE, _SCALE)
-        multiplier_b, scale_b = fit_operand_scale(0.5 * _SCALE, _SCALE)
+        multiplier_a, scale_a = fit_operand_scale(0.8 * SCALE, SCALE)
+        multiplier_b, scale_b = fit_operand_scale(0.5 * SCALE, SCALE)
         bits = s.bits.activations
         s.inputs = [
             TensorSpec("a", a_shape, "int8", bits, scale_a),
@@ -278,7 +166,7 @@ def _requantize(s: SingleOperator) -> QuantizedGraph:
     """From 8 bits to what products have, or, where these have 8, to another scale of 8."""
     x = s.tensor("x", _TOKENS, bits=8)
     bits = s.bits.activations
-    multiplier, scale = fit_output_scale(_SCALE * 2 ** (8 - bits) * 1.1, _SCALE)
+    multiplier, scale = fit_output_scale(SCALE * 2 ** (8 - bits) * 1.1, SCALE)
     return s.graph(Op.REQUANTIZE, (x.name,), s.result(_TOKENS, "int8", bits, scale), multiplier=multiplier)
 
 

@@ -26,7 +26,8 @@ from archnet.operators import Op
 from archnet.plan import make_plan
 from archnet.quantized_student import channel_statistics
 from archnet.reference import execute
-from archnet.single_operators import SEQUENCE, random_inputs, single_operator
+from archnet.single_network import SEQUENCE
+from archnet.single_operators import random_inputs, single_operator
 from archnet.targets import load_profile
 from tests.hf_models import make_model
 from tests.small_encoder import padded_batch

@@ -9,7 +9,8 @@ from archnet.config import Bits
 from archnet.operators import Op
 from archnet.reference import OPERATORS as EXECUTED
 from archnet.reference import execute
-from archnet.single_operators import OPERATORS, SEQUENCE, random_inputs, single_operator
+from archnet.single_network import SEQUENCE
+from archnet.single_operators import OPERATORS, random_inputs, single_operator
 
 CASES = [(op, case) for op, cases in OPERATORS.items() for case in cases]
 

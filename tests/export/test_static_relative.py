@@ -26,7 +26,8 @@ from archnet.export.tpu_program import build_tpu_program
 from archnet.graph import Node, QuantizedGraph
 from archnet.operators import Op
 from archnet.reference import execute
-from archnet.single_operators import SEQUENCE, random_inputs, single_operator
+from archnet.single_network import SEQUENCE
+from archnet.single_operators import random_inputs, single_operator
 from tests.archnet.test_freeze import quantized
 from tests.attention_graphs import product_graph
 from tests.export.test_tpu_program import NumpyBackend
