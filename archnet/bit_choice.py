@@ -197,7 +197,7 @@ def _measure(
     batches: Sequence[Mapping[str, Tensor]],
     tell: Callable[[int, int], None],
 ) -> tuple[LayerDamage, ...]:
-    module = NetworkModule(network).eval()
+    module = NetworkModule(network, clear_padding=True).eval()
     rows = [{name: value[:ROWS] for name, value in batch.items()} for batch in batches]
     reference = _run(module, outputs, rows)
     of, done = sum(len(widths[site.name]) for site in sites), 0

@@ -21,6 +21,7 @@ from archnet.converters.softmax import (
 )
 from archnet.network import Network, Site, grouped, groups_of
 from archnet.operators import Op
+from archnet.valid import row_masks
 from archnet.windows import Windows
 
 MASKED = -30000.0
@@ -34,6 +35,9 @@ class NetworkModule(nn.Module):
         network: what to run.
         overrides: site name -> module called with the site's inputs instead of the plain operator.
         observe: site name -> module applied to the site's result (fake quantization).
+        clear_padding: set the stream to 0 at every block's end where tokens are padding. Norms keep such
+            rows small, static ones do not: what no loss sees grows by powers from layer to layer, through
+            products of two activations, until it is infinite, and 0 times that is no gradient.
     """
 
     def __init__(
@@ -41,9 +45,12 @@ class NetworkModule(nn.Module):
         network: Network,
         overrides: Mapping[str, nn.Module] | None = None,
         observe: Mapping[str, nn.Module] | None = None,
+        *,
+        clear_padding: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
+        self._cleared = _block_ends(network) if clear_padding else {}
         fixed = _constants(network)
         self.values = nn.ParameterDict(
             {
@@ -86,6 +93,9 @@ class NetworkModule(nn.Module):
                 result = OPERATORS[site.op](self, site, *arguments)
             if key in self.observe:
                 result = self.observe[key](result)
+            if site.name in self._cleared:
+                padding = inputs[self._cleared[site.name]] == 0
+                result = result.masked_fill(padding[:, :, None], 0.0)
             values[site.name] = result
             if keep is not None:
                 for name in self._last_read.get(index, ()):
@@ -96,6 +106,14 @@ class NetworkModule(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """Current values of the network's tensors by their own keys."""
         return {k: self.values[_key(k)].detach() for k in self.network.tensors}
+
+
+def _block_ends(network: Network) -> dict[str, str]:
+    """The last sum of two activations of every block that has padding, and the mask that says where it is."""
+    masks = row_masks(network)
+    sums = (site for site in network.sites if site.op is Op.ADD and len(site.inputs) == 2)
+    found = {site.block: (site.name, mask) for site in sums if (mask := masks[site.name]) is not None}
+    return dict(found.values())
 
 
 def _constants(network: Network) -> set[str]:

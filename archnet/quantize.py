@@ -124,7 +124,7 @@ def train_phase(
 
 def first_start(folded: Folded, calibration: Sequence[Mapping[str, Tensor]]) -> Start:
     """Start from what distillation left."""
-    return Start(folded, linear_means(NetworkModule(folded.network), calibration[0]))
+    return Start(folded, linear_means(NetworkModule(folded.network, clear_padding=True), calibration[0]))
 
 
 def next_start(start: Start, student: QuantizedStudent, calibration: Sequence[Mapping[str, Tensor]]) -> Start:

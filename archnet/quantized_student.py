@@ -73,7 +73,7 @@ class QuantizedStudent(NetworkModule):
                 bits_of = self.widths.weights if _is_table(site) else self.widths.results
                 observe[site.name] = _observer(site, bits_of[site.name], unsigned)
         share_quantizers(network, observe)
-        super().__init__(network, overrides, observe)
+        super().__init__(network, overrides, observe, clear_padding=True)
         self.pixels = ActivationQuantizer(STORED_BITS, signed=True) if IMAGES in network.inputs else None
         for site in network.sites:
             for key in site.parameters.values():
@@ -235,7 +235,7 @@ def channel_statistics(
     network: Network, batches: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, ChannelStatistics]:
     """Mean and reach of every channel of every token tensor, over the valid tokens of some batches."""
-    module = NetworkModule(network)
+    module = NetworkModule(network, clear_padding=True)
     names = {site.name for site in network.sites}
     sums: dict[str, Tensor] = {}
     least: dict[str, Tensor] = {}

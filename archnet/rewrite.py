@@ -32,7 +32,7 @@ class Rewritten:
 
     def module(self) -> NetworkModule:
         """A trainable student at progress 0, where it computes what the teacher computes."""
-        return NetworkModule(self.network, self.modules)
+        return NetworkModule(self.network, self.modules, clear_padding=True)
 
     def move(self, progress: Callable[[str], float]) -> None:
         """Move every module to the progress of its site's block."""
