@@ -24,6 +24,7 @@ from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant
 from archnet.token_values import (
+    FEATURES,
     HEADS,
     PER_HEAD,
     Curve,
@@ -38,7 +39,7 @@ from archnet.token_values import (
 )
 from archnet.valid import MASKS
 
-PLAIN = ("tokens", "tokens_t", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
+PLAIN = ("tokens", "tokens_t", "row", "map", "pooled", "stacked", "turned", "moment", "variance", "centred")
 """Layouts that functions of single elements keep."""
 
 ATTENDED = frozenset(("heads", "merged", "merged_t"))
@@ -201,7 +202,7 @@ class Translator:
                 bases.add(found.base)
                 operands[source] = found.samples
             elif isinstance(found, Moved) and len(self.shape(source)) == 3 and not self._only_scales(node):
-                bases.add(replace(self.value(source, "tokens", "tokens_t"), gain=1.0))
+                bases.add(replace(self.value(source, "tokens", "tokens_t", "turned"), gain=1.0))
                 operands[source] = GRID
             elif isinstance(found, Moved) and len(self.shape(source)) == 4 and _squares(node):
                 bases.add(replace(self.value(source, *HEADS), gain=1.0))
@@ -340,7 +341,7 @@ class Translator:
         found = self.scaled_value(node, *layouts)
         if found.gain == 1.0 or (found.layout in PER_HEAD and not ATTENDED.isdisjoint(layouts)):
             return found
-        if found.layout not in ("tokens", "row", "stacked"):
+        if found.layout not in FEATURES:
             raise Unknown("a scaled tensor is known only as the query or key of attention")
         assert isinstance(node, fx.Node)
         width = self.shape(node)[-1]
@@ -366,27 +367,33 @@ class Translator:
         return tuple(self.recorded[0][node].shape)
 
     def _embedding(self, node: fx.Node) -> None:
-        name = self._ids(node.args[1])
-        if name is not None:
+        name, layout = self._ids(node.args[1])
+        if name:
             table = self.tensor(node.args[0])
             site = self.add_site(node, Op.EMBEDDING, (name,), parameters={"table": table})
             self.tables[site] = table
-            self.known[node] = Value(site, tokens=MASKS[name])
+            self.known[node] = Value(site, layout, tokens=MASKS[name])
 
-    def _ids(self, node: object) -> str | None:
-        """The input of token ids that a node is, however it is passed on."""
+    def _ids(self, node: object) -> tuple[str, str]:
+        """The input of token ids that a node is, however it is passed on, and in which layout."""
         if not isinstance(node, fx.Node):
-            return None
+            return "", ""
         if node.op == "placeholder":
-            return str(node.name) if node.name in MASKS else None
+            return (str(node.name) if node.name in MASKS else ""), "tokens"
+        found = [recorded.get(node) for recorded in self.recorded]
         for name in MASKS:
-            pairs = [
-                (recorded.get(node), probe.values.get(name))
-                for recorded, probe in zip(self.recorded, self.probes, strict=True)
-            ]
-            if all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs):
-                return name
-        return None
+            ids = [probe.values.get(name) for probe in self.probes]
+            pairs = [(a, b) for a, b in zip(found, ids, strict=True) if a is not None and b is not None]
+            if len(pairs) == len(ids) and all(torch.equal(a, b) for a, b in pairs):
+                return name, "tokens"
+            if len(pairs) == len(ids) and all(torch.equal(a, b.T) for a, b in pairs):
+                return name, "turned"
+        return "", ""
+
+    @property
+    def batch(self) -> int:
+        """Rows of the batch on the first probe."""
+        return len(next(iter(self.probes[0].values.values())))
 
     def side_table(self, node: fx.Node, size: tuple[int, ...]) -> Tensor:
         """A side value that is added to token features of (sequence, features): constant, of that size."""

@@ -84,6 +84,8 @@ PERMUTED: dict[tuple[str, tuple[int, ...]], str] = {
     ("heads", (0, 1, 3, 2)): "heads_t",
     ("heads_t", (0, 1, 3, 2)): "heads",
     ("split", (0, 2, 3, 1)): "heads_t",
+    ("tokens", (1, 0, 2)): "turned",
+    ("turned", (1, 0, 2)): "tokens",
 }
 
 

@@ -54,6 +54,8 @@ MERGED = {"merged": "heads", "merged_t": "heads_t"}
 ORDERS: dict[str, tuple[int, ...]] = {
     "tokens": (0, 1, 2),
     "tokens_t": (0, 2, 1),
+    "stacked": (0, 1, 2),
+    "turned": (1, 0, 2),
     "split": (0, 1, 2, 3),
     "heads": (0, 2, 1, 3),
     "heads_t": (0, 3, 1, 2),
@@ -107,12 +109,16 @@ def as_moved(t: Translator, node: fx.Node) -> Moved | None:
     found = t.known[node]
     if isinstance(found, Moved):
         return found
+    if isinstance(found, Value) and found.site == IMAGE_INPUT:
+        return _pixels(t, found)
     if not isinstance(found, Value) or found.layout not in ORDERS:
         return None
     if found.site in t.refused:  # nothing is known of its layout
         return None
     shape, order = t.shape(node), ORDERS[found.layout]
     apart = (shape[0] // found.heads, found.heads, *shape[1:]) if found.layout in MERGED else shape
+    if len(shape) == 2:
+        apart = _apart(found.layout, shape, t.batch)
     sizes = [apart[i] for i in order]
     index = torch.arange(torch.Size(sizes).numel()).reshape(sizes)
     back = [order.index(i) for i in range(len(order))]
@@ -122,6 +128,19 @@ def as_moved(t: Translator, node: fx.Node) -> Moved | None:
     pictures = len(t.probes[0].values[IMAGE_INPUT]) if t.inputs == (IMAGE_INPUT,) else 0
     terms = ((index.permute(back).reshape(shape), gain),)
     return Moved(base, (sizes[0], sizes[1], features), terms, pictures)
+
+
+def _apart(layout: str, shape: Sequence[int], batch: int) -> tuple[int, int, int]:
+    """The shape of tokens in one axis with those of a row, or the rows of a token, in one of their own."""
+    others = shape[0] // batch
+    return (others, batch, shape[1]) if layout == "turned" else (batch, others, shape[1])
+
+
+def _pixels(t: Translator, images: Value) -> Moved:
+    """What an image model reads, (batch, channels, height, width), as tokens of its places."""
+    batch, channels, height, width = shape = t.probes[0].values[IMAGE_INPUT].shape
+    index = torch.arange(shape.numel()).reshape(batch, height, width, channels).movedim(-1, 1)
+    return Moved(images, (batch, height * width, channels), ((index, torch.ones(*shape)),), batch)
 
 
 def _sum(t: Translator, node: fx.Node, parts: Sequence[Moved]) -> Moved | None:
@@ -191,19 +210,36 @@ def _checked(m: Moved, terms: Sequence[Any]) -> Moved | None:
     What the tokens of a picture come to shows where they are used.
     """
     made = replace(m, terms=tuple((index, gain) for index, gain in terms))
-    return made if made.pictures or _axes(made) is not None else None
+    return made if made.pictures or _axes(made) is not None or _stacked(made) else None
+
+
+def _stacked(m: Moved) -> str:
+    """The layout of tokens in one axis: row by row, or token by token; "" where they are in no such order."""
+    batch, sequence, features = m.sizes
+    if m.terms[0][0].dim() != 2 or len(m.terms[0][0]) != batch * sequence:
+        return ""
+    place = torch.arange(batch * sequence)
+    orders = {"stacked": place, "turned": place.reshape(batch, sequence).T.flatten()}
+    return next(
+        (
+            name
+            for name, row in orders.items()
+            if all(torch.equal(i // features, row[:, None].expand_as(i)) for i, _ in m.terms)
+        ),
+        "",
+    )
 
 
 def _axes(m: Moved) -> tuple[int, int] | None:
     """The axes along which the rows of the batch and the tokens stand; None when there are no such ones.
 
-    The first axis may be that of the rows and of what each of them has so many of (heads).
+    The axis of the rows may be that of what each of them has so many of (heads), too.
     """
     batch, sequence, features = m.sizes
     shape = m.terms[0][0].shape
     for rows, places in permutations(range(len(shape)), 2):
         times, rest = divmod(shape[rows], batch)
-        if rest or (times > 1 and rows) or shape[places] != sequence:
+        if rest or shape[places] != sequence:
             continue
         row = _along(rows, shape[rows], len(shape)) // times * sequence
         row = row + _along(places, sequence, len(shape))
@@ -234,10 +270,15 @@ def _layout(m: Moved) -> tuple[str, Moved]:
         Unknown: they are in no layout that an operator takes.
     """
     shape, batch = m.terms[0][0].shape, m.sizes[0]
+    if len(shape) == 3 and shape[1] == batch and _axes(m) == (1, 0):
+        return "turned", m
     merged = shape[0] > batch and len(shape) == 3
     if merged:
         apart = (batch, -1, *shape[1:])
         m = replace(m, terms=tuple((i.reshape(apart), g.reshape(apart)) for i, g in m.terms))
+    if one := _stacked(m):
+        apart = _apart(one, shape, batch)
+        return one, replace(m, terms=tuple((i.reshape(apart), g.reshape(apart)) for i, g in m.terms))
     layout = LAYOUTS.get((m.terms[0][0].dim(), _axes(m)))
     if merged:
         layout = next((name for name, of in MERGED.items() if of == layout), None)
@@ -252,7 +293,11 @@ def named(t: Translator, node: fx.Node, m: Moved) -> Value:
     Raises:
         Unknown: they are in no layout that an operator takes.
     """
-    if m.pictures and _axes(m) is None:
+    if m.base.site == IMAGE_INPUT:
+        if _is_image(t, m):
+            return m.base
+        m = replace(m, base=Value(t.add_site(node, Op.TO_TOKENS, (IMAGE_INPUT,))))
+    if m.pictures and _axes(m) is None and not _stacked(m):
         return in_windows(t, node, m)
     layout, m = _layout(m)
     rank, order = m.terms[0][0].dim(), ORDERS[layout]
@@ -280,6 +325,14 @@ def named(t: Translator, node: fx.Node, m: Moved) -> Value:
     if tables and len(tables) == len(sites):
         t.turned[total] = tuple(tables)
     return Value(total, layout, heads, tokens=m.base.tokens, window=m.base.window)
+
+
+def _is_image(t: Translator, m: Moved) -> bool:
+    """Whether moved pixels stand where they were, so that they can go into a convolution."""
+    whole = _pixels(t, m.base)
+    return len(m.terms) == 1 and all(
+        torch.equal(a, b) for a, b in zip(m.terms[0], whole.terms[0], strict=True)
+    )
 
 
 def _rows(t: Translator, node: fx.Node, m: Moved, rows: Tensor, gain: Tensor) -> str:

@@ -26,6 +26,7 @@ from archnet.operators import Op
 from archnet.side_values import Probe, make_probes
 from archnet.simplify import with_biases, with_layers, with_logits
 from archnet.sources.source import named_outputs
+from archnet.sources.traceable import masks_as_given
 from archnet.token_values import node_kind
 from archnet.valid import mask_of, row_masks, valid_rows
 
@@ -100,7 +101,7 @@ def exported(
     free = torch.export.Dim.AUTO
     shapes = {name: dict.fromkeys(range(free_axes), free) for name in example}
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), masks_as_given(), torch.no_grad():
             result = module(**example)
             program = torch.export.export(module, (), dict(example), dynamic_shapes=shapes)
             graph = program.module()

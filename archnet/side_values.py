@@ -107,18 +107,21 @@ def record(
     """The values that the wanted nodes take on a probe.
 
     Raises:
-        ArchNetError: the model does not take sequences of this length.
+        ArchNetError: the model does not take sequences of this length, or batches of this size.
     """
     recorder = _Recorder(module, wanted)
     try:
         recorder.run(*probe.inputs(names))
     except (RuntimeError, IndexError) as error:
         ids = next((v for name, v in probe.values.items() if name.endswith("input_ids")), None)
+        said = str(error).strip().splitlines()[0][:200]
         if ids is None:
-            raise
-        length = ids.shape[1]
+            raise ArchNetError(
+                f"the captured model takes batches of one size only: {said}",
+                fix="take its size from x.shape[0], not from len(x), which torch.export makes a constant",
+            ) from error
         raise ArchNetError(
-            f"the model fails on a sequence of {length} tokens: {str(error).strip().splitlines()[0][:200]}",
+            f"the model fails on a sequence of {ids.shape[1]} tokens: {said}",
             fix="give the greatest number of tokens that it takes as --seq-len",
         ) from error
     return recorder.recorded

@@ -15,7 +15,7 @@ class Value:
     layout: "map" (batch, channels, height, width) of an image; "flat" (batch, channels, height * width);
     "pooled" (batch, channels, 1, 1); "column" (batch, features, 1), a mean of tokens;
     "tokens" (batch, sequence, features); "tokens_t" (batch, features, sequence);
-    "stacked" (batch * sequence, features);
+    "stacked" (batch * sequence, features); "turned" (sequence, batch, features) or these two in one axis;
     "split" (batch, sequence, heads, width); "heads" (batch, heads, sequence, width);
     "heads_t" (batch, heads, width, sequence); "merged" (batch * heads, sequence, width);
     "merged_t" (batch * heads, width, sequence); "row" (batch, features). On the way to a pooled output:
@@ -41,6 +41,9 @@ class Value:
 
 HEADS = ("split", "heads")
 """Layouts whose last axis are the features of one head."""
+
+FEATURES = ("tokens", "row", "stacked", "turned")
+"""Layouts whose last axis are all features of a token or row."""
 
 PER_HEAD = (*HEADS, "heads_t", "merged", "merged_t")
 """Layouts of what attention multiplies, whose gains its scores take in."""

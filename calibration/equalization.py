@@ -63,7 +63,9 @@ def groups(network: Network) -> list[list[str]]:
             tied = [site.inputs[2]]
             blocked.update(site.inputs[:2])
         elif site.op in (Op.TO_TOKENS, Op.PREPEND, Op.WINDOWS):
-            tied = list(site.inputs)
+            tied = [name for name in site.inputs if name in parent]
+            if len(tied) < len(site.inputs):  # what the user gives stays as it is
+                blocked.add(site.name)
         elif site.op is Op.RESHAPE:  # layers read it and take in what each of its parts has
             tied = []
             if any(reader.op is not Op.LINEAR for reader in readers[site.name]):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from archnet.atomic import replacing
 from archnet.errors import ArchNetError
 from archnet.sources.source import Source, example_inputs, named_outputs, one_line
+from archnet.sources.traceable import masks_as_given
 
 OPSET = 20
 """The newest opset whose LayerNormalization and Gelu the peers of our comparison all read."""
@@ -81,7 +82,7 @@ def build_float_onnx(source: Source) -> onnx.ModelProto:
     if text:
         dims[1] = torch.export.Dim("sequence", min=2, max=source.max_length)
     try:
-        with _plain_attention(source.module), _quiet(), torch.no_grad():
+        with _plain_attention(source.module), _quiet(), masks_as_given(), torch.no_grad():
             program = torch.onnx.export(
                 (_Text(source) if text else _Image(source)).eval(),
                 (),
@@ -94,7 +95,7 @@ def build_float_onnx(source: Source) -> onnx.ModelProto:
             )
     except Exception as error:  # the exporter raises whatever the model's own code does
         raise ArchNetError(
-            f"PyTorch cannot export {source.name} to ONNX: {one_line(error)}",
+            f"PyTorch cannot export {source.name} to ONNX: {one_line(error.__cause__ or error)}",
             fix="make the model's forward free of branches on tensor values",
         ) from error
     assert program is not None

@@ -140,3 +140,78 @@ def test_a_model_without_a_known_output_is_refused() -> None:
 
     with pytest.raises(ArchNetError, match="no output of the model depends on its pixels"):
         capture_image(Constant(), SIZE)
+
+
+class Frames(nn.Module):
+    """A token a frame: what is read has a frame's bins as channels, as keyword spotting has them."""
+
+    def __init__(self, mean: bool, batch_first: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.mean, self.batch_first = mean, batch_first
+        self.project = nn.Linear(6, 16)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=batch_first)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(batch, 6, 1, frames) -> (batch, 16)."""
+        frames = pixel_values[:, :, 0]
+        x = self.project(frames.permute(0, 2, 1) if self.batch_first else frames.permute(2, 0, 1))
+        x = self.encoder(x)
+        first = x.mean(1) if self.mean else x[:, 0]
+        return first if self.batch_first else x[0]
+
+
+@pytest.mark.parametrize(("mean", "batch_first"), [(True, True), (False, True), (False, False)])
+def test_frames_of_bins_become_tokens(*, mean: bool, batch_first: bool) -> None:
+    model = Frames(mean, batch_first).eval()
+    found = capture_image(model, (6, 1, 9))
+    assert found.unknown == ()
+    assert found.network.sites[0].op is Op.TO_TOKENS
+    values = torch.randn(3, 6, 1, 9)
+    with torch.no_grad():
+        got = NetworkModule(found.network)({"pixel_values": values})[found.network.outputs["output"]]
+        torch.testing.assert_close(got, model(values), rtol=1e-4, atol=1e-4)
+
+
+class Counted(Frames):
+    """Makes a constant of the batch's size."""
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(batch, 6, 1, frames) -> (batch, 16)."""
+        x = self.project(pixel_values[:, :, 0].permute(0, 2, 1))
+        first = torch.zeros(1, 1, 16).expand(len(x), -1, -1)
+        y: Tensor = self.encoder(torch.cat([first, x], 1))[:, 0]
+        return y
+
+
+def test_a_model_for_one_size_of_batches_is_refused() -> None:
+    with pytest.raises(ArchNetError, match="takes batches of one size only") as raised:
+        capture_image(Counted(mean=True, batch_first=True).eval(), (6, 1, 9))
+    assert "x.shape[0]" in raised.value.fix
+
+
+class Turned(nn.Module):
+    """Turns what it reads before a convolution; twice is not at all."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times, self.conv = times, nn.Conv2d(1, 4, 3)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(batch, 1, height, width) -> (batch, features)."""
+        x = pixel_values[:, 0]
+        for _ in range(self.times):
+            x = x.transpose(1, 2)
+        y: Tensor = self.conv(x.unsqueeze(1)).relu().mean((2, 3))
+        return y
+
+
+def test_what_is_read_goes_into_a_convolution_when_it_stands_where_it_was() -> None:
+    found = capture_image(Turned(2).eval(), (1, 8, 6))
+    assert found.unknown == ()
+    assert found.network.sites[0].op is Op.CONV
+    assert found.network.sites[0].inputs == ("pixel_values",)
+    turned = capture_image(Turned(1).eval(), (1, 8, 6))
+    assert turned.unknown == ()
+    assert Op.CONV in {site.op for site in turned.network.sites[1:]}
