@@ -58,6 +58,11 @@ class Affine:
 
         return Affine(self.carrier, moved(self.weight), moved(self.bias), moved(self.rotation))
 
+    def alike(self, other: Affine) -> bool:
+        """Whether both are the same function of their carriers, as two tokens of one norm are."""
+        pairs = ((self.weight, other.weight), (self.bias, other.bias), (self.rotation, other.rotation))
+        return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
+
     def apply(self, carrier: Tensor) -> Tensor:
         """The value, from the carrier's (..., features)."""
         if self.rotation is not None:
@@ -173,13 +178,15 @@ def _add(folder: _Folder, site: Site) -> None:
     if left.plain and right.plain:
         folder.emit(site, (left.carrier, right.carrier))
         return
+    if left.alike(right):
+        bias = None if left.bias is None else 2.0 * left.bias
+        folder.emit(site, (left.carrier, right.carrier), Affine(site.name, left.weight, bias))
+        return
     stream, branch = (right, left) if left.plain else (left, right)
-    producer = folder.producer(branch.carrier)
-    if not branch.plain or producer is None:
-        raise ArchNetError(
-            f"{site.name} (Add) joins two normalised tensors, which no plain integer Add can",
-            fix=ADD_ONE,
-        )
+    producer = folder.producer(branch.carrier) if branch.plain else None
+    if producer is None:  # a sum of integers wants one scale a channel for both, which a layer can give
+        branch = Affine(_as_layer(folder, site, branch, like=stream))
+        producer = folder.sites[-1]
     key_w, key_b = producer.parameters["weight"], producer.parameters["bias"]
     bias = folder.tensors[key_b] if stream.bias is None else folder.tensors[key_b] + stream.bias
     gain = None if stream.weight is None else safe_gain(stream.weight)
@@ -223,14 +230,20 @@ def _windows(folder: _Folder, site: Site) -> None:
     folder.emit(site, (before.carrier,), Affine(site.name, before.weight, before.bias))
 
 
-def _as_layer(folder: _Folder, site: Site, value: Affine) -> str:
-    """A fully connected layer that gives a value of its carrier."""
-    assert value.bias is not None
-    gain = torch.ones_like(value.bias) if value.weight is None else value.weight
+def _as_layer(folder: _Folder, site: Site, value: Affine, *, like: Affine | None = None) -> str:
+    """A fully connected layer that gives a value of its carrier.
+
+    Args:
+        like: another value of as many channels, where this one may be plain.
+    """
+    vectors = (v for known in (value, like) if known for v in (known.bias, known.weight) if v is not None)
+    some = next(vectors)
+    gain = torch.ones_like(some) if value.weight is None else value.weight
+    shift = torch.zeros_like(some) if value.bias is None else value.bias
     name = f"{site.name}/filled"
     keys = {"weight": f"{name}.weight", "bias": f"{name}.bias"}
     folder.sites.append(Site(name, Op.LINEAR, (value.carrier,), keys, block=site.block))
-    folder.tensors |= {keys["weight"]: torch.diag(gain), keys["bias"]: value.bias.clone()}
+    folder.tensors |= {keys["weight"]: torch.diag(gain), keys["bias"]: shift.clone()}
     return name
 
 
