@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from archnet.backends import open_backend
 from archnet.backends.base import Backend, user_inputs
 from archnet.build import BuildDir
+from archnet.calibration.array_files import holds_arrays
 from archnet.calibration.data import load_sentences
 from archnet.calibration.image_files import holds_pictures
 from archnet.classify import PIXELS, Prediction, classify_files
@@ -69,7 +70,7 @@ def convert(
     Args:
         model: a Hugging Face or sentence-transformers folder, a hub name, "file.py:factory", or a module.
         data: unlabelled text: a file or folder, or the sentences themselves; for an image model a folder
-            or .zip of pictures, whose folders' names are not read.
+            or .zip of pictures, whose folders' names are not read, or a .npz file with what it reads.
         target: name of a target profile, or the path of one.
         bits: widths of weights and activations, or "auto" for widths that are chosen layer by layer.
         max_drop: with "auto": points of the metric that fewer bits may cost, by an estimate.
@@ -169,8 +170,8 @@ def original_on_chip(
 
 
 def _data(data: Data) -> list[str] | Path:
-    """The sentences of the data, or the place of its pictures, which the model says how to read."""
-    if isinstance(data, (str, os.PathLike)) and holds_pictures(data):
+    """The sentences of the data, or the place of its pictures or arrays, which the model says how to read."""
+    if isinstance(data, (str, os.PathLike)) and (holds_pictures(data) or holds_arrays(data)):
         return Path(data)
     return _sentences(data)
 

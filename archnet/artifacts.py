@@ -14,6 +14,7 @@ import numpy as np
 from archnet import atomic
 from archnet.bit_choice import BitChoice
 from archnet.build import BuildDir
+from archnet.calibration.image_settings import ImageSettings
 from archnet.converters.fold import Folded
 from archnet.engine import StageContext, memory_bytes
 from archnet.export.float_onnx import export_float_onnx
@@ -36,7 +37,7 @@ def export_artifacts(
 ) -> list[str]:
     """Write the artifacts; each is whole or absent, so that this can be done again."""
     job.source.save_tokenizer(build.tokenizer_dir)
-    if job.source.images is not None:
+    if isinstance(job.source.images, ImageSettings):
         build.write_json(build.image_settings, job.source.images.to_json())
     done = ["graph", "onnx", "float"]
     context.progress(0, 4, unit="artifacts", detail="ONNX")

@@ -1,25 +1,26 @@
-"""Pictures -> pixels -> classes, through anything that runs an image network."""
+"""Pictures -> pixels -> classes, through anything that runs an image network; or arrays."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from archnet.build import BuildDir
+from archnet.calibration.array_files import holds_arrays, load_arrays
 from archnet.calibration.image_files import PictureSet, load_pictures, read_pictures
 from archnet.calibration.image_settings import ImageSettings
 from archnet.encode import Run
 from archnet.errors import ArchNetError
+from archnet.parts import image_size, is_image
 from archnet.tasks import Task, TaskScore
-from archnet.tasks.images import BATCH, evaluate_images
+from archnet.tasks.images import BATCH, Samples, evaluate_images, samples_of
 
-LOGITS = "logits"
+LOGITS, BARE = "logits", "output"
 PIXELS = "pixel_values"
 
 
@@ -47,7 +48,9 @@ def open_image_settings(build: BuildDir) -> ImageSettings:
     if not build.image_settings.is_file():
         raise ArchNetError(
             f"{build.path} has no {build.image_settings.name}: it does not read pictures",
-            fix="give the build of an image classifier",
+            fix="give what it reads as arrays, a .npz file"
+            if is_image(build.path)
+            else "give the build of an image classifier",
         )
     return ImageSettings.read(build.image_settings)
 
@@ -70,7 +73,7 @@ def classify_files(
     found: list[Prediction] = []
     for start in range(0, len(files), batch_size):
         pixels = read_pictures(files[start : start + batch_size], settings)
-        logits = _logits(run, settings, pixels).astype(np.float64)
+        logits = _logits(run, settings.normalise(pixels)).astype(np.float64)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         shares = powers / powers.sum(axis=1, keepdims=True)
         found += [
@@ -80,8 +83,11 @@ def classify_files(
     return found
 
 
-def _logits(run: Run, settings: ImageSettings, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    outputs = run({PIXELS: settings.normalise(pixels)})
+def _logits(run: Run, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits (samples, classes) of what the model reads; a bare tensor that it returns is taken for them."""
+    outputs = run({PIXELS: values})
+    if list(outputs) == [BARE]:
+        return outputs[BARE]
     if LOGITS not in outputs:
         raise ArchNetError(
             f"the network has no logits, only {', '.join(outputs)}",
@@ -92,27 +98,32 @@ def _logits(run: Run, settings: ImageSettings, pixels: NDArray[np.uint8]) -> NDA
 
 @dataclass(frozen=True, slots=True)
 class PictureScorer:
-    """Feeds a task's pictures to a network, with the image settings of the build folder."""
+    """Feeds a task's pictures to a network, with the image settings of the build folder, or its arrays.
+
+    `settings` is None where all sets are arrays.
+    """
 
     task: Task
-    settings: ImageSettings
-    sets: tuple[PictureSet, ...]
+    settings: ImageSettings | None
+    sets: tuple[Samples, ...]
     label_names: Mapping[int, str]
 
     @classmethod
     def open(cls, task: Task, build: BuildDir) -> PictureScorer:
-        """For a build folder; reads the pictures.
+        """For a build folder; reads the pictures or arrays.
 
         Raises:
-            ArchNetError: the build is of no image model, or the pictures cannot be read.
+            ArchNetError: the build is of no image model, or the files cannot be read.
         """
-        settings = open_image_settings(build)
-        sets = tuple(load_pictures(Path(place), settings) for place in task.places)
+        pictures = not is_image(build.path) or any(not holds_arrays(place) for place in task.places)
+        settings = open_image_settings(build) if pictures else None
+        sets = tuple(_samples(place, settings, build) for place in task.places)
         return cls(task, settings, sets, label_names(build))
 
     def warnings(self) -> list[str]:
         """What to tell the user of the files: pictures that were left out."""
-        return [f"{p.name}: {warning}" for p in self.sets if (warning := p.warning())]
+        pictures = (samples for samples in self.sets if isinstance(samples, PictureSet))
+        return [f"{p.name}: {warning}" for p in pictures if (warning := p.warning())]
 
     def score(self, run: Run, report: Callable[[int, int], None]) -> TaskScore:
         """Score what `run` computes.
@@ -120,14 +131,25 @@ class PictureScorer:
         Args:
             report: told how many pictures are done, of how many.
         """
-        total, done = sum(len(pictures.pixels) for pictures in self.sets), 0
-        logits = partial(_logits, run, self.settings)
+        total, done = sum(len(samples_of(samples)) for samples in self.sets), 0
 
-        def classify(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        def classify(given: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
             nonlocal done
-            made = logits(pixels)
+            made = _logits(run, self._values(given))
             done = min(total, done + BATCH)
             report(done, total)
             return made
 
         return evaluate_images(classify, self.sets, label_names=self.label_names)
+
+    def _values(self, given: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the model reads, of pixels or of that itself."""
+        if self.settings is None or given.dtype == np.float32:
+            return given.astype(np.float32, copy=False)
+        return self.settings.normalise(given.astype(np.uint8, copy=False))
+
+
+def _samples(place: Path, settings: ImageSettings | None, build: BuildDir) -> Samples:
+    if settings is None or holds_arrays(place):
+        return load_arrays(place, image_size(build.path))
+    return load_pictures(place, settings)

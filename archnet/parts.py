@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from archnet.atomic import read_json
 from archnet.errors import ArchNetError
 
 if TYPE_CHECKING:
@@ -35,6 +36,18 @@ def is_translation(folder: Path) -> bool:
 def is_language(folder: Path) -> bool:
     """Whether a build folder holds a decoder alone, which goes on with a text."""
     return part_names(folder) == (DECODER,)
+
+
+def is_image(folder: Path) -> bool:
+    """Whether a finished build's network reads pictures, or arrays in their place."""
+    return read_json(folder / "manifest.json").get("kind") == "image"
+
+
+def image_size(folder: Path) -> tuple[int, int, int]:
+    """Channels, height and width of what the network of such a build reads."""
+    (given,) = cast(list[dict[str, list[int]]], read_json(folder / "manifest.json")["inputs"])
+    _, channels, height, width = given["shape"]
+    return channels, height, width
 
 
 def chip_parts(folder: Path, *, decoders: bool) -> tuple[str, ...]:

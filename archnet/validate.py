@@ -30,7 +30,7 @@ from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, Note, Progress, StageFinished, StageStarted, ignore
 from archnet.float_model import FloatModel
 from archnet.graph import QuantizedGraph
-from archnet.parts import DECODER, is_language, part_names
+from archnet.parts import DECODER, is_image, is_language, part_names
 from archnet.results import (
     BackendScore,
     BlockAgreement,
@@ -173,7 +173,7 @@ def _scorer(task: Task, build: BuildDir, graph: QuantizedGraph) -> Scorer | Pict
     """What feeds the task's data to a network."""
     if task.places:
         return PictureScorer.open(task, build)
-    if build.image_settings.is_file():
+    if is_image(build.path):
         raise ArchNetError(
             f"{build.path} classifies pictures, which the task {task.name} does not score",
             fix="give --task images",

@@ -1,4 +1,7 @@
-"""Batches of pictures for training and calibration, with random flips and shifts; no label is known."""
+"""Batches of pictures for training and calibration, with random flips and shifts, and of arrays as they are.
+
+No label is known.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from archnet.calibration.array_files import ArraySet
 from archnet.calibration.image_files import PictureSet
 from archnet.calibration.image_settings import ImageSettings
 
@@ -15,7 +19,37 @@ SHIFT = 8
 _CALIBRATION = 2**31
 
 
-class ImageBatches:
+class Shuffled:
+    """Which samples a step's batch has: each once an epoch; again where there are fewer than a batch.
+
+    Args:
+        count: of the samples, at least one.
+        batch_size: samples in a batch.
+        seed: of the order.
+    """
+
+    def __init__(self, count: int, *, batch_size: int, seed: int) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return self.count
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """The numbers of a step's samples, the same whenever they are asked for."""
+        per_epoch = max(1, self.count // self.batch_size)
+        epoch, index = divmod(step, per_epoch)
+        order = np.random.default_rng([self.seed, 1, epoch]).permutation(self.count)
+        if self.count < self.batch_size:
+            order = np.resize(order, self.batch_size)
+        return order[index * self.batch_size : (index + 1) * self.batch_size]
+
+    def for_calibration(self, n: int) -> list[NDArray[np.int64]]:
+        """The numbers of `n` batches for observers, drawn independently of training."""
+        return [self.rows(_CALIBRATION + number) for number in range(n)]
+
+
+class ImageBatches(Shuffled):
     """Pictures as a model's pixels, in batches of one size; any step's batch on its own.
 
     Args:
@@ -26,12 +60,8 @@ class ImageBatches:
     """
 
     def __init__(self, pictures: PictureSet, settings: ImageSettings, *, batch_size: int, seed: int) -> None:
-        self._pictures, self._settings, self.seed = pictures, settings, seed
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        """The number of pictures."""
-        return len(self._pictures.pixels)
+        super().__init__(len(pictures.pixels), batch_size=batch_size, seed=seed)
+        self._pictures, self._settings = pictures, settings
 
     def warnings(self) -> list[str]:
         """What to tell the user of the files."""
@@ -41,25 +71,44 @@ class ImageBatches:
     def batch(self, step: int) -> dict[str, torch.Tensor]:
         """The batch of a training step, the same whenever it is asked for: pixel_values float32."""
         rng = np.random.default_rng([self.seed, step])
-        return self._prepared(moved(self._pictures.pixels[self._rows(step)], rng))
+        return self._prepared(moved(self._pictures.pixels[self.rows(step)], rng))
 
     def calibration(self, n: int) -> list[dict[str, torch.Tensor]]:
         """`n` batches of unchanged pictures for observers, drawn independently of training."""
-        rows = (self._rows(_CALIBRATION + number) for number in range(n))
-        return [self._prepared(self._pictures.pixels[row]) for row in rows]
-
-    def _rows(self, step: int) -> NDArray[np.int64]:
-        """Numbers of a step's pictures: each once an epoch; again where there are fewer than a batch."""
-        count = len(self)
-        per_epoch = max(1, count // self.batch_size)
-        epoch, index = divmod(step, per_epoch)
-        order = np.random.default_rng([self.seed, 1, epoch]).permutation(count)
-        if count < self.batch_size:
-            order = np.resize(order, self.batch_size)
-        return order[index * self.batch_size : (index + 1) * self.batch_size]
+        return [self._prepared(self._pictures.pixels[rows]) for rows in self.for_calibration(n)]
 
     def _prepared(self, pixels: NDArray[np.uint8]) -> dict[str, torch.Tensor]:
         values = torch.from_numpy(self._settings.normalise(pixels))
+        return {"pixel_values": values.contiguous(memory_format=torch.channels_last)}
+
+
+class ArrayBatches(Shuffled):
+    """Samples of a file of arrays; nothing is known of what may be turned or moved, so none is.
+
+    Args:
+        arrays: at least one sample.
+        batch_size: samples in a batch.
+        seed: of the order.
+    """
+
+    def __init__(self, arrays: ArraySet, *, batch_size: int, seed: int) -> None:
+        super().__init__(len(arrays.values), batch_size=batch_size, seed=seed)
+        self._values = arrays.values
+
+    def warnings(self) -> list[str]:
+        """Nothing: a file of arrays is read whole or refused."""
+        return []
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        """The batch of a training step, the same whenever it is asked for: pixel_values float32."""
+        return self._prepared(self.rows(step))
+
+    def calibration(self, n: int) -> list[dict[str, torch.Tensor]]:
+        """`n` batches for observers, drawn independently of training."""
+        return [self._prepared(rows) for rows in self.for_calibration(n)]
+
+    def _prepared(self, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        values = torch.from_numpy(self._values[rows])
         return {"pixel_values": values.contiguous(memory_format=torch.channels_last)}
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.cli.app import Session, app, examples, print_json, quiet_libraries, session, shown, terminal
 from archnet.cli.look import json_option
 from archnet.errors import EXIT_CHECK_FAILED, ArchNetError
+from archnet.parts import is_image
 
 TASKS = ("sts", "classification", "images", "translation", "language")
 
@@ -104,7 +104,7 @@ def bench(folder: Path, as_json: bool) -> None:
         return
     from archnet.cli.tables import latency_table
 
-    terminal().print(latency_table(rows, images=(folder / SETTINGS_FILE).is_file()))
+    terminal().print(latency_table(rows, images=is_image(folder)))
 
 
 @app.command(

@@ -83,7 +83,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
     required=True,
     metavar="FILE_OR_DIR",
     help="Unlabelled data like that of the task: a file with one sentence a line, a folder of such files, or "
-    "for an image classifier a folder or .zip of pictures.",
+    "for an image classifier a folder or .zip of pictures, or what it reads as arrays (.npz).",
 )
 @target_option
 @bits_option("WxAy|auto")

@@ -16,7 +16,7 @@ from rich.text import Text
 from archnet.atomic import human_bytes
 from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.cli.progress_state import human_seconds
-from archnet.parts import is_translation, part_names
+from archnet.parts import is_image, is_translation, part_names
 from archnet.results import PERPLEXITY, group_emulated
 from archnet.targets.chips import CHIPS, in_words, needs_compiler
 
@@ -286,6 +286,9 @@ def end_table(folder: Path, metrics: Mapping[str, Any], program: str = "archnet"
         use = "translate" if is_translation(folder) else "complete"
     if (folder / SETTINGS_FILE).is_file():
         use, what = "classify", "picture.jpg"
+    call = f"{python} -c \"import archnet; print(archnet.load('{folder}').{use}(['{what}']))\""
+    if is_image(folder) and use == "encode":
+        call = f"{program} run {place} --inputs data.npz --outputs outputs.npz"
     following = [
         *_compile_commands(program, place, metrics),
         f"{program} validate {place}",
@@ -295,7 +298,7 @@ def end_table(folder: Path, metrics: Mapping[str, Any], program: str = "archnet"
             for form, file in (("onnx", "onnx/model.onnx"), ("tvm", "tvm"))
             if not (part / file).exists()
         ),
-        f"{python} -c \"import archnet; print(archnet.load('{folder}').{use}(['{what}']))\"",
+        call,
     ]
     return Group(
         Text("\ndone", "bold green"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +22,8 @@ from archnet.sources.pretrained import without_cache
 from archnet.sources.quiet import quiet_transformers
 from archnet.sources.source import (
     DEFAULT_MAX_LENGTH,
+    Pixels,
+    Size,
     Source,
     check_finite,
     hash_tensors,
@@ -50,7 +52,7 @@ def open_model(
             `torch.nn.Module`, which is copied and never changed.
         tokenizer: for a live module or a factory: a `tokenizers.Tokenizer`, a fast transformers
             tokenizer, or the path of a tokenizer.json or of the folder that has one; for an image model
-            what preprocessor_config.json holds, or its path.
+            what preprocessor_config.json holds, or its path, or (channels, height, width) of its arrays.
         tokenizer_required: refuse a folder of a text model without tokenizer (`inspect` needs none).
 
     Raises:
@@ -166,9 +168,9 @@ def _open_module(module: nn.Module, name: str, tokenizer: object | None) -> Sour
     notes: tuple[str, ...] = ()
     if kind in ("translation", "language"):
         module, generation, notes = as_writer(module, alone=kind == "language", name=name)
-    images: ImageSettings | None = None
+    images: Pixels = None
     if kind == "image" and tokenizer is not None:
-        images, tokenizer = as_image_settings(tokenizer), None
+        images, tokenizer = as_pixels(tokenizer), None
     found = as_tokenizer(tokenizer) if tokenizer is not None else None
     if found is None:
         origin = getattr(getattr(module, "config", None), "_name_or_path", None) if kind != "image" else None
@@ -191,14 +193,18 @@ def _open_module(module: nn.Module, name: str, tokenizer: object | None) -> Sour
     )
 
 
-def as_image_settings(given: object) -> ImageSettings:
-    """What a live image model or a factory gives beside the module: settings, or the path of such a file.
+def as_pixels(given: object) -> ImageSettings | Size:
+    """What a live image model or a factory gives beside the module.
+
+    That is settings of pictures, the path of such a file, or the size of what it reads as arrays.
 
     Raises:
         ArchNetError: it is something else, or not complete.
     """
     if isinstance(given, ImageSettings):
         return given
+    if isinstance(given, (tuple, list)):
+        return _as_size(given)
     if isinstance(given, (str, os.PathLike)):
         path = Path(given).expanduser()
         return ImageSettings.read(path / SETTINGS_FILE if path.is_dir() else path)
@@ -210,6 +216,16 @@ def as_image_settings(given: object) -> ImageSettings:
             f"the settings beside the image model are not known: {error}",
             fix=f"give the path of a {SETTINGS_FILE}, or a dictionary with what it holds",
         ) from error
+
+
+def _as_size(given: Sequence[object]) -> Size:
+    if len(given) == 3 and all(type(side) is int and side > 0 for side in given):
+        channels, height, width = (int(str(side)) for side in given)
+        return channels, height, width
+    raise ArchNetError(
+        f"the size beside the image model is {given!r}, not three whole numbers",
+        fix="give (channels, height, width)",
+    )
 
 
 def _copy(module: nn.Module) -> nn.Module:

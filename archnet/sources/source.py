@@ -21,6 +21,11 @@ from archnet.sources.writer import writes_alone
 
 Kind = Literal["text", "image", "translation", "language"]
 Pooling = Literal["mean", "cls"]
+Size = tuple[int, int, int]
+"""Channels, height and width."""
+
+Pixels = ImageSettings | Size | None
+"""What is known of an image model's input: how pictures become it, its size alone, or nothing."""
 
 DEFAULT_MAX_LENGTH = 512
 
@@ -47,7 +52,8 @@ class Source:
         config: the transformers configuration as plain data; empty for other modules.
         notes: what was left out or changed while opening, for the plan and the report.
         generation: how a model that writes searches; None for other models.
-        images: how pictures become an image model's pixels; None elsewhere, or when it came without.
+        images: how pictures become an image model's pixels, or the size alone of the arrays that it reads;
+            None elsewhere, or when it came without.
     """
 
     name: str
@@ -63,25 +69,26 @@ class Source:
     config: dict[str, Any]
     notes: tuple[str, ...] = ()
     generation: GenerationSettings | None = None
-    images: ImageSettings | None = None
+    images: Pixels = None
 
     @property
-    def image_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image model's pictures."""
+    def image_size(self) -> Size:
+        """Channels, height and width of what an image model reads."""
         return image_size(self.module, self.images)
 
     def require_images(self) -> ImageSettings:
         """How pictures become pixels; ArchNetError when the model came without that."""
-        if self.images is None:
+        if not isinstance(self.images, ImageSettings):
             raise ArchNetError(
                 f"{self.name} has no {SETTINGS_FILE}, so pictures cannot be fed to it",
                 fix="save its image processor beside the weights: "
-                "AutoImageProcessor.from_pretrained(name).save_pretrained(folder)",
+                "AutoImageProcessor.from_pretrained(name).save_pretrained(folder); or give what it reads as "
+                "arrays, a .npz file",
             )
         if self.image_size[0] != 3:
             raise ArchNetError(
                 f"{self.name} reads pictures of {self.image_size[0]} channels, not red, green and blue",
-                fix="convert a model for colour pictures",
+                fix="give what it reads as arrays, a .npz file",
             )
         return self.images
 
@@ -129,7 +136,7 @@ def input_kind(module: nn.Module, name: str) -> Kind:
 
 
 def example_inputs(
-    module: nn.Module, kind: Kind, *, batch: int = 1, sequence: int = 8, images: ImageSettings | None = None
+    module: nn.Module, kind: Kind, *, batch: int = 1, sequence: int = 8, images: Pixels = None
 ) -> dict[str, torch.Tensor]:
     """Valid arguments for a call: ids of 0 with a full mask, or black images of the configured size."""
     if kind != "image":
@@ -140,8 +147,10 @@ def example_inputs(
     return {"pixel_values": torch.zeros((batch, *image_size(module, images)))}
 
 
-def image_size(module: nn.Module, images: ImageSettings | None) -> tuple[int, int, int]:
-    """Channels, height and width: what pictures are resized to, else what the configuration says."""
+def image_size(module: nn.Module, images: Pixels) -> Size:
+    """Channels, height and width: as given, what pictures are resized to, or what the configuration says."""
+    if isinstance(images, tuple):
+        return images
     config = getattr(module, "config", None)
     channels = int(getattr(config, "num_channels", 3))
     if images is not None:
@@ -165,9 +174,7 @@ def named_outputs(result: object) -> dict[str, torch.Tensor]:
     return {k: v for k, v in found.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
 
 
-def probe_outputs(
-    module: nn.Module, kind: Kind, name: str, images: ImageSettings | None = None
-) -> tuple[str, ...]:
+def probe_outputs(module: nn.Module, kind: Kind, name: str, images: Pixels = None) -> tuple[str, ...]:
     """Call the module once on a tiny input and name its outputs."""
     inputs = example_inputs(module, kind, images=images)
     try:
@@ -179,7 +186,8 @@ def probe_outputs(
             f"{name} could not be called with {' and '.join(inputs)}: {one_line(error)}",
             fix=f"make module({call}) work on int64 tensors of (batch, sequence)"
             if kind != "image"
-            else "make module(pixel_values=...) work on a float32 tensor of (batch, channels, height, width)",
+            else "make module(pixel_values=...) work on float32 tensors (batch, channels, height, width); "
+            "a factory may return (module, (channels, height, width))",
         ) from error
     if not outputs:
         raise ArchNetError(

@@ -1,4 +1,7 @@
-"""Image classification: top-1 accuracy x100. The name of the folder that a picture lies in is its label."""
+"""Image classification: top-1 accuracy x100.
+
+The name of the folder that a picture lies in is its label; a file of arrays has labels of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from archnet.calibration.array_files import LABELS, ArraySet
 from archnet.calibration.image_files import PictureSet
 from archnet.errors import ArchNetError, nearest
 from archnet.tasks.score import TaskScore, percentage
@@ -14,28 +18,36 @@ from archnet.tasks.score import TaskScore, percentage
 METRIC = "Top-1 accuracy (%)"
 BATCH = 100
 
-ClassifyPixels = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Pixels uint8 (pictures, 3, height, width) to logits (pictures, classes)."""
+Samples = PictureSet | ArraySet
+
+Classify = Callable[[NDArray[np.uint8] | NDArray[np.float32]], NDArray[np.float32]]
+"""uint8 (pictures, 3, height, width), or what the model reads, float32, to logits (samples, classes)."""
+
+
+def samples_of(samples: Samples) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """What is classified: pixels of pictures, or a file's arrays as they are."""
+    return samples.pixels if isinstance(samples, PictureSet) else samples.values
 
 
 def evaluate_images(
-    classify: ClassifyPixels, sets: Sequence[PictureSet], *, label_names: Mapping[int, str] | None = None
+    classify: Classify, sets: Sequence[Samples], *, label_names: Mapping[int, str] | None = None
 ) -> TaskScore:
-    """Mean over the sets of 100 x the share of pictures whose folder's class has the largest logit.
+    """Mean over the sets of 100 x the share of samples whose class has the largest logit.
 
     Args:
         label_names: the model's `id2label`.
 
     Raises:
-        ArchNetError: the logits are not finite, or a folder is none of the model's classes.
+        ArchNetError: the logits are not finite, a folder is none of the model's classes, or a file of arrays
+            has no labels or others.
     """
     right: dict[str, NDArray[np.float64]] = {}
     wanted: list[NDArray[np.int64]] = []
-    for number, pictures in enumerate(sets):
-        count = len(pictures.pixels)
+    for number, samples in enumerate(sets):
+        given = samples_of(samples)
         found: list[NDArray[np.int64]] = []
-        for start in range(0, count, BATCH):
-            logits = classify(pictures.pixels[start : start + BATCH])
+        for start in range(0, len(given), BATCH):
+            logits = classify(given[start : start + BATCH])
             if logits.ndim != 2 or not np.isfinite(logits).all():
                 raise ArchNetError(
                     f"the model gives {logits.shape} numbers, not finite logits (pictures, classes)",
@@ -44,11 +56,32 @@ def evaluate_images(
             if not wanted:  # wrong folders are told before everything is classified
                 wanted = [class_ids(every, logits.shape[1], label_names or {}) for every in sets]
             found.append(logits.argmax(axis=1))
-        right[pictures.name] = (np.concatenate(found) == wanted[number]).astype(np.float64)[:, None]
+        right[samples.name] = (np.concatenate(found) == wanted[number]).astype(np.float64)[:, None]
     return TaskScore.of(METRIC, right, percentage)
 
 
-def class_ids(pictures: PictureSet, count: int, names: Mapping[int, str]) -> NDArray[np.int64]:
+def class_ids(samples: Samples, count: int, names: Mapping[int, str]) -> NDArray[np.int64]:
+    """The class of each sample: a picture's from its folder's name, an array's from the labels beside it.
+
+    Raises:
+        ArchNetError: it is none of the model's classes, or there is none.
+    """
+    if isinstance(samples, PictureSet):
+        return _folder_classes(samples, count, names)
+    if samples.labels is None:
+        raise ArchNetError(
+            f"{samples.name} has no {LABELS}, so nothing can be scored",
+            fix=f"write it with {LABELS}=..., integers from 0, one a sample",
+        )
+    if int(samples.labels.max()) >= count:
+        raise ArchNetError(
+            f"{samples.name} has a label {int(samples.labels.max())}, but the model has {count} classes",
+            fix=f"number the classes from 0 to {count - 1}, as the model does",
+        )
+    return samples.labels
+
+
+def _folder_classes(pictures: PictureSet, count: int, names: Mapping[int, str]) -> NDArray[np.int64]:
     """The class of each picture, from its folder's name.
 
     That is one of the model's class names or a number; if the model names its classes LABEL_0, LABEL_1,
