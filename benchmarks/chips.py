@@ -78,6 +78,7 @@ OPENERS: Mapping[str, Callable[[Path, Chip], Backend | None]] = {
     "onnxruntime": _onnxruntime,
     "tvm": _tvm,
     "ethos_u": _litert,
+    "executorch": _litert,
 }
 """What runs the files of a route, where it is not the backend of the toolchain's or chip's name."""
 
