@@ -26,6 +26,7 @@ import torch
 
 from archnet.atomic import human_bytes, read_json, sha256_file, write_json
 from archnet.backends import BACKENDS, Backend, open_backend
+from archnet.backends.base import user_inputs
 from archnet.backends.reference import ReferenceBackend
 from archnet.build import BuildDir
 from archnet.compiling import compile_for
@@ -78,6 +79,7 @@ OPENERS: Mapping[str, Callable[[Path, Chip], Backend | None]] = {
     "onnxruntime": _onnxruntime,
     "tvm": _tvm,
     "ethos_u": _litert,
+    "executorch": _litert,
 }
 """What runs the files of a route, where it is not the backend of the toolchain's or chip's name."""
 
@@ -101,7 +103,7 @@ def samples(build: Path, part: str, count: int, sequence: int | None) -> Json:
         }
     if part == DECODER:
         return step_samples(open_reference(build), {n: torch.from_numpy(v) for n, v in few.items()})
-    read = {spec.name for spec in load_graph(build / part / "graph").inputs}
+    read = user_inputs(load_graph(build / part / "graph"))
     return {name: value for name, value in few.items() if name in read}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from archnet.errors import ArchNetError, nearest
 
@@ -92,16 +92,27 @@ def _ethos(name: str, title: str, profile: str) -> Chip:
     return Chip(name, title, "ethos_u", "ethos-u", profile)
 
 
+def _executorch(chip: Chip) -> Chip:
+    """The same chip, by a program for ExecuTorch's runtime."""
+    name, title = chip.name.replace("ethos", "executorch"), f"{chip.title}, as an ExecuTorch program"
+    return replace(chip, name=name, title=title, route="executorch", toolchain="executorch")
+
+
 def _htp(version: str, example: str) -> Chip:
     title = f"Qualcomm Hexagon tensor processor v{version}, as in {example}"
     return Chip(f"qualcomm-htp-v{version}", title, "qualcomm", "qualcomm", "qualcomm-htp", decoders=False)
 
 
-CHIPS: tuple[Chip, ...] = (
+_ETHOS = (
     _ethos("ethos-u55-128", "Arm Ethos-U55, 128 multiply-accumulates a cycle", "ethos-u55"),
     _ethos("ethos-u55-256", "Arm Ethos-U55, 256 multiply-accumulates a cycle", "ethos-u55"),
     _ethos("ethos-u65-256", "Arm Ethos-U65, 256 multiply-accumulates a cycle", "ethos-u65"),
     _ethos("ethos-u85-256", "Arm Ethos-U85, 256 multiply-accumulates a cycle", "ethos-u85"),
+)
+
+CHIPS: tuple[Chip, ...] = (
+    *_ETHOS,
+    *(_executorch(chip) for chip in _ETHOS),
     _htp("73", "Snapdragon 8 Gen 2"),
     _htp("75", "Snapdragon 8 Gen 3"),
     _htp("79", "Snapdragon 8 Elite"),

@@ -49,15 +49,33 @@ def compile_vela(model: Path, folder: Path, accelerator: str, *, log: Path, seco
     tool = toolchain.tool
     fix = "try another --target or --seq-len; report the log to the compiler's makers if it crashed"
     text = run_tool(command, log=log, seconds=seconds, title=f"Vela ({tool})", fix=fix)
+    return read_report(text, folder, folder / BINARY, target=accelerator, tool=tool, log=log, fix=fix)
+
+
+def read_report(
+    text: str, folder: Path, binary: Path, *, target: str, tool: str, log: Path, fix: str
+) -> CompileSummary:
+    """What Vela says of a network.
+
+    Args:
+        text: all that it printed.
+        folder: of its tables.
+        binary: what was made of the network.
+        target, tool: of the CompileSummary.
+        log, fix: for the error.
+
+    Raises:
+        ArchNetError: it cannot be understood.
+    """
     try:
-        return _summary(text, folder, accelerator, tool)
+        return _summary(text, folder, binary, target, tool)
     except (KeyError, ValueError, OSError) as error:
         raise ArchNetError(
             f"what Vela ({tool}) wrote cannot be understood: {error} (its log: {log})", fix=fix
         ) from error
 
 
-def _summary(text: str, folder: Path, accelerator: str, tool: str) -> CompileSummary:
+def _summary(text: str, folder: Path, binary: Path, target: str, tool: str) -> CompileSummary:
     placed = {where: int(count) for where, count in _PLACED.findall(text)}
     tables = sorted(folder.glob("*_summary_*.csv"), key=lambda path: path.stat().st_mtime)
     if not tables or placed.keys() != {"CPU", "NPU"}:
@@ -67,13 +85,13 @@ def _summary(text: str, folder: Path, accelerator: str, tool: str) -> CompileSum
     kinds = {name: op for op, name in _ROW.findall(text)}
     elsewhere = ("dram_memory_used", "on_chip_flash_memory_used", "off_chip_flash_memory_used")
     return CompileSummary(
-        target=accelerator,
+        target=target,
         tool=tool,
         native_operators=placed["NPU"],
         fallback_operators=placed["CPU"],
         fallbacks=tuple(f"{kinds.get(name, op)} ({name})" for op, name in _ON_CPU.findall(text)),
-        binary=BINARY,
-        binary_bytes=(folder / BINARY).stat().st_size,
+        binary=binary.name,
+        binary_bytes=binary.stat().st_size,
         configuration=f"{row['system_config']}, {row['memory_mode']}",
         cycles=_whole(row["cycles_total"]),
         milliseconds=1000 * float(row["inference_time"]),

@@ -86,3 +86,14 @@ def test_the_trained_model_unchanged_has_a_row_of_its_own(
     assert "| tiny, unchanged | `onnxruntime` |" in table.read_text()
     assert chips.main([str(tmp_path / "tiny"), *wanted]) == 0
     assert "unchanged" not in table.read_text()
+
+
+def test_a_network_whose_rows_the_host_looks_up_is_given_ids(tmp_path: Path) -> None:
+    graph = tiny_encoder(np.random.default_rng(0), embedding="host")
+    with BuildDir.open_for_convert(tmp_path / "tiny", ConvertSettings("tvm", Bits(8, 8)), "abc") as made:
+        save_graph(graph, tmp_path / "tiny" / "graph")
+        given = random_inputs(np.random.default_rng(1), graph)
+        np.savez(tmp_path / "tiny" / "calibration.npz", **given)
+        made.finish({})
+    assert "input_ids" not in {spec.name for spec in graph.inputs}
+    assert set(chips.samples(tmp_path / "tiny", "", 2, 8)) == {"input_ids", "attention_mask"}
