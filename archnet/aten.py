@@ -38,7 +38,7 @@ from archnet.token_values import (
 )
 from archnet.valid import MASKS
 
-PLAIN = ("tokens", "tokens_t", "row", "map", "pooled", "stacked", "moment", "variance", "centred")
+PLAIN = ("tokens", "tokens_t", "row", "map", "grid", "pooled", "stacked", "moment", "variance", "centred")
 """Layouts that functions of single elements keep."""
 
 ATTENDED = frozenset(("heads", "merged", "merged_t"))
@@ -123,7 +123,9 @@ class Translator:
             return
         if kind.startswith("sym_") or not any(a in self.known for a in node.all_input_nodes):
             return
-        if kind in PASS_THROUGH and not isinstance(self.known[node.all_input_nodes[0]], MovedParts):
+        if kind.removesuffix("_") in PASS_THROUGH and not isinstance(
+            self.known[node.all_input_nodes[0]], MovedParts
+        ):
             self.known[node] = self.known[node.all_input_nodes[0]]
             return
         handler = HANDLERS.get(kind.rstrip("_"))
@@ -262,7 +264,7 @@ class Translator:
             return replace(curve.base, site=self.add_site(curve.node, Op.MUL, (relu, relu)))
         operands = [a for a in curve.node.args[:2] if isinstance(a, fx.Node) and a in self.known]
         if node_kind(curve.node).rstrip("_") == "add" and len(operands) == 2 and not curve.node.kwargs:
-            left, right = (self.value(a, "tokens", "row", "map") for a in operands)
+            left, right = (self.value(a, "tokens", "row", "map", "grid") for a in operands)
             return replace(left, site=self.add_site(curve.node, Op.ADD, (left.site, right.site)))
         if factor is not None and curve.base.site in self.tables:
             return self.scaled_words(curve.node, curve.base, factor)
@@ -340,7 +342,7 @@ class Translator:
         found = self.scaled_value(node, *layouts)
         if found.gain == 1.0 or (found.layout in PER_HEAD and not ATTENDED.isdisjoint(layouts)):
             return found
-        if found.layout not in ("tokens", "row", "stacked"):
+        if found.layout not in ("tokens", "row", "stacked", "grid"):
             raise Unknown("a scaled tensor is known only as the query or key of attention")
         assert isinstance(node, fx.Node)
         width = self.shape(node)[-1]
@@ -358,7 +360,7 @@ class Translator:
         if found.layout in ("leading", "later", "earlier") and found.layout not in layouts:
             raise Unknown("it works on some of the tokens only")
         if layouts and found.layout not in layouts:
-            raise Unknown(f"it works on the layout '{found.layout}', which is known only inside attention")
+            raise Unknown(f"it is not known on features in the layout '{found.layout}'")
         return found
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:

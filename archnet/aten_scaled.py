@@ -31,7 +31,7 @@ from archnet.token_values import (
 if TYPE_CHECKING:
     from archnet.aten import Translator
 
-SCALED = ("tokens", "row", *PER_HEAD)
+SCALED = ("tokens", "row", "grid", *PER_HEAD)
 """Layouts of what may carry a factor to the operator that reads it."""
 
 
@@ -64,7 +64,7 @@ def scaled(t: Translator, node: fx.Node) -> Known:
         ):
             return _scaled_by_head(t, node, found, constant.flatten())
         elif _one_a_feature(found, constant):
-            x = t.value(source, "tokens", "row", *HEADS)
+            x = t.value(source, "tokens", "row", "grid", *HEADS)
             scale = constant.reshape(-1).float().repeat(x.heads if x.layout in HEADS else 1)
             return scaled_features(t, node, x, 1 / scale if node_kind(node) == "div" else scale)
     if factor is None:
@@ -120,7 +120,7 @@ def _product(t: Translator, node: fx.Node, left: Value, right: Known) -> Value:
 
 def _one_a_feature(found: Known, constant: Tensor) -> bool:
     """Whether a constant has one number for each feature of what is known."""
-    features = isinstance(found, Value) and found.layout in ("tokens", "row", *HEADS)
+    features = isinstance(found, Value) and found.layout in ("tokens", "row", "grid", *HEADS)
     return features and constant.numel() == constant.shape[-1]
 
 

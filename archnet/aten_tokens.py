@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def linear(t: Translator, node: fx.Node) -> Known:
-    x = t.scaled_value(node.args[0], "tokens", "row", "stacked")
+    x = t.scaled_value(node.args[0], "tokens", "row", "stacked", "grid")
     parameters = {"weight": t.tensor(node.args[1]) * x.gain}
     bias = node.args[2] if len(node.args) > 2 else None
     parameters["bias"] = t.tensor(bias) if bias is not None else torch.zeros(parameters["weight"].shape[0])
@@ -43,7 +43,7 @@ def addmm(t: Translator, node: fx.Node) -> Known:
 
 
 def layer_norm(t: Translator, node: fx.Node) -> Known:
-    x = t.value(node.args[0], "tokens", "row", "stacked", *HEADS)
+    x = t.value(node.args[0], "tokens", "row", "stacked", "grid", *HEADS)
     shape = node.args[1]
     if not isinstance(shape, Sequence) or len(shape) != 1:
         raise Unknown("LayerNorm over more than the last axis")
@@ -53,7 +53,7 @@ def layer_norm(t: Translator, node: fx.Node) -> Known:
 
 
 def rms_norm(t: Translator, node: fx.Node) -> Known:
-    x = t.value(node.args[0], "tokens", "row", *HEADS)
+    x = t.value(node.args[0], "tokens", "row", "grid", *HEADS)
     shape = node.args[1]
     if not isinstance(shape, Sequence) or len(shape) != 1:
         raise Unknown("RMSNorm over more than the last axis")
@@ -85,9 +85,9 @@ def add(t: Translator, node: fx.Node) -> Known:
         return replace(found, addends=(*found.addends, (right, 1.0)))
     if isinstance(found, Value) and found.layout in HEADS and isinstance(right, fx.Node):
         return shifted_heads(t, node, found, t.tensor(right))
-    x = t.value(left, "tokens", "tokens_t", "row", "map", "stacked")
+    x = t.value(left, "tokens", "tokens_t", "row", "map", "stacked", "grid")
     if isinstance(right, fx.Node) and right in t.known:
-        other = t.value(right, "tokens", "tokens_t", "row", "map", "stacked")
+        other = t.value(right, "tokens", "tokens_t", "row", "map", "stacked", "grid")
         if (t.shape(left), x.layout, x.tokens) != (t.shape(right), other.layout, other.tokens):
             raise Unknown("an Add that broadcasts")
         return replace(x, site=t.add_site(node, Op.ADD, (x.site, other.site)))

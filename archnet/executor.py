@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archnet.converters.activation import limits_of
 from archnet.converters.attention import mix_tokens
 from archnet.converters.softmax import (
     bounded,
@@ -278,7 +279,7 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.SILU: _silu,
     Op.TANH: lambda m, s, x: torch.tanh(x),
     Op.SIGMOID: lambda m, s, x: torch.sigmoid(x),
-    Op.CLIP: lambda m, s, x: x.clamp(-1.0, 1.0),
+    Op.CLIP: lambda m, s, x: x.clamp(*limits_of(s)),
     Op.ATTENTION: _attention,
     Op.TOKEN_MIX: lambda m, s, x, mask=None: mix_tokens(
         x, m.parameter(s, "weight"), m.parameter(s, "bias"), mask

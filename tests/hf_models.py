@@ -228,6 +228,17 @@ FAMILIES: dict[str, Family] = {
         name: Family(name, "none", "eager", size_names=("", "", "", ""), extra=_REDUCED)
         for name in ("pvt_v2", "segformer")
     },
+    "convnext": Family(
+        *("convnext", "none", "eager", ("", "", "", "")),
+        extra=(
+            *(("image_size", 16), ("num_stages", 2), ("hidden_sizes", [16, 32]), ("depths", [2, 1])),
+            ("layer_scale_init_value", 1.0),
+        ),
+    ),
+    "mobilenet_v2": Family(
+        *("mobilenet_v2", "none", "eager", ("", "", "", "")),
+        extra=(("image_size", 16), ("depth_multiplier", 0.25)),
+    ),
 }
 """The families that `make_model_folder` knows."""
 

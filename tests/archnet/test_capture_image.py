@@ -28,7 +28,10 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     "ijepa": lambda: make_model("ijepa", labels=5),  # the mean of all tokens
     "pvt_v2": lambda: image_model("pvt_v2"),  # maps between tokens: fewer keys, convolutions in layers
     "segformer": lambda: image_model("segformer"),
+    "convnext": lambda: image_model("convnext"),  # pixels as tokens between maps
+    "mobilenet_v2": lambda: make_model("mobilenet_v2", labels=5),  # ReLU6, zeros at one end of a map
     "cnn": lambda: image_model("cnn"),
+    "mobile": lambda: image_model("mobile"),
     "resnet": make_resnet,
     "bottleneck": lambda: make_resnet(layer_type="bottleneck", hidden_sizes=[16, 32]),
 }
@@ -122,6 +125,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "ceil": (nn.MaxPool2d(3, ceil_mode=True), "rounds its size up"),
     "padding": (nn.AvgPool2d(2, padding=1, count_include_pad=False), "does not count its padding"),
     "shuffle": (nn.PixelShuffle(2), "no converter knows this operator"),
+    "mirrored": (nn.ReflectionPad2d(1), "a map with something else than zeros around it"),
+    "filled": (nn.ConstantPad2d(1, 0.5), "a map with something else than zeros around it"),
+    "turned": (lambda x: x.permute(0, 1, 3, 2), "a transposition (0, 1, 3, 2) of a map"),
     "rows": (lambda x: x.mean(3), "a mean that is no mean over the valid tokens or over a whole map"),
 }
 
