@@ -18,8 +18,15 @@ from torch import Tensor, fx, nn
 from archnet.aten_handlers import HANDLERS
 from archnet.aten_image import IMAGE_INPUT
 from archnet.aten_moved import SCALING, moved, named
-from archnet.aten_scaled import scaled_features, takes_scale
-from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu
+from archnet.aten_scaled import bounded_words, scaled_features, takes_scale
+from archnet.curves import (
+    ELEMENTWISE,
+    GRID,
+    activation_of,
+    evaluate,
+    factor_of,
+    is_squared_relu,
+)
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant
@@ -94,7 +101,7 @@ class Translator:
         flat = [a for a in _flat(node.args[0]) if self._is_float(a)]
         outputs: dict[str, str] = {}
         for name, value in zip(self.output_names, flat, strict=False):
-            found = self.settled(value) if value in self.known else None
+            found = bounded_words(self, value) or (self.settled(value) if value in self.known else None)
             if found is None:
                 continue
             if isinstance(found, Value) and (found.layout in ("tokens", "row") or found.site in self.refused):

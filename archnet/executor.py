@@ -220,6 +220,10 @@ def _rms_norm(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
     return normed * m.parameter(s, "weight") + m.parameter(s, "bias")
 
 
+def _linear(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
+    return bounded(F.linear(x, m.parameter(s, "weight"), m.parameter(s, "bias")), cap_of(s))
+
+
 def _silu(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
     return x * torch.sigmoid(float(s.attributes.get("slope", 1.0)) * x)
 
@@ -273,7 +277,7 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.LAYER_NORM: _norm,
     Op.RMS_NORM: _rms_norm,
     Op.BATCH_NORM: lambda m, s, x: x * m.parameter(s, "weight") + m.parameter(s, "bias"),
-    Op.LINEAR: lambda m, s, x: F.linear(x, m.parameter(s, "weight"), m.parameter(s, "bias")),
+    Op.LINEAR: _linear,
     Op.GELU: lambda m, s, x: F.gelu(x, approximate=str(s.attributes.get("approximate", "none"))),
     Op.RELU: lambda m, s, x: F.relu(x),
     Op.SILU: _silu,

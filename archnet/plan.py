@@ -183,6 +183,11 @@ def make_plan(
         )
         for name in sorted(network.normalized)
     ]
+    decisions += [
+        Decision(f"output {name}", str(Op.TANH), "host", "part of the output's dequantization", "float32")
+        for name, site in sorted(network.outputs.items())
+        if network.site(site).op is Op.LINEAR and cap_of(network.site(site))
+    ]
     plan = Plan(model, profile.name, tuple(decisions), str(bits))
     if plan.refusals:
         return plan

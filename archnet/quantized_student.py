@@ -297,7 +297,7 @@ def _observer(site: Site, bits: int, unsigned: Collection[str]) -> ActivationQua
 def _override(network: Network, site: Site, widths: Widths) -> nn.Module | None:
     if site.op is Op.LINEAR:
         weight, bias = network.parameter(site, "weight"), network.parameter(site, "bias")
-        layer = QuantizedLinear(weight, bias, widths.weights[site.name])
+        layer = QuantizedLinear(weight, bias, widths.weights[site.name], cap_of(site))
         return layer.fixed() if site.attributes.get(IDENTITY) else layer
     if site.op is Op.CONV:
         weight, bias = network.parameter(site, "weight"), network.parameter(site, "bias")

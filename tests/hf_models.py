@@ -203,7 +203,8 @@ FAMILIES: dict[str, Family] = {
         attention="eager",
         extra=(
             *(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8)),
-            *(("attn_logit_softcapping", 2.0), ("query_pre_attn_scalar", 8)),
+            *(("attn_logit_softcapping", 2.0), ("final_logit_softcapping", 1.5)),
+            ("query_pre_attn_scalar", 8),
         ),
     ),
     "gemma3_text": Family("gemma3_text", extra=(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8))),
