@@ -152,7 +152,7 @@ def test_a_token_that_the_table_lacks_is_refused() -> None:
     wrapped.model.generation_config.eos_token_id = 50256
     with pytest.raises(ArchNetError, match="words, but its eos_token_id is 50256") as raised:
         generation_settings(wrapped, "tiny")
-    assert raised.value.fix == "set bos_token_id, eos_token_id and pad_token_id in its generation_config.json"
+    assert raised.value.fix == "set eos_token_id in its generation_config.json"
 
 
 @pytest.mark.parametrize(
