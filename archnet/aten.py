@@ -54,6 +54,9 @@ ATTENDED = frozenset(("heads", "merged", "merged_t"))
 PASS_THROUGH = frozenset(
     "alias clone contiguous detach dropout feature_dropout getitem to _to_copy type_as".split()
 )
+LIKE = frozenset("expand_as view_as reshape_as type_as zeros_like ones_like".split())
+"""Operators that take no more of their last tensor than its shape or type."""
+
 MISREAD = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What handlers raise when a known operator has arguments that they do not expect."""
 
@@ -104,7 +107,8 @@ class Translator:
             found = bounded_words(self, value) or (self.settled(value) if value in self.known else None)
             if found is None:
                 continue
-            if isinstance(found, Value) and (found.layout in ("tokens", "row") or found.site in self.refused):
+            ends = isinstance(found, Value) and found.layout in ("tokens", "masked", "row")
+            if isinstance(found, Value) and (ends or found.site in self.refused):
                 if found.gain != 1.0:
                     # A layer behind it would be the square of a vocabulary.
                     scaled = takes_scale(self, found)
@@ -128,6 +132,8 @@ class Translator:
         if kind == "embedding":
             self._embedding(node)
             return
+        if kind in LIKE and node.args[0] not in self.known:
+            return  # of the features only their shape counts: a side value
         if kind.startswith("sym_") or not any(a in self.known for a in node.all_input_nodes):
             return
         if kind.removesuffix("_") in PASS_THROUGH and not isinstance(

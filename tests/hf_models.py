@@ -166,6 +166,9 @@ FAMILIES: dict[str, Family] = {
     "squeezebert": Family(
         "squeezebert", attention="eager", extra=(*_PLAIN_TOKENS, ("embedding_size", HIDDEN))
     ),
+    "xlm": Family(
+        "xlm", attention="eager", size_names=("emb_dim", "n_layers", "n_heads", ""), extra=_PLAIN_TOKENS
+    ),
     "roformer": Family("roformer", attention="eager", extra=_PLAIN_TOKENS),
     "esm": Family("esm", extra=(*_PLAIN_TOKENS, ("position_embedding_type", "rotary"), ("mask_token_id", 4))),
     "gpt2": Family(
@@ -220,6 +223,7 @@ FAMILIES: dict[str, Family] = {
     "beit": Family("beit", "none", extra=(*_PICTURES, ("use_relative_position_bias", True))),
     "dinov2": Family("dinov2", "none", extra=(*_PICTURES, ("mlp_ratio", 2))),
     "dinov2_with_registers": Family("dinov2_with_registers", "none", extra=(*_PICTURES, ("mlp_ratio", 2))),
+    "dinov3_vit": Family("dinov3_vit", "none", extra=(*_PICTURES, ("num_register_tokens", 2))),
     "ijepa": Family("ijepa", "none", extra=_PICTURES),
     **{
         name: Family(name, "none", attention, size_names=("embed_dim", "", "", ""), extra=_STAGES)

@@ -31,8 +31,8 @@ SIZE = (3, 16, 16)
 CLASSES = 5
 
 Kind = Literal[
-    "vit", "dinov2", "beit", "swin", "swin_padded", "swinv2", "pvt_v2", "segformer", "convnext", "cnn",
-    "mobile",
+    "vit", "dinov2", "beit", "swin", "swin_padded", "swinv2", "pvt_v2", "segformer", "convnext",
+    "dinov3", "cnn", "mobile",
 ]  # fmt: skip
 
 
@@ -78,18 +78,32 @@ class SmallMobile(nn.Module):
         return {"logits": self.head(F.adaptive_avg_pool2d(x + self.down(y), 1).flatten(1))}
 
 
+class Headed(nn.Module):
+    """A backbone with a layer that scores classes by its pooled output."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, nn.Linear(32, CLASSES)
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """float32 (batch, 3, height, width) -> {"logits": (batch, CLASSES)}."""
+        return {"logits": self.head(self.backbone(pixel_values=pixel_values).pooler_output)}
+
+
 def image_model(kind: Kind) -> nn.Module:
     """The float model in eval mode, the same each time."""
     if kind == "swin_padded":  # 8 x 8 patches, then 4 x 4, in windows of 3 x 3
         return make_model("swin", labels=CLASSES, hidden=16, window_size=3)
     if kind in ("swin", "swinv2"):
         return make_model(kind, labels=CLASSES, hidden=16)
-    if kind not in ("cnn", "mobile"):
+    if kind not in ("cnn", "mobile", "dinov3"):
         return make_model(kind, labels=CLASSES)
     state = torch.get_rng_state()
     try:
         torch.manual_seed(0)
-        model = SmallCnn() if kind == "cnn" else SmallMobile()
+        model: nn.Module = SmallMobile()
+        if kind != "mobile":
+            model = SmallCnn() if kind == "cnn" else Headed(make_model("dinov3_vit"))
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.running_mean, std=0.3)

@@ -25,6 +25,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     "registers": lambda: make_model(
         "dinov2_with_registers", labels=5
     ),  # tokens between the class's and the rest
+    "dinov3": lambda: image_model("dinov3"),  # rotary positions of its patches, not of other tokens
     "ijepa": lambda: make_model("ijepa", labels=5),  # the mean of all tokens
     "pvt_v2": lambda: image_model("pvt_v2"),  # maps between tokens: fewer keys, convolutions in layers
     "segformer": lambda: image_model("segformer"),
