@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from archnet.network import SiteAttribute
 from archnet.operators import Op
-from archnet.token_values import Curve, Known, Unknown, Value, node_kind
+from archnet.token_values import Curve, Known, Moved, Unknown, Value, node_kind
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
@@ -30,6 +30,8 @@ def features_last(otherwise: Handler) -> Handler:
     """(batch, channels, height, width) <-> (batch, height, width, channels); other orders are another's."""
 
     def handle(t: Translator, node: fx.Node) -> Known:
+        if isinstance(t.known[node.all_input_nodes[0]], Moved):
+            return otherwise(t, node)  # tokens that may become a map, or stay tokens
         found = t.settled(node.args[0])
         if (
             not isinstance(found, Value)

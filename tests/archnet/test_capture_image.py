@@ -119,6 +119,22 @@ class One(nn.Module):
         return y
 
 
+def test_pixels_in_rows_are_tokens() -> None:
+    class Pixels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm = nn.Conv2d(3, 4, 3), nn.LayerNorm(4)
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            y: Tensor = self.norm(self.stem(pixel_values).permute(0, 2, 3, 1)).flatten(1, 2).mean(1)
+            return y
+
+    found = capture_image(Pixels().eval(), SIZE)
+    ops = [site.op for site in found.network.sites]
+    assert ops == [Op.CONV, Op.TO_TOKENS, Op.LAYER_NORM, Op.TOKEN_MEAN]
+    assert found.error < 1e-5
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "dilation": (nn.Conv2d(4, 4, 3, dilation=2), "a convolution with dilation"),
     "transposed": (nn.ConvTranspose2d(4, 4, 3), "no converter knows this operator"),
