@@ -18,8 +18,15 @@ from torch import Tensor, fx, nn
 from archnet.aten_handlers import HANDLERS
 from archnet.aten_image import IMAGE_INPUT
 from archnet.aten_moved import SCALING, moved, named
-from archnet.aten_scaled import scaled_features, takes_scale
-from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu
+from archnet.aten_scaled import bounded_words, scaled_features, takes_scale
+from archnet.curves import (
+    ELEMENTWISE,
+    GRID,
+    activation_of,
+    evaluate,
+    factor_of,
+    is_squared_relu,
+)
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant
@@ -39,7 +46,7 @@ from archnet.token_values import (
 )
 from archnet.valid import MASKS
 
-PLAIN = ("tokens", "tokens_t", "row", "map", "pooled", "stacked", "turned", "moment", "variance", "centred")
+PLAIN = (*FEATURES, "tokens_t", "map", "pooled", "moment", "variance", "centred")
 """Layouts that functions of single elements keep."""
 
 ATTENDED = frozenset(("heads", "merged", "merged_t"))
@@ -48,6 +55,9 @@ ATTENDED = frozenset(("heads", "merged", "merged_t"))
 PASS_THROUGH = frozenset(
     "alias clone contiguous detach dropout feature_dropout getitem to _to_copy type_as".split()
 )
+LIKE = frozenset("expand_as view_as reshape_as type_as zeros_like ones_like".split())
+"""Operators that take no more of their last tensor than its shape or type."""
+
 MISREAD = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What handlers raise when a known operator has arguments that they do not expect."""
 
@@ -95,10 +105,11 @@ class Translator:
         flat = [a for a in _flat(node.args[0]) if self._is_float(a)]
         outputs: dict[str, str] = {}
         for name, value in zip(self.output_names, flat, strict=False):
-            found = self.settled(value) if value in self.known else None
+            found = bounded_words(self, value) or (self.settled(value) if value in self.known else None)
             if found is None:
                 continue
-            if isinstance(found, Value) and (found.layout in ("tokens", "row") or found.site in self.refused):
+            ends = isinstance(found, Value) and found.layout in ("tokens", "masked", "row")
+            if isinstance(found, Value) and (ends or found.site in self.refused):
                 if found.gain != 1.0:
                     # A layer behind it would be the square of a vocabulary.
                     scaled = takes_scale(self, found)
@@ -122,9 +133,13 @@ class Translator:
         if kind == "embedding":
             self._embedding(node)
             return
+        if kind in LIKE and node.args[0] not in self.known:
+            return  # of the features only their shape counts: a side value
         if kind.startswith("sym_") or not any(a in self.known for a in node.all_input_nodes):
             return
-        if kind in PASS_THROUGH and not isinstance(self.known[node.all_input_nodes[0]], MovedParts):
+        if kind.removesuffix("_") in PASS_THROUGH and not isinstance(
+            self.known[node.all_input_nodes[0]], MovedParts
+        ):
             self.known[node] = self.known[node.all_input_nodes[0]]
             return
         handler = HANDLERS.get(kind.rstrip("_"))
@@ -263,7 +278,7 @@ class Translator:
             return replace(curve.base, site=self.add_site(curve.node, Op.MUL, (relu, relu)))
         operands = [a for a in curve.node.args[:2] if isinstance(a, fx.Node) and a in self.known]
         if node_kind(curve.node).rstrip("_") == "add" and len(operands) == 2 and not curve.node.kwargs:
-            left, right = (self.value(a, "tokens", "row", "map") for a in operands)
+            left, right = (self.value(a, "tokens", "row", "map", "grid") for a in operands)
             return replace(left, site=self.add_site(curve.node, Op.ADD, (left.site, right.site)))
         if factor is not None and curve.base.site in self.tables:
             return self.scaled_words(curve.node, curve.base, factor)
@@ -359,7 +374,7 @@ class Translator:
         if found.layout in ("leading", "later", "earlier") and found.layout not in layouts:
             raise Unknown("it works on some of the tokens only")
         if layouts and found.layout not in layouts:
-            raise Unknown(f"it works on the layout '{found.layout}', which is known only inside attention")
+            raise Unknown(f"it is not known on features in the layout '{found.layout}'")
         return found
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:

@@ -59,6 +59,8 @@ def reshape(t: Translator, node: fx.Node) -> Known:
         return replace(found, layout="split", heads=after[2])
     if found.layout == "tokens" and after == (before[0] * before[1], before[2]):
         return replace(found, layout="stacked")
+    if found.layout == "grid" and after == (before[0], before[1] * before[2], before[3]):
+        return replace(found, layout="tokens")
     tokens = t.probes[0].values.get(found.tokens)
     if found.layout == "stacked" and tokens is not None and after[:-1] == tokens.shape:
         return replace(found, layout="tokens")

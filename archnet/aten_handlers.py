@@ -19,6 +19,7 @@ from archnet.aten_attention import (
     softmax,
 )
 from archnet.aten_image import IMAGE_HANDLERS, flattened, to_tokens
+from archnet.aten_maps import features_last, padded_map
 from archnet.aten_pooling import centred, row_norm, summed
 from archnet.aten_relative import gather
 from archnet.aten_scaled import scaled
@@ -43,7 +44,7 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
         ("view", "reshape", "_unsafe_view", "unflatten", "flatten", "expand"), flattened(reshape)
     ),
     "transpose": to_tokens(permute),
-    "permute": to_tokens(permute),
+    "permute": features_last(to_tokens(permute)),
     **dict.fromkeys(("matmul", "mm"), matmul),
     **dict.fromkeys(("bmm", "baddbmm"), batched),
     **dict.fromkeys(("max", "maximum"), bounded),
@@ -59,6 +60,6 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "sub": centred,
     **IMAGE_HANDLERS,
     "cat": side_by_side,
-    **dict.fromkeys(("pad", "constant_pad_nd"), padded),
+    **dict.fromkeys(("pad", "constant_pad_nd"), padded_map(padded)),
     **dict.fromkeys(("linalg_vector_norm", "norm", "clamp_min", "clamp", "expand_as"), row_norm),
 }

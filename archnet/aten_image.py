@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
+from archnet.aten_maps import evenly_padded
 from archnet.aten_pooling import feature_mean
 from archnet.network import SiteAttribute
 from archnet.operators import Op
@@ -62,7 +63,7 @@ def convolution(t: Translator, node: fx.Node) -> Known:
         if node.args[6]:
             raise Unknown("a transposed convolution")
         given["groups"] = node.args[8]
-    x = t.value(given["input"], "map")
+    x = t.value(given["input"], "map", "padded")
     if _pair(given.get("dilation"), 1) != (1, 1):
         raise Unknown("a convolution with dilation")
     if isinstance(given.get("padding"), str):
@@ -73,7 +74,10 @@ def convolution(t: Translator, node: fx.Node) -> Known:
     bias = t.tensor(given["bias"]) if given.get("bias") is not None else torch.zeros(weight.shape[0])
     groups = given.get("groups", 1)
     assert isinstance(groups, int)
-    attributes = window(_pair(given.get("stride"), 1), _pair(given.get("padding"), 0))
+    down, across = _pair(given.get("padding"), 0)
+    top, left, bottom, right = x.pads
+    weight, pad = evenly_padded(weight, (top + down, left + across, bottom + down, right + across))
+    attributes = window(_pair(given.get("stride"), 1), pad)
     parameters = {"weight": weight, "bias": bias}
     site = t.add_site(
         node, Op.CONV, (x.site,), parameters=parameters, attributes={**attributes, "groups": groups}

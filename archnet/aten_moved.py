@@ -307,8 +307,9 @@ def named(t: Translator, node: fx.Node, m: Moved) -> Value:
     for index, gain in m.terms:
         index, gain = index.permute(order), gain.permute(order)
         heads = index.shape[2] if rank == 4 else 1
-        rows, table = index.flatten(2)[0, 0] % m.sizes[2], gain.flatten(2)
-        if not bool((index.flatten(2) % m.sizes[2] == rows).all()) or not bool((table == table[:1]).all()):
+        table = gain.flatten(2)
+        rows = _features_of(index.flatten(2) % m.sizes[2], table)
+        if rows is None or not bool((table == table[:1]).all()):
             raise Unknown(OTHER_TOKENS)
         if not bool(table.any()):
             continue
@@ -333,6 +334,21 @@ def _is_image(t: Translator, m: Moved) -> bool:
     return len(m.terms) == 1 and all(
         torch.equal(a, b) for a, b in zip(m.terms[0], whole.terms[0], strict=True)
     )
+
+
+def _features_of(index: Tensor, gain: Tensor) -> Tensor | None:
+    """Which feature of its token stands at each place, alike for all tokens; None where it is not.
+
+    What is multiplied with 0 may be any: tokens that are not turned by their positions (DINOv3's first ones).
+
+    Args:
+        index: int64 (batch, tokens, places).
+        gain: float32 of the same shape.
+    """
+    counts = gain != 0
+    first = counts[0].int().argmax(0, keepdim=True)
+    rows = index[0].gather(0, first)[0]
+    return rows if bool(((index == rows) | ~counts).all()) else None
 
 
 def _rows(t: Translator, node: fx.Node, m: Moved, rows: Tensor, gain: Tensor) -> str:

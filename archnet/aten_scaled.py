@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, normed
 from archnet.aten_relative import scaled_relative
+from archnet.curves import cap_of_samples
 from archnet.operators import Op
 from archnet.token_values import (
     HEADS,
@@ -31,7 +32,7 @@ from archnet.token_values import (
 if TYPE_CHECKING:
     from archnet.aten import Translator
 
-SCALED = ("tokens", "row", *PER_HEAD)
+SCALED = ("tokens", "row", "grid", *PER_HEAD)
 """Layouts of what may carry a factor to the operator that reads it."""
 
 
@@ -64,7 +65,7 @@ def scaled(t: Translator, node: fx.Node) -> Known:
         ):
             return _scaled_by_head(t, node, found, constant.flatten())
         elif _one_a_feature(found, constant):
-            x = t.value(source, "tokens", "row", *HEADS)
+            x = t.value(source, "tokens", "row", "grid", *HEADS)
             scale = constant.reshape(-1).float().repeat(x.heads if x.layout in HEADS else 1)
             return scaled_features(t, node, x, 1 / scale if node_kind(node) == "div" else scale)
     if factor is None:
@@ -120,7 +121,7 @@ def _product(t: Translator, node: fx.Node, left: Value, right: Known) -> Value:
 
 def _one_a_feature(found: Known, constant: Tensor) -> bool:
     """Whether a constant has one number for each feature of what is known."""
-    features = isinstance(found, Value) and found.layout in ("tokens", "row", *HEADS)
+    features = isinstance(found, Value) and found.layout in ("tokens", "row", "grid", *HEADS)
     return features and constant.numel() == constant.shape[-1]
 
 
@@ -151,3 +152,17 @@ def scaled_features(t: Translator, node: fx.Node, x: Value, scale: Tensor) -> Va
         return replace(x, site=t.add_site(node, Op.BATCH_NORM, (x.site,), parameters=parameters))
     parameters = {"weight": torch.diag(scale), "bias": torch.zeros(len(scale))}
     return replace(x, site=t.add_site(node, Op.LINEAR, (x.site,), parameters=parameters))
+
+
+def bounded_words(t: Translator, node: fx.Node) -> Value | None:
+    """The layer that scores words, its scores bounded by a tanh (Gemma 2), which is left to the host."""
+    curve = t.known.get(node)
+    cap = cap_of_samples(curve.samples) if isinstance(curve, Curve) else None
+    if not isinstance(curve, Curve) or cap is None or "decoder_input_ids" not in t.inputs:
+        return None
+    index = next(i for i, site in enumerate(t.sites) if site.name == curve.base.site)
+    site = t.sites[index]
+    if site.op is not Op.LINEAR or any(site.name in reader.inputs for reader in t.sites):
+        return None
+    t.sites[index] = replace(site, attributes={**site.attributes, "cap": cap})
+    return curve.base

@@ -91,6 +91,9 @@ def side_by_side(t: Translator, node: fx.Node) -> Known:
     """The features of tokens and of their neighbours in one; other concatenations are another handler's."""
     parts, axis = node.args[0], node.args[1] if len(node.args) > 1 else 0
     assert isinstance(parts, Sequence)
+    some = [part for part in parts if not _is_empty(t, part)]
+    if len(some) == 1 and isinstance(some[0], fx.Node) and some[0] in t.known:
+        return t.known[some[0]]
     found = [t.known.get(part) if isinstance(part, fx.Node) else None for part in parts]
     values = [x for x in found if isinstance(x, Value) and x.layout == "tokens" and x.gain == 1.0]
     sites = {site.name: site for site in t.sites}
@@ -99,6 +102,12 @@ def side_by_side(t: Translator, node: fx.Node) -> Known:
     if not alike or axis not in (2, -1):
         return concatenated(t, node)
     return replace(values[0], site=t.add_site(node, Op.CONCAT, tuple(x.site for x in values)))
+
+
+def _is_empty(t: Translator, part: object) -> bool:
+    """Whether a part of a concatenation holds nothing, as a cache does before the first token."""
+    constant = isinstance(part, fx.Node) and part not in t.known and t.is_constant(part)
+    return constant and t.tensor(part).numel() == 0
 
 
 def _root(sites: dict[str, Site], name: str) -> str:

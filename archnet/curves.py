@@ -6,6 +6,7 @@ tensor is evaluated on a grid and compared with the activations that are known.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -55,6 +56,8 @@ def activation_of(samples: Tensor) -> tuple[Op, dict[str, SiteAttribute]] | None
     for op, attributes, function in _ACTIVATIONS:
         if _same(samples, function(GRID)):
             return op, dict(attributes)
+    if (limits := _limits_of(samples)) is not None:
+        return Op.CLIP, dict(zip(("least", "most"), limits, strict=True))
     at_one = float(samples[_ONE])
     if not 0.0 < at_one < 1.0 or factor_of(samples) is not None:  # x / 2 is x * sigmoid(0 * x)
         return None
@@ -62,6 +65,29 @@ def activation_of(samples: Tensor) -> tuple[Op, dict[str, SiteAttribute]] | None
     if not _same(samples, GRID * torch.sigmoid(slope * GRID)):
         return None
     return Op.SILU, ({} if abs(slope - 1.0) < TOLERANCE else {"slope": slope})
+
+
+def _limits_of(samples: Tensor) -> tuple[float, float] | None:
+    """(least, most), when the samples are those of min(max(x, least), most): ReLU6, hard tanh.
+
+    Only limits that the saturation of integers can have: from 0, or as far below it as above.
+    """
+    if samples.shape != GRID.shape:
+        return None
+    least, most = float(samples.min()), float(samples.max())
+    fits = least in (0.0, -most) and 0.0 < most < float(GRID[-1])
+    return (least, most) if fits and _same(samples, GRID.clamp(least, most)) else None
+
+
+def cap_of_samples(samples: Tensor) -> float | None:
+    """c, when the samples are those of c * tanh(x / c) for a c of at least 1."""
+    last, reach = float(samples[-1]), float(GRID[-1])
+    least, most = 1.0, 1e4
+    for _ in range(100):  # it grows with c
+        middle = (least + most) / 2
+        least, most = (middle, most) if middle * math.tanh(reach / middle) < last else (least, middle)
+    cap = round(least, 6)
+    return cap if _same(samples, cap * torch.tanh(GRID / cap)) and factor_of(samples) is None else None
 
 
 def is_squared_relu(samples: Tensor) -> bool:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archnet.converters.activation import limits_of
 from archnet.converters.attention import mix_tokens
 from archnet.converters.softmax import (
     bounded,
@@ -237,6 +238,10 @@ def _rms_norm(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
     return normed * m.parameter(s, "weight") + m.parameter(s, "bias")
 
 
+def _linear(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
+    return bounded(F.linear(x, m.parameter(s, "weight"), m.parameter(s, "bias")), cap_of(s))
+
+
 def _silu(m: NetworkModule, s: Site, x: Tensor) -> Tensor:
     return x * torch.sigmoid(float(s.attributes.get("slope", 1.0)) * x)
 
@@ -290,13 +295,13 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.LAYER_NORM: _norm,
     Op.RMS_NORM: _rms_norm,
     Op.BATCH_NORM: lambda m, s, x: x * m.parameter(s, "weight") + m.parameter(s, "bias"),
-    Op.LINEAR: lambda m, s, x: F.linear(x, m.parameter(s, "weight"), m.parameter(s, "bias")),
+    Op.LINEAR: _linear,
     Op.GELU: lambda m, s, x: F.gelu(x, approximate=str(s.attributes.get("approximate", "none"))),
     Op.RELU: lambda m, s, x: F.relu(x),
     Op.SILU: _silu,
     Op.TANH: lambda m, s, x: torch.tanh(x),
     Op.SIGMOID: lambda m, s, x: torch.sigmoid(x),
-    Op.CLIP: lambda m, s, x: x.clamp(-1.0, 1.0),
+    Op.CLIP: lambda m, s, x: x.clamp(*limits_of(s)),
     Op.ATTENTION: _attention,
     Op.TOKEN_MIX: lambda m, s, x, mask=None: mix_tokens(
         x, m.parameter(s, "weight"), m.parameter(s, "bias"), mask

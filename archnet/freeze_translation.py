@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from archnet.converters.fold import Affine
+from archnet.converters.softmax import cap_of
 from archnet.errors import ArchNetError
 from archnet.freeze import FREEZERS, fitted_scales
 from archnet.freeze_attention import context, merge_heads, split_heads
@@ -65,7 +66,8 @@ def freeze_translation(
     module = student.override(logits.carrier)
     assert isinstance(module, QuantizedLinear)
     scale = np.float32(step.scale(_source_of(student, logits.carrier))) * module.quantizer.scale.numpy()
-    result = GraphOutput("logits", step.values[logits.carrier], scale.astype(np.float32))
+    cap = cap_of(student.network.site(logits.carrier))
+    result = GraphOutput("logits", step.values[logits.carrier], scale.astype(np.float32), cap=cap)
     decoder = step.graph(f"{name} {DECODER}", (result, *made))
     return (
         {ENCODER: encoder.graph(f"{name} {ENCODER}", handed), DECODER: decoder}

@@ -17,6 +17,8 @@ class GenerationSettings:
         ends: tokens that end a translation or text (eos_token_id); none where the model names none.
         pad: fills ended rows (pad_token_id).
         forbidden: tokens that are never chosen (bad_words_ids of one token).
+        forced_first: the token behind the first one, or None (forced_bos_token_id): where a model has many
+            languages, the one that it is to write.
         forced_end: the token at the greatest length, or None (forced_eos_token_id).
         renormalize: log-probabilities are normalised again after that (renormalize_logits).
         num_beams, length_penalty, early_stopping: of beam search, unless the caller says otherwise.
@@ -31,6 +33,7 @@ class GenerationSettings:
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool = False
+    forced_first: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON; `from_json` reads it back."""

@@ -80,7 +80,8 @@ class GraphOutput:
 
     real = integer * scale[channel] (float32), then the mean over the tokens whose entry in the input
     `pool` is not 0, where that is set, then divided by its L2 norm over the last axis when `normalize` is
-    set. This is the only float arithmetic of a deployed network.
+    set, or bounded to cap * tanh(real / cap) where `cap` is not 0. This is the only float arithmetic of a
+    deployed network.
 
     With `integers` the user is given the integers themselves, int8 or uint8: what one network hands to
     the next, as an encoder does its keys and values.
@@ -92,6 +93,7 @@ class GraphOutput:
     normalize: bool = False
     integers: bool = False
     pool: str = ""
+    cap: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

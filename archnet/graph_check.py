@@ -91,8 +91,10 @@ def _check_output(graph: QuantizedGraph, output: GraphOutput, known: set[str]) -
     require(scale.dtype == np.float32, f"{where} has a scale of {scale.dtype}")
     require(scale.shape in ((1,), (width,)), f"{where} has {scale.shape} scales for {width} channels")
     require(bool((np.isfinite(scale) & (scale > 0)).all()), f"{where} has a scale that is not positive")
+    require(math.isfinite(output.cap) and output.cap >= 0, f"{where} is bounded to {output.cap}")
     if output.integers:
-        good = graph.tensors[output.tensor].dtype in ("int8", "uint8") and not output.normalize
+        good = graph.tensors[output.tensor].dtype in ("int8", "uint8")
+        good = good and not output.normalize and not output.cap
         require(good, f"{where} hands on integers, which only int8 and uint8 can be")
 
 

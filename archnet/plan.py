@@ -40,6 +40,7 @@ KEPT: Mapping[Op, tuple[tuple[Op, ...], str]] = {
     Op.ADD: ((Op.ADD,), "integer Add"),
     Op.MUL: ((Op.MUL,), "integer product, element by element"),
     Op.RELU: ((Op.RELU,), "fused into the layer before it"),
+    Op.CLIP: ((Op.RELU,), "the layer before it saturates at its limits"),
     Op.MEAN_POOL: ((Op.MEAN_POOL,), "integer mean over valid tokens"),
     Op.TOKEN_MEAN: ((Op.TRANSPOSE, Op.LINEAR, Op.RESHAPE), "fully connected over tokens with equal weights"),
     Op.SELECT: ((Op.SELECT,), "selection of one token"),
@@ -182,6 +183,11 @@ def make_plan(
         )
         for name in sorted(network.normalized)
     ]
+    decisions += [
+        Decision(f"output {name}", str(Op.TANH), "host", "part of the output's dequantization", "float32")
+        for name, site in sorted(network.outputs.items())
+        if network.site(site).op is Op.LINEAR and cap_of(network.site(site))
+    ]
     plan = Plan(model, profile.name, tuple(decisions), str(bits))
     if plan.refusals:
         return plan
@@ -223,7 +229,7 @@ def _decide(
         return _refuse(site, "no converter knows this operator")
     needs, becomes = KEPT[site.op]
     reason = _missing(profile, needs)
-    if site.op is Op.RELU:
+    if site.op in (Op.RELU, Op.CLIP):
         reason = reason or follows_linear(site, network)
     if site.op is Op.MUL and any(r.op in (Op.ADD, Op.CONCAT) for r in network.consumers()[site.name]):
         reason = reason or (SUMMED_PRODUCT if len(site.inputs) == 2 else None)

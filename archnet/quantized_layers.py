@@ -17,16 +17,21 @@ MASK_DISTANCE = 10.0
 
 
 class QuantizedLinear(nn.Module):
-    """Fully connected layer on fake-quantized weights; holds its own float weight and bias."""
+    """Fully connected layer on fake-quantized weights; holds its own float weight and bias.
 
-    def __init__(self, weight: Tensor, bias: Tensor, bits: int) -> None:
+    Args:
+        cap: that its result is bounded to (`archnet.converters.softmax.bounded`); 0 for none.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, bits: int, cap: float = 0.0) -> None:
         super().__init__()
+        self.cap = cap
         self.weight, self.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
         self.quantizer = WeightQuantizer(weight, bits)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., channels)."""
-        return F.linear(x, self.quantizer(self.weight), self.bias)
+        return bounded(F.linear(x, self.quantizer(self.weight), self.bias), self.cap)
 
     def fixed(self) -> QuantizedLinear:
         """The same layer, its weights integers as they are and never trained."""

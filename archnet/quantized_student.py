@@ -23,6 +23,7 @@ from archnet.calibration.widths import (
     unsigned_sites,
 )
 from archnet.config import Bits
+from archnet.converters.activation import limits_of
 from archnet.converters.residual import IDENTITY
 from archnet.converters.softmax import RELATIVE, cap_of, window_of
 from archnet.executor import NetworkModule, strides
@@ -286,15 +287,17 @@ def _is_table(site: Site) -> bool:
 
 
 def _observer(site: Site, bits: int, unsigned: Collection[str]) -> ActivationQuantizer:
-    """A hard tanh is what saturation computes, so its integers must not reach beyond 1."""
-    most = 1.0 / (2 ** (bits - 1) - 1) if site.op is Op.CLIP else float("inf")
-    return ActivationQuantizer(bits, signed=site.name not in unsigned, most=most)
+    """A limit is what saturation computes, so integers must not reach beyond it."""
+    signed = site.name not in unsigned
+    greatest = 2 ** (bits - 1 if signed else bits) - 1
+    most = limits_of(site)[1] / greatest if site.op is Op.CLIP else float("inf")
+    return ActivationQuantizer(bits, signed=signed, most=most)
 
 
 def _override(network: Network, site: Site, widths: Widths) -> nn.Module | None:
     if site.op is Op.LINEAR:
         weight, bias = network.parameter(site, "weight"), network.parameter(site, "bias")
-        layer = QuantizedLinear(weight, bias, widths.weights[site.name])
+        layer = QuantizedLinear(weight, bias, widths.weights[site.name], cap_of(site))
         return layer.fixed() if site.attributes.get(IDENTITY) else layer
     if site.op is Op.CONV:
         weight, bias = network.parameter(site, "weight"), network.parameter(site, "bias")

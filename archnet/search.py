@@ -76,9 +76,10 @@ def _allowed(scores: Tensor, settings: GenerationSettings, length: int, max_leng
     if settings.forbidden:
         scores = scores.clone()
         scores[:, list(settings.forbidden)] = -torch.inf
-    if settings.forced_end is not None and length == max_length - 1:
-        scores = torch.full_like(scores, -torch.inf)
-        scores[:, settings.forced_end] = 0.0
+    for token, place in ((settings.forced_first, 1), (settings.forced_end, max_length - 1)):
+        if token is not None and length == place:
+            scores = torch.full_like(scores, -torch.inf)
+            scores[:, token] = 0.0
     return scores.log_softmax(-1) if settings.renormalize else scores
 
 

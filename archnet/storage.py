@@ -143,6 +143,7 @@ def _encode(graph: QuantizedGraph, packed: Mapping[str, Packing]) -> dict[str, A
             }
             | ({"integers": True} if o.integers else {})
             | ({"pool": o.pool} if o.pool else {})
+            | ({"cap": o.cap} if o.cap else {})
             for o in graph.outputs
         ],
         "host_tables": [
@@ -203,6 +204,7 @@ def _decode(structure: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) ->
                 o["normalize"],
                 bool(o.get("integers", False)),
                 o.get("pool", ""),
+                float(o.get("cap", 0.0)),
             )
             for o in structure["outputs"]
         ),

@@ -13,6 +13,7 @@ class Value:
     """A float tensor that depends on the tokens.
 
     layout: "map" (batch, channels, height, width) of an image; "flat" (batch, channels, height * width);
+    "padded" a map with zeros around it; "grid" (batch, height, width, features), whose pixels are tokens;
     "pooled" (batch, channels, 1, 1); "column" (batch, features, 1), a mean of tokens;
     "tokens" (batch, sequence, features); "tokens_t" (batch, features, sequence);
     "stacked" (batch * sequence, features); "turned" (sequence, batch, features) or these two in one axis;
@@ -28,6 +29,7 @@ class Value:
     first: where a slice ends ("leading") or begins ("later"), or how many it leaves out ("earlier").
     window: of an image in windows, the tokens of each; the windows of all images are rows of the batch here,
         and one after the other along the sequence in the site. 0 for none.
+    pads: how many zeros stand around a "padded" map: top, left, bottom, right.
     """
 
     site: str
@@ -37,13 +39,14 @@ class Value:
     tokens: str = "attention_mask"
     first: int = 0
     window: int = 0
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 HEADS = ("split", "heads")
 """Layouts whose last axis are the features of one head."""
 
-FEATURES = ("tokens", "row", "stacked", "turned")
-"""Layouts whose last axis are all features of a token or row."""
+FEATURES = ("tokens", "row", "stacked", "turned", "grid")
+"""Layouts whose last axis are all features of a token, row or place."""
 
 PER_HEAD = (*HEADS, "heads_t", "merged", "merged_t")
 """Layouts of what attention multiplies, whose gains its scores take in."""

@@ -61,7 +61,9 @@ def alike(names: str, settings: Mapping[str, Any], **more: Any) -> dict[str, Map
 TEXTS = {
     **alike("albert bert camembert data2vec-text distilbert electra ernie gte megatron-bert rembert", TEXT),
     **alike("roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl nomic_bert roformer convbert", TEXT),
-    **alike("jina_embeddings_v3 luke bert-generation", TEXT),
+    **alike("jina_embeddings_v3 luke bert-generation dpr splinter", TEXT),
+    **alike("big_bird", TEXT, attention_type="original_full"),
+    **alike("xlm flaubert", TOKENS, emb_dim=32, n_layers=2, n_heads=4, max_position_embeddings=64),
     **alike("eurobert", GROUPED),
     **alike("mpnet", TEXT, pad_token_id=1),  # its positions begin behind 1, whatever its padding is
     **alike("mobilebert", TEXT, embedding_size=16, intra_bottleneck_size=16),
@@ -83,11 +85,14 @@ DECODERS = {
         {**TEXT, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
         window_size=16,
     ),
-    **alike("biogpt gpt_neox modernbert-decoder persimmon phi", TEXT),
+    **alike("ctrl gpt-sw3", SHORT, dff=64),
+    **alike("biogpt gpt_neox gpt_neox_japanese modernbert-decoder persimmon phi", TEXT),
     **alike("arcee cohere granite llama mistral olmo olmo2 qwen2 smollm3 stablelm", GROUPED),
     **alike("starcoder2", GROUPED),
     **alike("cohere2 ernie4_5 exaone4 gemma gemma2 gemma3_text glm helium ministral", GROUPED, head_dim=8),
     **alike("hunyuan_v1_dense nemotron olmo3 phi3 qwen3 seed_oss", GROUPED, head_dim=8),
+    **alike("cwm glm4 hyperclovax internlm3 iquestcoder jais2", GROUPED, head_dim=8),
+    **alike("ministral3 nanochat vaultgemma", GROUPED, head_dim=8),
     **alike("falcon", TOKENS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4),
     **alike("opt", TEXT, ffn_dim=64, word_embed_proj_dim=32),
     **alike("bloom", TOKENS, hidden_size=32, n_layer=2, n_head=4),
@@ -97,17 +102,25 @@ DECODERS = {
     ),
 }
 TRANSLATORS = {
-    **alike("bart marian mbart", PAIR),
-    **alike("t5", TOKENS, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0),
+    **alike("bart blenderbot blenderbot-small m2m_100 marian mbart mvp pegasus plbart", PAIR),
+    **alike("bigbird_pegasus", PAIR, attention_type="original_full"),
+    **alike(
+        *("mt5 t5 umt5", TOKENS),
+        **{"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
+        decoder_start_token_id=0,
+    ),
+    "t5gemma": {"encoder": {**GROUPED, "head_dim": 8}, "decoder": {**GROUPED, "head_dim": 8}, **TOKENS},
 }
 PICTURES = {
     **alike("beit data2vec-vision deit dinov2 dinov2_with_registers ijepa vit vit_msn", PATCHES),
     **alike("clip siglip", {"vision_config": PATCHES}),
     **alike("resnet", STAGES, layer_type="basic"),
-    **alike("convnext", STAGES, image_size=PICTURE, num_stages=2),
-    **alike("mobilenet_v2", {"image_size": PICTURE, "depth_multiplier": 0.25}),
+    **alike("regnet", STAGES, layer_type="x", groups_width=8),
+    **alike("convnext", STAGES, image_size=PICTURE, num_stages=2, layer_scale_init_value=1.0),
+    **alike("mobilenet_v1 mobilenet_v2", {"image_size": PICTURE, "depth_multiplier": 0.25}),
+    **alike("textnet", {"image_size": [PICTURE, PICTURE]}),
     **alike(
-        "swin swinv2",
+        "donut-swin swin swinv2",
         {"image_size": PICTURE, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]},
         window_size=4,
     ),

@@ -52,8 +52,13 @@ def orthogonal(features: int, seed: int = 0) -> Tensor:
 
 def streams(network: Network) -> list[list[str]]:
     """The groups of sites (see `equalization.groups`) whose channels may be mixed."""
-    ops = {site.name: site.op for site in network.sites}
-    return [g for g in groups(network) if LINEAR_MAPS.issuperset(ops[name] for name in g)]
+    mixed = {
+        site.name
+        for site in network.sites
+        # A convolution in groups writes each channel from those of its group only.
+        if site.op in LINEAR_MAPS and int(site.attributes.get("groups", 1)) == 1
+    }
+    return [group for group in groups(network) if mixed.issuperset(group)]
 
 
 def outputs_apart(folded: Folded) -> Folded:

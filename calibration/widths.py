@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from archnet.calibration.rotation import OUTWARD
 from archnet.config import Bits
+from archnet.converters.activation import limits_of
 from archnet.converters.softmax import RELATIVE, window_of
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -174,7 +175,8 @@ def unsigned_sites(network: Network) -> set[str]:
     found: set[str] = set()
     for site in network.sites:
         follows = site.op in (*PASSING, Op.AVG_POOL, Op.TOKEN_MEAN, Op.REQUANTIZE) and site.inputs[0] in found
-        if site.op is Op.RELU or follows:
+        limited = site.op is Op.CLIP and limits_of(site)[0] == 0.0
+        if site.op is Op.RELU or limited or follows:
             found.add(site.name)
     return found
 

@@ -83,6 +83,11 @@ class ActivationConverter:
         return Replacement((new,), {site.name: modules[self.source]})
 
 
+def limits_of(clip: Site) -> tuple[float, float]:
+    """Between which numbers a CLIP keeps what it reads; a hard tanh where it does not say."""
+    return float(clip.attributes.get("least", -1.0)), float(clip.attributes.get("most", 1.0))
+
+
 LAYER_NAMES = {Op.LINEAR: "fully connected layer", Op.CONV: "convolution", Op.ADD: "Add"}
 
 
@@ -90,7 +95,12 @@ def follows_linear(site: Site, network: Network) -> str | None:
     """Why an activation cannot be fused into the layer before it, or None."""
     source = site.inputs[0]
     before = None if source in network.inputs else network.site(source)
-    joined = before is not None and before.op is Op.ADD and len(before.inputs) == 2 and site.op is not Op.TANH
+    joined = (
+        before is not None
+        and before.op is Op.ADD
+        and len(before.inputs) == 2
+        and site.op not in (Op.TANH, Op.CLIP)
+    )
     if before is None or (before.op not in (Op.LINEAR, Op.CONV) and not joined):
         return "it does not follow a fully connected layer"
     if len(network.consumers()[source]) != 1:

@@ -158,7 +158,7 @@ class SoftmaxConverter:
 
 
 def cap_of(site: Site) -> float:
-    """What the scores of an attention site are bounded to (see `bounded`); 0 where they are not."""
+    """What the scores of attention, or of words, are bounded to (see `bounded`); 0 where they are not."""
     return float(site.attributes.get("cap", 0.0))
 
 

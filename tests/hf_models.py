@@ -166,6 +166,9 @@ FAMILIES: dict[str, Family] = {
     "squeezebert": Family(
         "squeezebert", attention="eager", extra=(*_PLAIN_TOKENS, ("embedding_size", HIDDEN))
     ),
+    "xlm": Family(
+        "xlm", attention="eager", size_names=("emb_dim", "n_layers", "n_heads", ""), extra=_PLAIN_TOKENS
+    ),
     "roformer": Family("roformer", attention="eager", extra=_PLAIN_TOKENS),
     "esm": Family("esm", extra=(*_PLAIN_TOKENS, ("position_embedding_type", "rotary"), ("mask_token_id", 4))),
     "gpt2": Family(
@@ -203,7 +206,8 @@ FAMILIES: dict[str, Family] = {
         attention="eager",
         extra=(
             *(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8)),
-            *(("attn_logit_softcapping", 2.0), ("query_pre_attn_scalar", 8)),
+            *(("attn_logit_softcapping", 2.0), ("final_logit_softcapping", 1.5)),
+            ("query_pre_attn_scalar", 8),
         ),
     ),
     "gemma3_text": Family("gemma3_text", extra=(*_PLAIN_TOKENS, *_GROUPED, ("sliding_window", 8))),
@@ -219,6 +223,7 @@ FAMILIES: dict[str, Family] = {
     "beit": Family("beit", "none", extra=(*_PICTURES, ("use_relative_position_bias", True))),
     "dinov2": Family("dinov2", "none", extra=(*_PICTURES, ("mlp_ratio", 2))),
     "dinov2_with_registers": Family("dinov2_with_registers", "none", extra=(*_PICTURES, ("mlp_ratio", 2))),
+    "dinov3_vit": Family("dinov3_vit", "none", extra=(*_PICTURES, ("num_register_tokens", 2))),
     "ijepa": Family("ijepa", "none", extra=_PICTURES),
     **{
         name: Family(name, "none", attention, size_names=("embed_dim", "", "", ""), extra=_STAGES)
@@ -228,6 +233,17 @@ FAMILIES: dict[str, Family] = {
         name: Family(name, "none", "eager", size_names=("", "", "", ""), extra=_REDUCED)
         for name in ("pvt_v2", "segformer")
     },
+    "convnext": Family(
+        *("convnext", "none", "eager", ("", "", "", "")),
+        extra=(
+            *(("image_size", 16), ("num_stages", 2), ("hidden_sizes", [16, 32]), ("depths", [2, 1])),
+            ("layer_scale_init_value", 1.0),
+        ),
+    ),
+    "mobilenet_v2": Family(
+        *("mobilenet_v2", "none", "eager", ("", "", "", "")),
+        extra=(("image_size", 16), ("depth_multiplier", 0.25)),
+    ),
 }
 """The families that `make_model_folder` knows."""
 

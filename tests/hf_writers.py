@@ -38,8 +38,8 @@ def make_translation_model(
 
     Args:
         family: "marian" (post-LayerNorm, sinusoidal positions), "bart" (learned ones, LayerNorm behind the
-            embedding), "mbart" or "pegasus" (pre-LayerNorm), "t5" (RMSNorm, biases of positions,
-            gated layers).
+            embedding), "mbart", "pegasus" or "m2m_100" (pre-LayerNorm; those two with sinusoidal
+            positions), "t5" (RMSNorm, biases of positions, gated layers).
         end_bias: added to the logit of </s>, so that random translations end; T5 has no such bias.
     """
     from transformers import AutoConfig, AutoModelForSeq2SeqLM

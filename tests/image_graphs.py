@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archnet.blocks import find_blocks, with_blocks
@@ -29,7 +30,10 @@ from tests.hf_models import make_model
 SIZE = (3, 16, 16)
 CLASSES = 5
 
-Kind = Literal["vit", "dinov2", "beit", "swin", "swin_padded", "swinv2", "pvt_v2", "segformer", "cnn"]
+Kind = Literal[
+    "vit", "dinov2", "beit", "swin", "swin_padded", "swinv2", "pvt_v2", "segformer", "convnext",
+    "dinov3", "cnn", "mobile",
+]  # fmt: skip
 
 
 class SmallCnn(nn.Module):
@@ -55,23 +59,56 @@ class SmallCnn(nn.Module):
         return {"logits": self.head(x.mean((2, 3)))}
 
 
+class SmallMobile(nn.Module):
+    """An inverted residual as MobileNet's: ReLU6, each channel by itself, zeros at one end of a map only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8)
+        self.up, self.up_norm = nn.Conv2d(8, 16, 1, bias=False), nn.BatchNorm2d(16)
+        self.each, self.each_norm = nn.Conv2d(16, 16, 3, groups=16, bias=False), nn.BatchNorm2d(16)
+        self.down = nn.Conv2d(16, 8, 1)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """float32 (batch, 3, height, width) -> {"logits": (batch, CLASSES)}."""
+        x = F.relu6(self.stem_norm(self.stem(F.pad(pixel_values, (0, 1, 0, 1)))))
+        y = F.hardtanh(self.up_norm(self.up(x)), -2.0, 2.0)
+        y = F.relu6(self.each_norm(self.each(F.pad(y, (1, 1, 2, 0)))))
+        return {"logits": self.head(F.adaptive_avg_pool2d(x + self.down(y), 1).flatten(1))}
+
+
+class Headed(nn.Module):
+    """A backbone with a layer that scores classes by its pooled output."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, nn.Linear(32, CLASSES)
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """float32 (batch, 3, height, width) -> {"logits": (batch, CLASSES)}."""
+        return {"logits": self.head(self.backbone(pixel_values=pixel_values).pooler_output)}
+
+
 def image_model(kind: Kind) -> nn.Module:
     """The float model in eval mode, the same each time."""
     if kind == "swin_padded":  # 8 x 8 patches, then 4 x 4, in windows of 3 x 3
         return make_model("swin", labels=CLASSES, hidden=16, window_size=3)
     if kind in ("swin", "swinv2"):
         return make_model(kind, labels=CLASSES, hidden=16)
-    if kind != "cnn":
+    if kind not in ("cnn", "mobile", "dinov3"):
         return make_model(kind, labels=CLASSES)
     state = torch.get_rng_state()
     try:
         torch.manual_seed(0)
-        model = SmallCnn()
+        model: nn.Module = SmallMobile()
+        if kind != "mobile":
+            model = SmallCnn() if kind == "cnn" else Headed(make_model("dinov3_vit"))
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.running_mean, std=0.3)
                 nn.init.uniform_(module.running_var, 0.5, 2.0)
-                nn.init.normal_(module.weight, 1.0, 0.2)
+                nn.init.normal_(module.weight, 1.0 if kind == "cnn" else 6.0, 0.2)  # beyond ReLU6's limit
     finally:
         torch.set_rng_state(state)
     return model.eval()

@@ -105,7 +105,7 @@ def quantize_input(spec: TensorSpec, values: NDArray[Any]) -> NDArray[np.int8]:
 def dequantize_output(
     values: NDArray[Any], output: GraphOutput, mask: NDArray[Any] | None = None
 ) -> NDArray[np.float32]:
-    """float32(values) * scale, pooled over tokens and divided by the L2 norm where the output is so.
+    """float32(values) * scale, pooled over tokens, divided by the L2 norm or bounded where the output is so.
 
     Args:
         mask: (batch, sequence), the input that `output.pool` names.
@@ -117,6 +117,9 @@ def dequantize_output(
     if output.normalize:
         length = np.sqrt(np.sum(real * real, axis=-1, keepdims=True))
         real = real / np.maximum(length, _LEAST_NORM)
+    if output.cap:
+        cap = np.float32(output.cap)
+        real = cap * np.tanh(real / cap)
     return np.asarray(real, dtype=np.float32)
 
 

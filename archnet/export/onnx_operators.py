@@ -338,14 +338,15 @@ def _widen(state: Lowering, node: Node) -> None:
 
 
 def lower_output(state: Lowering, output: GraphOutput) -> None:
-    """Dequantize per channel, pool and divide by the L2 norm where asked: the only arithmetic in float."""
+    """Dequantize per channel, and pool, divide by the L2 norm or bound where asked: all in float."""
     make, spec = state.onnx, state.spec(output.tensor)
     if output.integers:
         hand_on(state, output)
         return
     value = state.integer(output.tensor, "logical")
     scale = make.constant(f"{output.name}/scale", output.scale.astype(np.float32))
-    name = f"{output.name}/dequantized" if output.normalize or output.pool else output.name
+    further = output.normalize or output.pool or output.cap
+    name = f"{output.name}/dequantized" if further else output.name
     axis = len(spec.shape) - 1
     if spec.dtype == "int32":
         # DequantizeLinear says the same, but ONNX Runtime runs it on int32 one element after the other.
@@ -363,7 +364,11 @@ def lower_output(state: Lowering, output: GraphOutput) -> None:
         norm = make.node("ReduceL2", [real, make.integers(axis)], f"{output.name}/norm", keepdims=1)
         least = make.constant("least_norm", np.float32(1e-12))
         norm = make.node("Max", [norm, least], f"{output.name}/norm/positive")
-        make.node("Div", [real, norm], output.name)
+        real = make.node("Div", [real, norm], f"{output.name}/normalized" if output.cap else output.name)
+    if output.cap:
+        cap = make.constant(f"{output.name}/cap", np.float32(output.cap))
+        share = make.node("Div", [real, cap], f"{output.name}/share")
+        make.node("Mul", [make.node("Tanh", [share], f"{output.name}/tanh"), cap], output.name)
     make.output(output.name, "float32", shape)
 
 
@@ -377,7 +382,7 @@ def _pooled(state: Lowering, output: GraphOutput, real: str) -> str:
     total = make.node("ReduceSum", [kept, make.integers(1)], f"{key}/total", keepdims=0)
     count = make.node("ReduceSum", [ones, make.integers(1)], f"{key}/count", keepdims=1)
     count = make.node("Max", [count, make.constant("f32:1", np.float32(1.0))], f"{key}/positive")
-    return make.node("Div", [total, count], f"{key}/mean" if output.normalize else output.name)
+    return make.node("Div", [total, count], f"{key}/mean" if output.normalize or output.cap else output.name)
 
 
 LOWERINGS: dict[Op, Lower] = {

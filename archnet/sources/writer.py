@@ -23,7 +23,6 @@ NOT_FOLLOWED = {
     "do_sample": False,
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
-    "forced_bos_token_id": None,
     "sequence_bias": None,
     "exponential_decay_length_penalty": None,
 }
@@ -155,6 +154,7 @@ def generation_settings(module: nn.Module, name: str) -> tuple[GenerationSetting
             num_beams=int(known.get("num_beams") or 1),
             length_penalty=float(1.0 if known.get("length_penalty") is None else known["length_penalty"]),
             early_stopping=bool(known.get("early_stopping")),
+            forced_first=known.get("forced_bos_token_id"),
         ),
         notes,
     )
@@ -164,10 +164,11 @@ def _check_tokens(known: Mapping[str, Any], first: str, ends: list[int], config:
     """Refuse a token that the table does not have, such as a family's default of another one."""
     count = getattr(config, "decoder_vocab_size", None) or getattr(config, "vocab_size", None)
     given = [(first, known[first])]
-    given += [("eos_token_id", end) for end in ends] + [("pad_token_id", known["pad_token_id"])]
+    given += [("eos_token_id", end) for end in ends]
+    given += [(key, known.get(key)) for key in ("pad_token_id", "forced_bos_token_id")]
     wrong = [(key, token) for key, token in given if count and token is not None and not 0 <= token < count]
     if wrong:
         raise ArchNetError(
             f"{name} has {count} words, but its {wrong[0][0]} is {wrong[0][1]}",
-            fix=f"set {first}, eos_token_id and pad_token_id in its generation_config.json",
+            fix=f"set {', '.join(dict.fromkeys(key for key, _ in wrong))} in its generation_config.json",
         )

@@ -21,7 +21,7 @@ from tests.small_encoder import LENGTH, Layer, SmallEncoder, padded_batch, rough
 
 CONVERTIBLE = (
     *("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet", "deberta-v2"),
-    *("modernbert", "nomic_bert", "roformer", "esm", "eurobert", "mobilebert", "squeezebert"),
+    *("modernbert", "nomic_bert", "roformer", "esm", "eurobert", "mobilebert", "squeezebert", "xlm"),
     *("arcee", "bloom", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "llama", "mpt", "olmo2", "qwen3", "xglm"),
 )
 

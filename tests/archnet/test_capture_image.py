@@ -25,10 +25,14 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     "registers": lambda: make_model(
         "dinov2_with_registers", labels=5
     ),  # tokens between the class's and the rest
+    "dinov3": lambda: image_model("dinov3"),  # rotary positions of its patches, not of other tokens
     "ijepa": lambda: make_model("ijepa", labels=5),  # the mean of all tokens
     "pvt_v2": lambda: image_model("pvt_v2"),  # maps between tokens: fewer keys, convolutions in layers
     "segformer": lambda: image_model("segformer"),
+    "convnext": lambda: image_model("convnext"),  # pixels as tokens between maps
+    "mobilenet_v2": lambda: make_model("mobilenet_v2", labels=5),  # ReLU6, zeros at one end of a map
     "cnn": lambda: image_model("cnn"),
+    "mobile": lambda: image_model("mobile"),
     "resnet": make_resnet,
     "bottleneck": lambda: make_resnet(layer_type="bottleneck", hidden_sizes=[16, 32]),
 }
@@ -115,6 +119,22 @@ class One(nn.Module):
         return y
 
 
+def test_pixels_in_rows_are_tokens() -> None:
+    class Pixels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm = nn.Conv2d(3, 4, 3), nn.LayerNorm(4)
+
+        def forward(self, pixel_values: Tensor) -> Tensor:
+            y: Tensor = self.norm(self.stem(pixel_values).permute(0, 2, 3, 1)).flatten(1, 2).mean(1)
+            return y
+
+    found = capture_image(Pixels().eval(), SIZE)
+    ops = [site.op for site in found.network.sites]
+    assert ops == [Op.CONV, Op.TO_TOKENS, Op.LAYER_NORM, Op.TOKEN_MEAN]
+    assert found.error < 1e-5
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "dilation": (nn.Conv2d(4, 4, 3, dilation=2), "a convolution with dilation"),
     "transposed": (nn.ConvTranspose2d(4, 4, 3), "no converter knows this operator"),
@@ -122,6 +142,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "ceil": (nn.MaxPool2d(3, ceil_mode=True), "rounds its size up"),
     "padding": (nn.AvgPool2d(2, padding=1, count_include_pad=False), "does not count its padding"),
     "shuffle": (nn.PixelShuffle(2), "no converter knows this operator"),
+    "mirrored": (nn.ReflectionPad2d(1), "a map with something else than zeros around it"),
+    "filled": (nn.ConstantPad2d(1, 0.5), "a map with something else than zeros around it"),
+    "turned": (lambda x: x.permute(0, 1, 3, 2), "a transposition (0, 1, 3, 2) of a map"),
     "rows": (lambda x: x.mean(3), "a mean that is no mean over the valid tokens or over a whole map"),
 }
 

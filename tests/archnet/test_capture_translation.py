@@ -16,8 +16,9 @@ from archnet.side_values import visibility_of
 from archnet.sources.writer import TranslationModel
 from tests.hf_writers import PAD, make_translation_model
 
-FAMILIES = ("marian", "bart", "mbart", "t5")
-"""Post-LayerNorm with sinusoidal positions, learned ones with a norm behind, and pre-LayerNorm."""
+FAMILIES = ("marian", "bart", "mbart", "t5", "m2m_100", "pegasus")
+"""Post-LayerNorm with sinusoidal positions, learned ones with a norm behind, pre-LayerNorm with either, and
+biases of positions."""
 
 
 @cache

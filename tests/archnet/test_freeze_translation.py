@@ -57,7 +57,8 @@ def stepped(of: IntegerDecoder, batch: dict[str, Tensor]) -> Tensor:
     ("family", "bits", "embedding"),
     [("marian", "w8a8", "gather"), ("marian", "w8a8", "one-hot"), ("bart", "w8a8", "host"),
      ("mbart", "w8a8", "gather"), ("marian", "w4a4", "gather"), ("marian", "w2a6", "one-hot"),
-     ("t5", "w4a8", "gather"), ("t5", "w4a8", "one-hot")],
+     ("t5", "w4a8", "gather"), ("t5", "w4a8", "one-hot"), ("m2m_100", "w8a8", "gather"),
+     ("pegasus", "w4a4", "gather")],
 )  # fmt: skip
 def test_steps_give_what_the_student_gives_for_the_whole_target(
     family: str, bits: str, embedding: str

@@ -235,6 +235,13 @@ def test_one_scale_for_all_channels_of_an_output_is_allowed() -> None:
     validate_graph(replace(graph, outputs=one))
 
 
+def test_an_output_is_bounded_to_a_positive_number() -> None:
+    graph = full_graph()
+    wrong = tuple(replace(output, cap=-1.0) for output in graph.outputs)
+    with pytest.raises(ArchNetError, match=r"is bounded to -1\.0"):
+        validate_graph(replace(graph, outputs=wrong))
+
+
 def test_a_reshape_may_infer_one_size() -> None:
     validate_graph(attribute("layer0.query.split", shape=("batch", "sequence", 2, -1))(full_graph()))
     validate_graph(attribute("layer0.query.split", shape=("batch", -1, 2, 8))(full_graph()))

@@ -68,7 +68,11 @@ def test_prepend_puts_rows_of_zeros_in_front() -> None:
 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w2a4"])
 @pytest.mark.parametrize(
-    "kind", ["cnn", "vit", "dinov2", "beit", "swin", "swin_padded", "swinv2", "pvt_v2", "segformer"]
+    "kind",
+    [
+        *("cnn", "mobile", "vit", "dinov2", "beit", "convnext", "dinov3"),
+        *("swin", "swin_padded", "swinv2", "pvt_v2", "segformer"),
+    ],
 )
 def test_a_frozen_network_is_valid_and_near_its_student(kind: Kind, bits: str) -> None:
     graph = image_graph(kind, Bits.parse(bits))

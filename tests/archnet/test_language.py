@@ -36,7 +36,7 @@ from tests.hf_models import make_model
 from tests.hf_writers import END, PAD, make_language_model, make_language_tokenizer
 from tests.small_language import LENGTH, captured_language, folded_language, frozen_language, text_batch
 
-FAMILIES = ["gpt2", "llama", "gpt_neo", "gemma3_text"]
+FAMILIES = ["gpt2", "llama", "gpt_neo", "gemma2", "gemma3_text"]
 MOST = 14
 
 
@@ -152,7 +152,7 @@ def test_a_token_that_the_table_lacks_is_refused() -> None:
     wrapped.model.generation_config.eos_token_id = 50256
     with pytest.raises(ArchNetError, match="words, but its eos_token_id is 50256") as raised:
         generation_settings(wrapped, "tiny")
-    assert raised.value.fix == "set bos_token_id, eos_token_id and pad_token_id in its generation_config.json"
+    assert raised.value.fix == "set eos_token_id in its generation_config.json"
 
 
 @pytest.mark.parametrize(
@@ -161,6 +161,7 @@ def test_a_token_that_the_table_lacks_is_refused() -> None:
         ("gpt2", "w8a8", "softmax"),
         ("llama", "w8a8", "softmax"),
         ("gpt_neo", "w8a8", "softmax"),
+        ("gemma2", "w8a8", "table"),
         ("gpt2", "w4a4", "softmax"),
         ("gpt2", "w8a8", "relu"),
         ("gpt2", "w8a8", "table"),
@@ -191,7 +192,8 @@ def test_steps_of_integers_follow_the_student_that_reads_whole_texts(
 
 
 @pytest.mark.parametrize(
-    ("family", "bits"), [("gpt2", "w8a8"), ("llama", "w8a8"), ("gpt_neo", "w8a8"), ("llama", "w4a4")]
+    ("family", "bits"),
+    [("gpt2", "w8a8"), ("llama", "w8a8"), ("gpt_neo", "w8a8"), ("gemma2", "w8a8"), ("llama", "w4a4")],
 )
 def test_onnx_runtime_has_the_reference_integers(family: str, bits: str, tmp_path: Path) -> None:
     from archnet.backends import open_backend
@@ -246,7 +248,7 @@ def test_a_model_that_sees_what_is_to_come_is_refused() -> None:
 
 @pytest.mark.parametrize("family", ["cohere", "gemma2"])
 def test_scores_of_words_that_are_scaled_and_bounded_ones(family: str) -> None:
-    """Cohere multiplies them, which the layer takes in; Gemma 2 bounds them, for which there is no form."""
+    """Cohere multiplies them, which the layer takes in; Gemma 2 bounds them, which the host does."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     sizes = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -255,14 +257,15 @@ def test_scores_of_words_that_are_scaled_and_bounded_ones(family: str) -> None:
     torch.manual_seed(0)
     model = LanguageModel(AutoModelForCausalLM.from_config(config).eval())
     found = capture(model, max_sequence=LENGTH, padding_id=0, inputs=LANGUAGE_INPUTS)
+    assert found.unknown == ()
+    assert found.error < 1e-4
+    words = found.network.site(found.network.outputs["logits"])
     if family == "cohere":
         assert config.logit_scale != 1.0
-        assert found.unknown == ()
-        assert found.error < 1e-4
     else:
-        assert [site.attributes["reason"] for site in found.unknown] == [
-            "an elementwise function that no converter knows"
-        ]
+        assert words.attributes["cap"] == config.final_logit_softcapping == 30.0
+        plan = make_plan(found.network, load_profile("onnxruntime"), model="gemma2", embedding="gather")
+        assert [d.site for d in plan.decisions if d.action == "host"] == ["output logits"]
 
 
 def test_long_lines_are_several_texts_and_lines_of_one_token_none(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ SEARCHES: list[Any] = [
     pytest.param({"num_beams": 3, "length_penalty": 2.0}, {"early_stopping": True}, id="early"),
     pytest.param({"num_beams": 2}, {"renormalize_logits": True, "forced_eos_token_id": 2}, id="forced"),
     pytest.param({}, {"forced_eos_token_id": 2}, id="greedy-forced"),
+    pytest.param({}, {"forced_bos_token_id": 17}, id="greedy-language"),
+    pytest.param({"num_beams": 3}, {"forced_bos_token_id": 17}, id="language"),
 ]
 
 

@@ -32,7 +32,7 @@ def assert_same(a: QuantizedGraph, b: QuantizedGraph) -> None:
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y)
     for x, y in zip(a.outputs, b.outputs, strict=True):
-        assert (x.name, x.tensor, x.normalize) == (y.name, y.tensor, y.normalize)
+        assert (x.name, x.tensor, x.normalize, x.cap) == (y.name, y.tensor, y.normalize, y.cap)
 
 
 @pytest.fixture
@@ -62,6 +62,13 @@ def test_a_graph_comes_back_as_it_was(
     graph = tiny_encoder(rng, embedding=embedding, layers=layers, pooled=pooled, weight_bits=bits)
     save_graph(graph, folder)
     assert_same(load_graph(folder), graph)
+
+
+def test_a_bounded_output_comes_back(tmp_path: Path) -> None:
+    graph = tiny_encoder(np.random.default_rng(0))
+    bounded = replace(graph, outputs=tuple(replace(output, cap=3.0) for output in graph.outputs))
+    save_graph(bounded, tmp_path)
+    assert {output.cap for output in load_graph(tmp_path).outputs} == {3.0}
 
 
 def test_the_same_graph_gives_the_same_bytes(tmp_path: Path) -> None:

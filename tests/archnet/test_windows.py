@@ -270,7 +270,9 @@ def folded(kind: Kind) -> tuple[Network, NetworkModule, Folded]:
     return network, student, fold(materialize(rewritten.network, rewritten.modules, student.tensors()))
 
 
-@pytest.mark.parametrize("kind", ["swin", "swin_padded", "swinv2", "pvt_v2", "segformer"])
+@pytest.mark.parametrize(
+    "kind", ["swin", "swin_padded", "swinv2", "pvt_v2", "segformer", "convnext", "dinov3"]
+)
 def test_folding_and_evening_out_change_nothing(kind: Kind) -> None:
     network, student, made = folded(kind)
     batch = images(3, seed=5)

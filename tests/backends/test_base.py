@@ -105,6 +105,12 @@ def test_normalised_outputs_have_length_one_and_zero_stays_zero() -> None:
     np.testing.assert_allclose(real, [[0.6, -0.8], [0.0, 0.0]], rtol=1e-6)
 
 
+def test_bounded_outputs_are_a_tanh_of_the_real_numbers() -> None:
+    output = GraphOutput("y", "t", np.array([0.5, 2.0], dtype=np.float32), cap=3.0)
+    real = dequantize_output(np.array([[3, -4]], dtype=np.int32), output)
+    np.testing.assert_allclose(real, [[3 * np.tanh(1.5 / 3), 3 * np.tanh(-8 / 3)]], rtol=1e-6)
+
+
 def test_random_inputs_are_accepted() -> None:
     rng = np.random.default_rng(0)
     graph = tiny_encoder(rng)

@@ -20,7 +20,9 @@ CASES = [
     ("vit", "w4a4", "softmax"), ("vit", "w8a8", "relu"), ("dinov2", "w8a8", "softmax"),
     ("beit", "w8a8", "softmax"), ("beit", "w4a4", "softmax"), ("swin", "w8a8", "softmax"),
     ("swin", "w4a4", "table"), ("swin_padded", "w8a8", "table"), ("swinv2", "w8a8", "table"),
-    ("pvt_v2", "w8a8", "table"), ("segformer", "w4a4", "softmax"),
+    ("pvt_v2", "w8a8", "table"), ("segformer", "w4a4", "softmax"), ("convnext", "w8a8", "softmax"),
+    ("convnext", "w4a4", "softmax"), ("mobile", "w8a8", "softmax"), ("mobile", "w4a4", "softmax"),
+    ("dinov3", "w8a8", "table"),
 ]  # fmt: skip
 
 

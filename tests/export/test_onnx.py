@@ -173,6 +173,18 @@ def chain(bits: int, rng: np.random.Generator) -> QuantizedGraph:
     return QuantizedGraph("chain", (specs[0],), outputs, nodes, {s.name: s for s in specs}, constants, 16)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_bounded_outputs_are_those_of_the_reference(normalize: bool) -> None:
+    rng = np.random.default_rng(0)
+    graph = chain(8, rng)
+    outputs = tuple(replace(output, cap=2.0, normalize=normalize) for output in graph.outputs)
+    graph = replace(graph, outputs=outputs)
+    feeds = {"x": rng.integers(-128, 128, (3, 16, 16), dtype=np.int8)}
+    found = OnnxRuntimeBackend(graph, build_onnx(graph), threads=1).run(feeds)["y"]
+    np.testing.assert_allclose(found, ReferenceBackend(graph).run(feeds)["y"], rtol=1e-5, atol=1e-6)
+    assert np.abs(found).max() <= 2.0
+
+
 @pytest.mark.parametrize(("linear", "activations"), FORMS)
 @pytest.mark.parametrize("bits", [3, 4, 6, 8])
 def test_one_change_of_scale_after_another_is_not_merged(

@@ -16,6 +16,7 @@ from tests.integration.tiny import short_presets
     [
         ("squeezebert", "w4a8", "softmax"),
         ("bloom", "w8a8", "table"),
+        ("xlm", "w4a8", "softmax"),
         ("mpt", "w4a4", "table"),
         ("xglm", "w4a8", "table"),
         ("mobilebert", "w4a4", "softmax"),

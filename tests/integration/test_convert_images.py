@@ -55,6 +55,8 @@ def test_a_resnet_is_converted_scored_and_run(tmp_path: Path, target: Path, arch
         ("ijepa", "archnet"),
         ("swin", "onnxruntime"),
         ("segformer", "onnxruntime"),
+        ("convnext", "onnxruntime"),
+        ("mobilenet_v2", "archnet"),
     ],
 )
 def test_vision_transformers_of_many_kinds_are_converted(

@@ -290,6 +290,24 @@ def texts_of(build: Path) -> dict[str, np.ndarray]:
     return dict(agreement_inputs(BuildDir.open_finished(build)))
 
 
+def test_a_model_of_many_languages_writes_the_one_that_its_folder_names(
+    archnet: Archnet, tmp_path: Path
+) -> None:
+    from archnet.api import convert
+
+    language = 17
+    model = make_translation_folder(tmp_path / "m2m", "m2m_100", layers=1)
+    settings = model / "generation_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "forced_bos_token_id": language}))
+    with short_presets(12, 4):
+        build = convert(model, text(), target="onnxruntime", out=tmp_path / "b", seq_len=SEQUENCE)
+    check_all_equal(archnet, build, "tvm")
+    ids, mask = tokens()
+    for beams in (1, 3):
+        found = load(build, backend="onnxruntime").generate(ids, mask, num_beams=beams, max_length=8)
+        assert (found[:, 1] == language).all()
+
+
 def test_a_decoder_with_biases_of_positions_and_gated_layers(archnet: Archnet, tmp_path: Path) -> None:
     from archnet.api import convert
 
