@@ -23,7 +23,7 @@ from archnet.aten_windows import in_windows
 from archnet.converters.layer_norm import NORMS
 from archnet.network import Site, SiteAttribute, groups_of
 from archnet.operators import Op
-from archnet.token_values import Moved, MovedParts, Unknown, Value, node_kind
+from archnet.token_values import Curve, Moved, MovedParts, Unknown, Value, node_kind
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
@@ -109,6 +109,8 @@ def as_moved(t: Translator, node: fx.Node) -> Moved | None:
     found = t.known[node]
     if isinstance(found, Moved):
         return found
+    if isinstance(found, Curve):
+        found = t.settled(node)
     if isinstance(found, Value) and found.site == IMAGE_INPUT:
         return _pixels(t, found)
     if not isinstance(found, Value) or found.layout not in ORDERS:
