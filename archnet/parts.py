@@ -40,7 +40,8 @@ def is_language(folder: Path) -> bool:
 
 def is_image(folder: Path) -> bool:
     """Whether a finished build's network reads pictures, or arrays in their place."""
-    return read_json(folder / "manifest.json").get("kind") == "image"
+    manifest = folder / "manifest.json"
+    return manifest.is_file() and read_json(manifest).get("kind") == "image"
 
 
 def image_size(folder: Path) -> tuple[int, int, int]:
