@@ -90,6 +90,40 @@ def test_figures_are_read_stored_and_kept_beside_others(build: Path) -> None:
     assert (build / "compiled" / "ethos-u85-256" / "model.tflite").is_file()
 
 
+FULL = """\
+case "$*" in
+    *cascading*) exit 1;;
+    *buffering*) cycles=80000; left=0;;
+    *reuse*) cycles=70000; left=1;;
+    *) cycles=95688; left=0;;
+esac
+"""
+
+
+def schedules(memory: str) -> str:
+    """A stand-in whose cycles depend on the schedule, on a chip with so much memory in KiB."""
+    text = GOOD.replace("'CPU operators = CPUS (0.0%)'", '"CPU operators = $left (0.0%)"')
+    text = text.replace(",95688", f",$cycles,{memory}").replace("<<'END'", "<<END")
+    return FULL + text.replace("cycles_total", "cycles_total,arena_cache_size")
+
+
+def test_where_memory_is_full_the_quickest_schedule_is_kept(build: Path) -> None:
+    stand_in(schedules("9.5"))
+    (summary,) = compile_for(build, "ethos-u65-256", sequence=8)
+    assert (summary.cycles, summary.fallback_operators) == (80000, 0)
+    assert summary.configuration.endswith("Shared_Sram, --disable-buffering")
+    place = build / "compiled" / "ethos-u65-256"
+    assert ",80000,9.5" in (place / "model_summary_x.csv").read_text()
+    assert [path for path in place.iterdir() if path.is_dir()] == []
+
+
+def test_where_memory_is_left_no_other_schedule_is_tried(build: Path) -> None:
+    stand_in(schedules("99"))
+    (summary,) = compile_for(build, "ethos-u65-256", sequence=8)
+    assert summary.cycles == 95688
+    assert summary.configuration.endswith("Shared_Sram")
+
+
 def test_operators_on_the_cpu_are_refused_by_name(build: Path) -> None:
     stand_in(GOOD.replace("CPUS", "1"))
     with pytest.raises(
