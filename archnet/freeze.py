@@ -13,6 +13,7 @@ import numpy as np
 
 from archnet.calibration.affine import (
     MULTIPLIER_SHIFT,
+    factor_scales,
     fit_output_scale,
     fit_table_scale,
     operand_scale,
@@ -143,7 +144,9 @@ def _fit_factor(site: Site, scales: dict[str, float], pinned: set[str], student:
     factor = scales[left] * scales[right] / scales[site.name]
     if factor >= LARGEST_FACTOR:
         return
-    scales[free] *= snap_multiplier(factor) / 2**MULTIPLIER_SHIFT / factor
+    wished = scales[free] * snap_multiplier(factor) / 2**MULTIPLIER_SHIFT / factor
+    other = scales[left if free == right else right]
+    scales[free] = next(iter(factor_scales(wished, other, scales[site.name])), wished)
     pinned |= {left, right}
 
 

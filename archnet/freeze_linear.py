@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from archnet.calibration.affine import (
+    factor_scales,
     fit_linear_scales,
     fit_operand_scale,
     fit_weight_scale,
 )
 from archnet.calibration.observers import round_weights
-from archnet.calibration.widths import fused_reader
+from archnet.calibration.widths import STORED_BITS, fused_reader
 from archnet.errors import ArchNetError
 from archnet.graph import (
     AttributeValue,
@@ -26,6 +27,7 @@ from archnet.network import Site
 from archnet.operators import Op
 from archnet.quantized_layers import QuantizedLinear
 from archnet.quantized_student import LARGEST_FACTOR
+from archnet.shared_scales import made_by
 
 FAR = 0.03
 """A channel's scale that moves by more than this share wants another scale of the output."""
@@ -59,12 +61,17 @@ def freeze_linear(b: GraphBuilder, site: Site) -> None:
 def output_scales(b: GraphBuilder, site: Site, out: TensorSpec) -> list[float] | None:
     """Scales near a tensor's own that it may have as well; None where it is free.
 
-    An Add wants operand scales that match its own. Tensors that are joined need one common scale.
+    An Add wants operand scales that match its own, a narrow product those with which it keeps its own.
+    Tensors that are joined need one common scale.
     """
     assert out.scale is not None
     if site.op is Op.TOKEN_MIX:  # one of its heads, which are joined
         return [out.scale]
     readers = b.network.consumers().get(out.name, [])
+    if len(readers) == 1 and _is_narrow_product(b, readers[0]):
+        left, right = (made_by(b.network, name) for name in readers[0].inputs)
+        other = b.scales.get(left if right == out.name else right)
+        return factor_scales(out.scale, other, b.scales[readers[0].name]) or None if other else None
     if all(reader.op not in (Op.ADD, Op.CONCAT) for reader in readers):
         return None
     if len(readers) > 1 or readers[0].op is Op.CONCAT:
@@ -76,6 +83,11 @@ def output_scales(b: GraphBuilder, site: Site, out: TensorSpec) -> list[float] |
         with suppress(ArchNetError):
             found.add(fit_operand_scale(out.scale * (1.0 + step / 4096), scale_y)[1])
     return sorted(found)
+
+
+def _is_narrow_product(b: GraphBuilder, site: Site) -> bool:
+    narrow = b.student.widths.results[site.name] < STORED_BITS
+    return narrow and site.op is Op.MUL and len(site.inputs) == 2 and site.inputs[0] != site.inputs[1]
 
 
 def emit_weighted(

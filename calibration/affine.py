@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from math import isclose
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,9 @@ _ALL_STEPS = np.array(sorted(range(-128, 129, 2), key=abs), dtype=np.int32)
 
 # By how many float32 steps `fit_linear_scales` may move an output's scale.
 _NUDGES = np.array(sorted(range(-8, 9), key=abs), dtype=np.int32)
+
+# Scales that differ by less are one: a float32 step or a few.
+_SAME = 1e-5
 
 
 def integer_range(bits: int, *, signed: bool = True) -> tuple[int, int]:
@@ -211,6 +215,21 @@ def fit_output_scale(scale_y: float, scale_a: float, scale_b: float = 1.0) -> tu
     wished = float(scale_a) * float(scale_b) / float(scale_y)
     multiplier, scale = _fit(wished, partial(_output_scales, scale_a=scale_a, scale_b=scale_b))
     return int(multiplier), float(_required(scale, "output"))
+
+
+def factor_scales(scale: float, other: float, product: float) -> list[float]:
+    """Scales of one factor, the nearest first, with which the product of both may have the scale that it has.
+
+    Of two factors whose scales are given one product in five has no float32 scale near the wished one; a few
+    float32 steps on one of them help.
+    """
+    near = (np.float32(scale).view(np.int32) + _NUDGES).view(np.float32).tolist()
+    found = []
+    for factor in near:
+        with suppress(ArchNetError):
+            if isclose(fit_output_scale(product, factor, other)[1], product, rel_tol=_SAME):
+                found.append(float(factor))
+    return found
 
 
 def fit_operand_scale(scale_a: float, scale_y: float) -> tuple[int, float]:

@@ -30,7 +30,7 @@ from archnet.graph import QuantizedGraph
 from archnet.graph_check import validate_graph
 from archnet.network import Network, Site
 from archnet.operators import Op
-from archnet.quantized_layers import QuantizedLinear
+from archnet.quantized_layers import QuantizedLinear, QuantizedTableMul
 from archnet.quantized_student import QuantizedStudent, channel_statistics
 from archnet.reference import execute, run_node
 from archnet.rewrite import materialize, rewrite, token_statistics
@@ -134,9 +134,9 @@ def most_off(
 ) -> NDArray[Any] | float:
     """By how much a site's integers may be off the student's values, in steps.
 
-    Scales moved a little from the student's. A layer's weights are rounded to theirs, which turns its results
-    by what that makes of its inputs. In attention a score may turn by a step, a probability p by p (1 - p) of
-    it, and the result by that share of the reach of the values.
+    Scales moved a little from the student's. A layer's weights, and tables that tokens are multiplied with,
+    are rounded to theirs, which turns results by what that makes of the inputs. In attention a score may turn
+    by a step, a probability p by p (1 - p) of it, and the result by that share of the reach of the values.
     """
     if site.op is Op.LINEAR:
         module = student.override(site.name)
@@ -147,6 +147,13 @@ def most_off(
         made = graph.constants[node.inputs[1]] * graph.constants[node.inputs[4]][:, None]
         moved = np.abs(made - trained.detach().numpy())
         return 2.01 + np.abs(values[site.inputs[0]].numpy()) @ moved.T / scale
+    if site.op is Op.MUL and len(site.inputs) == 1:
+        table = student.override(site.name)
+        assert isinstance(table, QuantizedTableMul)
+        trained = table.quantizer(table.table[:LENGTH]).numpy()
+        made = graph.constants[f"{site.name}.table"][:LENGTH] * scale_of(graph, f"{site.name}/rows")
+        tokens = values[site.inputs[0]].shape[1]
+        return 2.01 + np.abs(values[site.inputs[0]].numpy() * (made - trained)[:tokens]) / scale
     if site.op is not Op.ATTENTION:
         return 2.01
     reach = 255 * scale_of(graph, site.inputs[2]) / scale

@@ -59,7 +59,8 @@ def test_progress_0_is_the_teacher_and_1_a_plain_network(teacher: Network, norms
     assert ops.isdisjoint({Op.LAYER_NORM, Op.GELU, Op.TANH})
     end, straight = student(batch), NetworkModule(plain)(batch)
     for site in plain.outputs.values():
-        torch.testing.assert_close(straight[site], end[site])
+        a, b = end[site], straight[site]  # what stands in place of padding is the student's 0
+        torch.testing.assert_close(b[valid] if b.dim() == 3 else b, a[valid] if a.dim() == 3 else a)
         assert not torch.allclose(end[site], wanted[site], atol=1e-2)
 
 

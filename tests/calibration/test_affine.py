@@ -164,6 +164,28 @@ def test_fitted_output_scale_of_a_product_is_exact(scale_a: float, scale_b: floa
     assert runtime_factor(scale_a, scale_b, scale_y) == multiplier / 2**16
 
 
+@given(SCALES, SCALES, st.integers(5, 60))
+def test_with_a_factors_scale_beside_its_own_a_product_keeps_its_scale(
+    scale_a: float, scale_b: float, half: int
+) -> None:
+    multiplier = 2 * half + 1
+    product = scale_a * scale_b * 2**16 / multiplier
+    found = affine.factor_scales(scale_a, scale_b, product)
+    assert found
+    for scale in found:
+        assert scale == pytest.approx(scale_a, rel=2e-6)
+        kept, scale_y = affine.fit_output_scale(product, scale, scale_b)
+        assert kept == multiplier
+        assert runtime_factor(scale, scale_b, scale_y) == multiplier / 2**16
+
+
+def test_a_pair_of_factors_without_a_match_has_one_beside_it() -> None:
+    scale_a, scale_b, product = 0.016407808288931847, 0.03426512545940883, 0.6699156761169434
+    assert affine.fit_output_scale(product, scale_a, scale_b)[0] == 57
+    scale = affine.factor_scales(scale_a, scale_b, product)[0]
+    assert affine.fit_output_scale(product, scale, scale_b)[0] == 55
+
+
 @pytest.mark.parametrize(
     ("wished", "scale_x", "scale_y"),
     [

@@ -24,6 +24,7 @@ from archnet.export.qdq import build_qdq
 from archnet.export.static_relative import distance_moves, distance_rows
 from archnet.export.tpu_program import build_tpu_program
 from archnet.graph import Node, QuantizedGraph
+from archnet.onnx_session import session_options
 from archnet.operators import Op
 from archnet.reference import execute
 from archnet.single_network import SEQUENCE
@@ -120,7 +121,7 @@ def test_onnx_of_one_size_computes_the_integers_of_the_reference(
     graph = single_operator(op, case, Bits.parse(bits))
     inputs = {name: value[:1] for name, value in inputs_of(graph, tokens).items()}
     model = build_static_onnx(graph, form, tokens)
-    (found,) = ort.InferenceSession(model.SerializeToString()).run(None, inputs)
+    (found,) = ort.InferenceSession(model.SerializeToString(), session_options()).run(None, inputs)
     np.testing.assert_array_equal(found, execute(graph, inputs)["y"])
 
 
