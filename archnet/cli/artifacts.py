@@ -14,7 +14,7 @@ from archnet.calibration.image_settings import SETTINGS_FILE
 from archnet.cli.app import app, examples, quiet_libraries
 from archnet.cli.check import folder_argument
 from archnet.errors import ArchNetError, nearest
-from archnet.parts import is_language, is_translation
+from archnet.parts import is_image, is_language, is_translation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -172,7 +172,10 @@ def run(
     quiet_libraries()
     from archnet.backends import open_backend
     from archnet.build import BuildDir
+    from archnet.calibration.array_files import LABELS
 
+    if is_image(folder):
+        arrays.pop(LABELS, None)  # for scores, in the same file
     results = open_backend(backend, BuildDir.open_finished(folder).path).run(arrays)
     write_arrays(outputs, results)
     for name, value in results.items():
@@ -223,7 +226,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """
     import numpy as np
 
-    fix = "write it with numpy.savez('X.npz', input_ids=..., attention_mask=...)"
+    fix = "write it with numpy.savez('X.npz', input_ids=..., attention_mask=...), or pixel_values=..."
     try:
         content = np.load(path, allow_pickle=False)
         if not isinstance(content, np.lib.npyio.NpzFile):

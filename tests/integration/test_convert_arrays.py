@@ -73,7 +73,7 @@ def test_keywords_are_converted_scored_and_run(tmp_path: Path, model: str, archn
     assert scored.exit_code == 0, scored.output
     assert '"score": 100.0' in scored.output
 
-    ran = archnet("run", build, "--inputs", data, "--outputs", tmp_path / "out.npz")
+    ran = archnet("run", build, "--inputs", labelled, "--outputs", tmp_path / "out.npz")
     assert ran.exit_code == 0, ran.output
     with np.load(tmp_path / "out.npz") as arrays:
         np.testing.assert_array_equal(arrays["output"].argmax(1), classes)
