@@ -19,14 +19,7 @@ from archnet.aten_handlers import HANDLERS
 from archnet.aten_image import IMAGE_INPUT
 from archnet.aten_moved import SCALING, moved, named
 from archnet.aten_scaled import bounded_words, scaled_features, takes_scale
-from archnet.curves import (
-    ELEMENTWISE,
-    GRID,
-    activation_of,
-    evaluate,
-    factor_of,
-    is_squared_relu,
-)
+from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant

@@ -18,7 +18,7 @@ from archnet.encode import Run
 from archnet.errors import ArchNetError
 from archnet.parts import image_size, is_image
 from archnet.tasks import Task, TaskScore
-from archnet.tasks.images import BATCH, Samples, evaluate_images, samples_of
+from archnet.tasks.images import BATCH, Samples, count_of, evaluate_images
 
 LOGITS, BARE = "logits", "output"
 PIXELS = "pixel_values"
@@ -131,22 +131,23 @@ class PictureScorer:
         Args:
             report: told how many pictures are done, of how many.
         """
-        total, done = sum(len(samples_of(samples)) for samples in self.sets), 0
+        total, done = sum(count_of(samples) for samples in self.sets), 0
 
-        def classify(given: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        def classify(samples: Samples, rows: slice) -> NDArray[np.float32]:
             nonlocal done
-            made = _logits(run, self._values(given))
+            made = _logits(run, self._values(samples, rows))
             done = min(total, done + BATCH)
             report(done, total)
             return made
 
         return evaluate_images(classify, self.sets, label_names=self.label_names)
 
-    def _values(self, given: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the model reads, of pixels or of that itself."""
-        if self.settings is None or given.dtype == np.float32:
-            return given.astype(np.float32, copy=False)
-        return self.settings.normalise(given.astype(np.uint8, copy=False))
+    def _values(self, samples: Samples, rows: slice) -> NDArray[np.float32]:
+        """What the model reads of some samples."""
+        if not isinstance(samples, PictureSet):
+            return samples.values[rows]
+        assert self.settings is not None
+        return self.settings.normalise(samples.pixels[rows])
 
 
 def _samples(place: Path, settings: ImageSettings | None, build: BuildDir) -> Samples:

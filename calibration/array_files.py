@@ -58,11 +58,7 @@ def load_arrays(path: str | os.PathLike[str], size: tuple[int, int, int]) -> Arr
         ArchNetError: the file is missing, damaged or empty, or its arrays are not what the model reads.
     """
     place = Path(path).expanduser()
-    arrays = _read(place)
-    values = arrays.get(ARRAYS)
-    if values is None:
-        names = ", ".join(arrays) or "nothing"
-        raise ArchNetError(f"{place} has no array {ARRAYS!r}: it holds {names}", fix=f"write it with {_FORM}")
+    values, labels = _read(place)
     if values.dtype.kind != "f":
         raise ArchNetError(
             f"{ARRAYS} of {place} is {values.dtype}, not float32",
@@ -84,24 +80,27 @@ def load_arrays(path: str | os.PathLike[str], size: tuple[int, int, int]) -> Arr
             fix="leave such samples out, or look into what made them",
         )
     digest = hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
-    return ArraySet(place.name, values, _labels(place, arrays.get(LABELS), len(values)), digest)
+    return ArraySet(place.name, values, _labels(place, labels, len(values)), digest)
 
 
-def _read(place: Path) -> dict[str, NDArray[Any]]:
+def _read(place: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """The samples and, where the file has them, the labels."""
     if not place.is_file():
         raise ArchNetError(f"there is no file of arrays at {place}", fix="check the spelling of the path")
     try:
         content = np.load(place, allow_pickle=False)
         if isinstance(content, np.ndarray):
-            return {ARRAYS: content}
+            return content, None
         with content:
-            return {name: content[name] for name in content.files if name in (ARRAYS, LABELS)} or {
-                name: np.zeros(0) for name in content.files
-            }
+            names = content.files
+            if ARRAYS in names:
+                return content[ARRAYS], content[LABELS] if LABELS in names else None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ArchNetError(
             f"{place} is no file of plain arrays, or is damaged", fix=f"write it with {_FORM}"
         ) from error
+    held = ", ".join(names) or "nothing"
+    raise ArchNetError(f"{place} has no array {ARRAYS!r}: it holds {held}", fix=f"write it with {_FORM}")
 
 
 def _labels(place: Path, labels: NDArray[Any] | None, samples: int) -> NDArray[np.int64] | None:

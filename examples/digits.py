@@ -12,7 +12,6 @@ reads them, float32 (samples, channels, height, width), and for a score their la
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +47,8 @@ class Digits(nn.Module):
 
 def make() -> tuple[nn.Module, tuple[int, int, int]]:
     """What `examples/digits.py:make` names: the trained model, and the size of what it reads."""
+    if not (FOLDER / WEIGHTS).exists():
+        raise FileNotFoundError(f"there is no {FOLDER / WEIGHTS} here: run python {__file__} first")
     model = Digits()
     model.load_state_dict(load_file(FOLDER / WEIGHTS))
     return model.eval(), (1, SIDE, SIDE)
@@ -57,21 +58,18 @@ def main() -> None:
     """Train, and write weights and data."""
     from sklearn.datasets import load_digits
 
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
-    folder: Path = parser.parse_args().folder
-    folder.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(exist_ok=True)
     digits = load_digits()
     values = (digits.images[:, None] / 8.0 - 1.0).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(values))
     train, test = order[HELD_OUT:], order[:HELD_OUT]
-    np.savez(folder / "train.npz", pixel_values=values[train])
-    np.savez(folder / "test.npz", pixel_values=values[test], labels=digits.target[test])
+    np.savez(FOLDER / "train.npz", pixel_values=values[train])
+    np.savez(FOLDER / "test.npz", pixel_values=values[test], labels=digits.target[test])
     model = fit(torch.from_numpy(values[train]), torch.from_numpy(digits.target[train]))
     with torch.no_grad():
         found = model(torch.from_numpy(values[test])).argmax(1).numpy()
     print(f"top-1 of {HELD_OUT} digits: {100 * (found == digits.target[test]).mean():.2f}")
-    save_file(model.state_dict(), folder / WEIGHTS)
+    save_file(model.state_dict(), FOLDER / WEIGHTS)
 
 
 def fit(values: Tensor, labels: Tensor) -> nn.Module:

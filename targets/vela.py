@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -53,12 +54,13 @@ def compile_vela(model: Path, folder: Path, accelerator: str, *, log: Path, seco
         folder: exists; what is in it may be overwritten.
         accelerator: chip and multiply-accumulates a cycle, such as ethos-u55-256.
         log: gets all that Vela prints.
-        seconds: time limit of each schedule.
+        seconds: time limit; what is left of it when there is a binary is for other schedules.
 
     Raises:
         ArchNetError: the toolchain is missing, Vela fails, crashes or takes too long, or what it wrote cannot
             be understood.
     """
+    end = time.monotonic() + seconds
     best = _compiled(model, folder, accelerator, (), log=log, seconds=seconds)
     if best.fallback_operators or not _fills_memory(folder):
         return best
@@ -68,7 +70,8 @@ def compile_vela(model: Path, folder: Path, accelerator: str, *, log: Path, seco
             other.mkdir()
         # It is another way to what is there already, so its failure is none.
         with suppress(ArchNetError):
-            found = _compiled(model, other, accelerator, options, log=other / "log", seconds=seconds)
+            left = max(0.0, end - time.monotonic())
+            found = _compiled(model, other, accelerator, options, log=other / "log", seconds=left)
             if not found.fallback_operators and (found.cycles or 0) < (best.cycles or 0):
                 best = replace(found, configuration=" ".join((f"{found.configuration},", *options)))
                 for file in [*other.glob("*.tflite"), *other.glob("*.csv")]:

@@ -20,13 +20,13 @@ BATCH = 100
 
 Samples = PictureSet | ArraySet
 
-Classify = Callable[[NDArray[np.uint8] | NDArray[np.float32]], NDArray[np.float32]]
-"""uint8 (pictures, 3, height, width), or what the model reads, float32, to logits (samples, classes)."""
+Classify = Callable[[Samples, slice], NDArray[np.float32]]
+"""Some samples of a set to logits (samples, classes)."""
 
 
-def samples_of(samples: Samples) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """What is classified: pixels of pictures, or a file's arrays as they are."""
-    return samples.pixels if isinstance(samples, PictureSet) else samples.values
+def count_of(samples: Samples) -> int:
+    """How many samples a set has."""
+    return len(samples.pixels if isinstance(samples, PictureSet) else samples.values)
 
 
 def evaluate_images(
@@ -44,10 +44,10 @@ def evaluate_images(
     right: dict[str, NDArray[np.float64]] = {}
     wanted: list[NDArray[np.int64]] = []
     for number, samples in enumerate(sets):
-        given = samples_of(samples)
+        count = count_of(samples)
         found: list[NDArray[np.int64]] = []
-        for start in range(0, len(given), BATCH):
-            logits = classify(given[start : start + BATCH])
+        for start in range(0, count, BATCH):
+            logits = classify(samples, slice(start, start + BATCH))
             if logits.ndim != 2 or not np.isfinite(logits).all():
                 raise ArchNetError(
                     f"the model gives {logits.shape} numbers, not finite logits (pictures, classes)",

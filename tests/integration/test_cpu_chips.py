@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,17 @@ from archnet.backends import open_backend, static_onnx
 from archnet.backends.base import feed
 from archnet.backends.reference import ReferenceBackend
 from archnet.backends.static_onnx import IREE, IreeBackend, OpenVinoBackend
-from archnet.build import BuildDir
 from archnet.compiling import compile_for
-from archnet.config import Bits, ConvertSettings
+from archnet.config import Bits
 from archnet.errors import ArchNetError
 from archnet.graph import QuantizedGraph
 from archnet.onnx_session import adds_in_16_bits
 from archnet.operators import Op
 from archnet.reference import execute
 from archnet.routes.openvino import floats
-from archnet.storage import save_graph
 from archnet.targets.toolchain import find_toolchain
 from tests.archnet.test_freeze import quantized
+from tests.builds import finished
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph
 from tests.small_translation import frozen_translation
@@ -40,21 +39,6 @@ def needs(name: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(
         find_toolchain(name).installed() is None, reason=f"needs archnet targets install {name}"
     )
-
-
-def build_of(folder: Path, graph: QuantizedGraph) -> Path:
-    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
-        save_graph(graph, folder / "graph")
-        made.finish({})
-    return folder
-
-
-def writer(folder: Path, graphs: Mapping[str, QuantizedGraph]) -> Path:
-    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
-        for part, graph in graphs.items():
-            save_graph(graph, folder / part / "graph")
-        made.finish({})
-    return folder
 
 
 def text() -> QuantizedGraph:
@@ -83,7 +67,7 @@ def given(graph: QuantizedGraph, batch: int = 2) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_integers_in_the_runtime_are_those_of_the_reference(tmp_path: Path, name: str, kind: str) -> None:
     graph = NETWORKS[kind]()
-    folder = build_of(tmp_path / "build", graph)
+    folder = finished(tmp_path / "build", graph)
     (summary,) = compile_for(folder, name, sequence=SEQUENCE if kind != "cnn" else None)
     assert (summary.fallback_operators, summary.fallbacks) == (0, ())
     assert summary.native_operators > 5
@@ -114,11 +98,11 @@ def test_openvino_is_refused_where_its_products_saturate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(static_onnx, "adds_in_16_bits", lambda: True)
-    folder = build_of(tmp_path / "text", text())
+    folder = finished(tmp_path / "text", text())
     with pytest.raises(ArchNetError, match=r"in 16 bits, where those of layer0\.query saturate") as caught:
         open_backend("openvino", folder)
     assert caught.value.fix == "take another --backend here (onnxruntime, tvm, iree)"
-    folder = build_of(tmp_path / "cnn", image_graph("cnn", Bits(4, 8)))  # fits 16 bits
+    folder = finished(tmp_path / "cnn", image_graph("cnn", Bits(4, 8)))  # fits 16 bits
     with pytest.raises(ArchNetError, match="openvino"):
         open_backend("openvino", folder)  # it is not installed, or nothing is compiled
 
@@ -129,7 +113,7 @@ def test_sentences_are_padded_to_the_compiled_length_and_longer_ones_refused(
 ) -> None:
     monkeypatch.setattr(static_onnx, "adds_in_16_bits", lambda: False)  # not about integers
     graph = tiny_encoder(np.random.default_rng(0), pooled=False)
-    folder = build_of(tmp_path / "build", graph)
+    folder = finished(tmp_path / "build", graph)
     with pytest.raises(ArchNetError, match="holds nothing that openvino compiled") as caught:
         open_backend("openvino", folder)
     assert caught.value.fix == "archnet compile DIR --target openvino"
@@ -161,7 +145,7 @@ def test_products_in_float_are_fallbacks_and_other_floats_are_named() -> None:
 
 
 def test_onnxruntime_joins_every_product_and_writes_an_ort_file(tmp_path: Path) -> None:
-    folder = build_of(tmp_path / "build", text())
+    folder = finished(tmp_path / "build", text())
     (summary,) = compile_for(folder, "onnxruntime", sequence=SEQUENCE)
     assert (summary.fallback_operators, summary.sequence, summary.binary) == (0, SEQUENCE, "model.ort")
     assert summary.float_operators == ("1 Minimum", "1 Softmax", "the outputs' scale")
@@ -171,7 +155,7 @@ def test_onnxruntime_joins_every_product_and_writes_an_ort_file(tmp_path: Path) 
 
 
 def test_compile_refuses_needless_lengths(tmp_path: Path) -> None:
-    folder = build_of(tmp_path / "build", image_graph("cnn", Bits(8, 8)))
+    folder = finished(tmp_path / "build", image_graph("cnn", Bits(8, 8)))
     with pytest.raises(ArchNetError, match="reads no tokens, so it has no --seq-len"):
         compile_for(folder, "onnxruntime", sequence=4)
     assert [p.name for p in (folder / "compiled").iterdir()] == []
@@ -179,12 +163,12 @@ def test_compile_refuses_needless_lengths(tmp_path: Path) -> None:
 
 def test_encoder_and_decoder_are_each_compiled_as_they_are_alone(tmp_path: Path) -> None:
     graphs = frozen_translation()[1]
-    folder = writer(tmp_path / "build", graphs)
+    folder = finished(tmp_path / "build", graphs)
     summaries = compile_for(folder, "onnxruntime", sequence=SEQUENCE)
     assert [summary.part for summary in summaries] == ["encoder", "decoder"]
     place = Path("compiled") / "onnxruntime" / "model.onnx"
     for summary in summaries:
-        alone = build_of(tmp_path / summary.part, graphs[summary.part])
+        alone = finished(tmp_path / summary.part, graphs[summary.part])
         (wanted,) = compile_for(alone, "onnxruntime", sequence=SEQUENCE)
         assert summary == replace(wanted, part=summary.part)
         assert (folder / summary.part / place).read_bytes() == (alone / place).read_bytes()
@@ -196,7 +180,7 @@ def test_encoder_and_decoder_are_each_compiled_as_they_are_alone(tmp_path: Path)
 @pytest.mark.parametrize("kind", STEPS)
 def test_steps_of_decoders_have_the_integers_of_the_reference(tmp_path: Path, name: str, kind: str) -> None:
     graph, feeds = walked(kind)
-    folder = build_of(tmp_path / "build", graph)
+    folder = finished(tmp_path / "build", graph)
     (summary,) = compile_for(folder, name)
     assert (summary.fallback_operators, summary.fallbacks) == (0, ())
     if name == "openvino" and adds_in_16_bits():
@@ -215,7 +199,7 @@ def test_steps_of_decoders_have_the_integers_of_the_reference(tmp_path: Path, na
 @pytest.mark.parametrize("kind", STEPS)
 def test_a_step_with_a_cache_has_no_length_but_that_of_the_source(tmp_path: Path, kind: str) -> None:
     graph, _ = walked(kind)
-    folder = build_of(tmp_path / "build", graph)
+    folder = finished(tmp_path / "build", graph)
     if kind == "translation":
         (summary,) = compile_for(folder, "onnxruntime", sequence=5)
         assert summary.sequence == 5
@@ -228,7 +212,7 @@ def test_a_step_with_a_cache_has_no_length_but_that_of_the_source(tmp_path: Path
 @pytest.mark.parametrize(("target", "machine"), [("tvm-x86-64", 0x3E), ("tvm-riscv64", 0xF3)])
 def test_tvm_writes_a_library_of_the_processor(tmp_path: Path, target: str, machine: int) -> None:
     pytest.importorskip("tvm", reason="needs archnet[tvm]")
-    folder = build_of(tmp_path / "build", text())
+    folder = finished(tmp_path / "build", text())
     (summary,) = compile_for(folder, target)
     library = (folder / "compiled" / target / "model.so").read_bytes()
     assert int.from_bytes(library[18:20], "little") == machine
@@ -252,7 +236,7 @@ def test_c_source_computes_the_integers_on_every_processor(tmp_path: Path, kind:
     pytest.importorskip("tvm", reason="needs archnet[tvm]")
     pytest.importorskip("ziglang", reason="needs archnet[tvm]")
     graph = C_NETWORKS[kind]()
-    folder = build_of(tmp_path / "build", graph)
+    folder = finished(tmp_path / "build", graph)
     compile_for(folder, "tvm-c", sequence=SEQUENCE if kind.startswith("text") else None)
     source = folder / "compiled" / "tvm-c"
     fed = feed(graph, given(graph, batch=1))

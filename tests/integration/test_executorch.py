@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from archnet.build import BuildDir
-from archnet.config import Bits, ConvertSettings
+from archnet.config import Bits
 from archnet.graph import QuantizedGraph
-from archnet.storage import save_graph
 from archnet.targets.chips import CHIPS as ALL_CHIPS
 from archnet.targets.executorch import Signature, compile_program
 from archnet.targets.toolchain import find_toolchain
+from tests.builds import finished
 from tests.graphs import tiny_encoder
 from tests.image_graphs import image_graph
 from tests.small_translation import frozen_translation
@@ -69,15 +68,6 @@ DTYPES = {"int8": 1, "int16": 2}
 """ExecuTorch's numbers of them."""
 
 
-def finished(folder: Path, graphs: dict[str, QuantizedGraph]) -> Path:
-    """A finished build of a network, or of a part in a folder of its name each."""
-    with BuildDir.open_for_convert(folder, ConvertSettings("ethos-u55", Bits(8, 8)), "abc") as made:
-        for part, graph in graphs.items():
-            save_graph(graph, folder / part / "graph")
-        made.finish({})
-    return folder
-
-
 def graphs_of(name: str) -> dict[str, QuantizedGraph]:
     if name == "text":
         return {"": tiny_encoder(np.random.default_rng(0), layers=2, embedding="host", concat=True)}
@@ -109,7 +99,7 @@ def test_every_network_is_one_delegate_whose_operators_are_all_on_the_npu(
     tmp_path: Path, name: str, chip: str
 ) -> None:
     graphs = graphs_of(name)
-    build = finished(tmp_path / "a build", graphs)
+    build = finished(tmp_path / "a build", graphs, "ethos-u55")
     summaries = compile_for(build, chip, seconds=300)
     assert [s.part for s in summaries] == [part if len(graphs) > 1 else "" for part in graphs]
     for part, summary in zip(graphs, summaries, strict=True):
@@ -126,7 +116,7 @@ def test_every_network_is_one_delegate_whose_operators_are_all_on_the_npu(
 def test_executorchs_runtime_reads_the_program_up_to_the_chip(tmp_path: Path) -> None:
     import torch
 
-    build = finished(tmp_path / "build", graphs_of("cnn"))
+    build = finished(tmp_path / "build", graphs_of("cnn"), "ethos-u55")
     compile_for(build, "executorch-u55-256", seconds=300)
     made = build / "compiled" / "executorch-u55-256"
     told, printed = look(made / "model.pte", str(Path(torch.__file__).parents[1]))

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from archnet.agreement import IntegerComparison
 from archnet.backends import open_backend
 from archnet.backends.static_qdq import restored, row_inputs
-from archnet.build import BuildDir
 from archnet.compiling import compile_for
-from archnet.config import Bits, ConvertSettings
+from archnet.config import Bits
 from archnet.errors import ArchNetError
 from archnet.export.qdq import QdqModel, build_qdq
 from archnet.graph import QuantizedGraph
@@ -26,6 +25,7 @@ from archnet.storage import save_graph
 from archnet.targets.qualcomm import PROCESSORS, Emulator, compile_qnn
 from archnet.targets.toolchain import find_toolchain
 from tests.attention_graphs import with_padding
+from tests.builds import finished
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph, images
 from tests.integration.test_target_operators import SEQUENCE, alone, name_of, probed, random_feeds
@@ -53,17 +53,10 @@ def network(name: str) -> tuple[QuantizedGraph, dict[str, NDArray[Any]]]:
     }
 
 
-def build_of(graph: QuantizedGraph, folder: Path) -> Path:
-    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
-        save_graph(graph, folder / "graph")
-        made.finish({})
-    return folder
-
-
 @pytest.mark.parametrize("name", ["text", "text_w4a8", "cnn", "vit"])
 def test_whole_networks_run_on_htp_within_one_of_the_reference(tmp_path: Path, name: str) -> None:
     graph, inputs = network(name)
-    build = build_of(graph, tmp_path / "build")
+    build = finished(tmp_path / "build", graph)
     (summary,) = compile_for(build, "qualcomm-htp-v73", seconds=600)
     assert (summary.fallback_operators, summary.fallbacks) == (0, ())
     assert summary.native_operators > 5
@@ -86,7 +79,7 @@ def test_whole_networks_run_on_htp_within_one_of_the_reference(tmp_path: Path, n
 @pytest.mark.parametrize("chip", list(PROCESSORS)[1:])
 def test_the_other_processors_take_it_whole(tmp_path: Path, chip: str) -> None:
     graph, _ = network("text")
-    (summary,) = compile_for(build_of(graph, tmp_path / "build"), chip, seconds=600)
+    (summary,) = compile_for(finished(tmp_path / "build", graph), chip, seconds=600)
     assert (summary.fallback_operators, summary.binary) == (0, "context_qnn.bin")
 
 
@@ -138,12 +131,12 @@ def test_what_htp_does_not_take_is_named(tmp_path: Path) -> None:
 def test_activations_below_8_bits_are_refused(tmp_path: Path) -> None:
     graph = tiny_encoder(np.random.default_rng(0), weight_bits=4, activation_bits=4)
     with pytest.raises(ArchNetError, match=r"Requantize\) is not exact on HTP") as caught:
-        compile_for(build_of(graph, tmp_path / "build"), "qualcomm-htp-v73")
+        compile_for(finished(tmp_path / "build", graph), "qualcomm-htp-v73")
     assert "--target qualcomm-htp" in caught.value.fix
 
 
 def test_a_build_of_another_network_is_refused(tmp_path: Path) -> None:
-    build = build_of(network("text")[0], tmp_path / "build")
+    build = finished(tmp_path / "build", network("text")[0])
     with pytest.raises(ArchNetError, match="is not compiled for an HTP") as caught:
         open_backend("qualcomm-htp", build)
     assert caught.value.fix == f"archnet compile {build} --target qualcomm-htp-v73"

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from archnet.backends import open_backend
 from archnet.backends.rockchip import Rk3588Backend
-from archnet.build import BuildDir
 from archnet.compiling import compile_for
-from archnet.config import Bits, ConvertSettings
+from archnet.config import Bits
 from archnet.errors import ArchNetError
 from archnet.export.qdq import build_qdq, export_qdq
 from archnet.graph import QuantizedGraph
@@ -21,10 +20,10 @@ from archnet.metrics import cosine
 from archnet.operators import Op
 from archnet.reference import execute
 from archnet.routes.rockchip import FORM
-from archnet.storage import save_graph
 from archnet.targets.rockchip import read_log
 from archnet.targets.toolchain import find_toolchain
 from archnet.targets.worker import Worker
+from tests.builds import finished
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph, images
 from tests.integration.test_target_operators import (
@@ -64,9 +63,7 @@ def network(kind: str) -> tuple[QuantizedGraph, dict[str, NDArray[np.generic]]]:
 def test_a_network_is_on_the_npu_and_its_integers_are_ours(tmp_path: Path, kind: str, chip: str) -> None:
     graph, inputs = network(kind)
     folder = tmp_path / "build"
-    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
-        save_graph(graph, folder / "graph")
-        made.finish({})
+    finished(folder, graph)
     (summary,) = compile_for(folder, chip, seconds=1200)
     assert summary.fallback_operators == 0
     assert summary.native_operators > 5

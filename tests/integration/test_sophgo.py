@@ -10,20 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 from archnet.backends import open_backend
-from archnet.build import BuildDir
 from archnet.compiling import compile_for
-from archnet.config import Bits, ConvertSettings
+from archnet.config import Bits
 from archnet.errors import ArchNetError
 from archnet.graph import QuantizedGraph
 from archnet.metrics import cosine
 from archnet.operators import Op
 from archnet.reference import execute
 from archnet.routes import reads_tokens
-from archnet.storage import save_graph
 from archnet.targets import load_profile
 from archnet.targets.toolchain import find_toolchain
 from tests.archnet.test_freeze import quantized
 from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
+from tests.builds import finished
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph, images
 from tests.integration.test_target_operators import SEQUENCE, alone, name_of, probed, random_feeds
@@ -75,14 +74,6 @@ def inputs_of(graph: QuantizedGraph) -> Feeds:
     if any(spec.name == "pixel_values" for spec in graph.inputs):
         return {"pixel_values": images(2, 3)["pixel_values"].numpy()}
     return dict(random_inputs(np.random.default_rng(5), graph, batch=2, sequence=graph.max_sequence))
-
-
-def finished(folder: Path, graph: QuantizedGraph) -> Path:
-    """A build folder with a network."""
-    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", W8A8), "abc") as made:
-        save_graph(graph, folder / "graph")
-        made.finish({})
-    return folder
 
 
 @pytest.mark.parametrize("chip", CHIPS)

@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 
 from archnet.api import original_on_chip
-from archnet.build import BuildDir
-from archnet.config import Bits, ConvertSettings
+from archnet.config import Bits
 from archnet.graph import QuantizedGraph
 from archnet.operators import Op
 from archnet.probing import probe
 from archnet.single_operators import OPERATORS
-from archnet.storage import save_graph
 from archnet.targets.chips import CHIPS as ALL_CHIPS
 from archnet.targets.profile import load_profile
 from archnet.targets.toolchain import find_toolchain
 from tests.archnet.test_freeze import quantized
 from tests.attention_graphs import with_padding
+from tests.builds import finished
 from tests.graphs import tiny_encoder
 from tests.hf_models import make_image_folder, make_model_folder
 from tests.image_graphs import AVERAGES, average_graph, image_graph
@@ -57,9 +56,7 @@ def network(name: str) -> QuantizedGraph:
 )
 def test_every_operator_is_placed_on_the_npu(tmp_path: Path, name: str, accelerator: str) -> None:
     folder = tmp_path / "build"
-    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
-        save_graph(network(name), folder / "graph")
-        made.finish({})
+    finished(folder, network(name))
     (summary,) = compile_for(folder, accelerator, seconds=120)
     assert summary.fallback_operators == 0
     assert summary.native_operators > 5
@@ -72,9 +69,7 @@ def test_every_operator_is_placed_on_the_npu(tmp_path: Path, name: str, accelera
 @pytest.mark.parametrize("kind", STEPS)
 def test_a_decoders_step_is_whole_on_the_npu(tmp_path: Path, kind: str, accelerator: str) -> None:
     folder = tmp_path / "build"
-    with BuildDir.open_for_convert(folder, ConvertSettings("archnet", Bits(8, 8)), "abc") as made:
-        save_graph(walked(kind)[0], folder / "decoder" / "graph")
-        made.finish({})
+    finished(folder, {"decoder": walked(kind)[0]})
     (summary,) = compile_for(folder, accelerator, seconds=120)
     assert (summary.fallback_operators, summary.part) == (0, "")
     assert summary.native_operators > 40

@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 
 from archnet.atomic import write_json
-from archnet.build import BuildDir
-from archnet.config import Bits, ConvertSettings
 from archnet.errors import ArchNetError
 from archnet.results import read_metrics
-from archnet.storage import save_graph
 from archnet.targets.chips import CHIPS, find_chip
 from archnet.targets.drivers.runner import load
 from archnet.targets.toolchain import RECORD, find_toolchain
 from archnet.targets.worker import DRIVERS
+from tests.builds import finished
 from tests.graphs import tiny_encoder
 
 pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
@@ -54,10 +52,7 @@ echo '{{"result": {{"refused": "RawWriter expects a graph without CPU operations
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "a build"
-    with BuildDir.open_for_convert(folder, ConvertSettings("ethos-u65", Bits(8, 8)), "abc") as made:
-        save_graph(tiny_encoder(np.random.default_rng(0)), folder / "graph")
-        made.finish({})
-    return folder
+    return finished(folder, tiny_encoder(np.random.default_rng(0)), "ethos-u65")
 
 
 def stand_in(script: str, request: Path) -> None:
