@@ -52,7 +52,7 @@ Format = Callable[..., str]
         (numbers.significant, 0.0004567, "0.000457"),
         (numbers.significant, -12.345, "−12.3"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_numbers_read_as_people_write_them(form: Format, value: float | None, text: str) -> None:
     assert form(value).replace("\u202f", " ").strip() == text
