@@ -12,7 +12,7 @@ from archnet.method import Method
 
 PRESETS = ("fast", "balanced", "best")
 EMBEDDING_FORMS = ("gather", "one-hot", "host", "code")
-ATTENTION_FORMS = ("softmax", "table", "relu", "mixing")
+ATTENTION_FORMS = ("softmax", "table", "logsum", "relu", "mixing")
 NORM_FORMS = ("static", "corrected")
 KNOWN_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (8, 6, 4))
 AUTO_BITS = "auto"

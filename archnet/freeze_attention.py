@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archnet.calibration.affine import MAX_MULTIPLIER, fit_output_scale, operand_scale, quantize_affine
+from archnet.calibration.log_sum import log_sum_tables
 from archnet.calibration.lsq import ActivationQuantizer
 from archnet.converters.softmax import of_windows, window_of
 from archnet.freeze_embedding import position_rows
@@ -64,12 +65,9 @@ def _softmax_context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], m
     if mask is not None:
         spec = TensorSpec(f"{site.name}/masked", square, "int8", bits, scale)
         scores = b.add(Op.MASK, site, "masked", (scores, mask), spec)
-    powers = np.rint(2.0**SOFTMAX_TABLE_SHIFT * np.exp(-np.arange(256) * scale)).astype(np.int32)
-    table = b.constant(f"{site.name}.softmax_table", powers)
     share = float(np.float32(1.0 / module.levels))
     spec = TensorSpec(f"{site.name}/probabilities", square, "uint8", module.share_bits, share)
-    softmax = Op.TABLE_SOFTMAX if site.attributes.get("form") == "table" else Op.SOFTMAX
-    shares = b.add(softmax, site, "probabilities", (scores, table), spec)
+    shares = _shares(b, site, scores, spec)
     heads_shape: tuple[Dim, ...] = (*square[:3], b.tensors[value].shape[-1])
     scale_v = b.tensors[value].scale or 0.0
     wished = max(b.scales[site.name], share * scale_v / LARGEST_FACTOR)
@@ -78,6 +76,23 @@ def _softmax_context(b: GraphBuilder, site: Site, parts: tuple[str, str, str], m
     assert observer is not None
     spec = TensorSpec(f"{site.name}/heads", heads_shape, "int8", observer.bits, scale)
     return b.add(Op.MATMUL, site, "heads", (shares, value), spec, transpose_b=False, multiplier=multiplier)
+
+
+def _shares(b: GraphBuilder, site: Site, scores: str, spec: TensorSpec) -> str:
+    """Softmax of the scores, in the form that the site has."""
+    scale = b.tensors[scores].scale or 0.0
+    if site.attributes.get("form") == "logsum":
+        tables = log_sum_tables(scale, spec.levels, spec.range[1])
+        names = tuple(
+            b.constant(f"{site.name}.{part}", getattr(tables, part))
+            for part in ("exponentials", "logs", "shares")
+        )
+        numbers = {"multiplier": tables.multiplier, "shift": tables.shift}
+        return b.add(Op.LOG_SUM_SOFTMAX, site, "probabilities", (scores, *names), spec, **numbers)
+    powers = np.rint(2.0**SOFTMAX_TABLE_SHIFT * np.exp(-np.arange(256) * scale)).astype(np.int32)
+    table = b.constant(f"{site.name}.softmax_table", powers)
+    softmax = Op.TABLE_SOFTMAX if site.attributes.get("form") == "table" else Op.SOFTMAX
+    return b.add(softmax, site, "probabilities", (scores, table), spec)
 
 
 def _products(b: GraphBuilder, site: Site, parts: tuple[str, str, str], module: QuantizedAttention) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from archnet.calibration.affine import MAX_MULTIPLIER, accumulator_factor
+from archnet.calibration.log_sum import MOST_SHIFT
 from archnet.graph import WIDEN_SHIFT, Dim, Node, QuantizedGraph, TensorSpec
 from archnet.node_check import (
     MAX_SEQUENCE,
@@ -200,6 +201,21 @@ def _softmax(c: NodeCheck) -> Shape:
     return x.shape
 
 
+def _log_sum_softmax(c: NodeCheck) -> Shape:
+    x = c.tensor(0, "int8")
+    for index, dtype in ((1, "int32"), (2, "int32"), (3, "uint8")):
+        name, table = c.node.inputs[index], c.constant(index, dtype, (256,))
+        check_range(name, table, c.output.range if index == 3 else (0, 255))
+        falls = bool((np.diff(table.astype(np.int64)) <= 0).all())
+        rises = bool((np.diff(table.astype(np.int64)) >= 0).all())
+        require(rises if index == 2 else falls, f"its table {name} {'falls' if index == 2 else 'rises'}")
+    c.output_is("uint8")
+    c.integer("multiplier", 1, MAX_MULTIPLIER)
+    c.integer("shift", 0, MOST_SHIFT)
+    require(c.extent(x.shape[-1]) <= MAX_SEQUENCE, f"spans more than {MAX_SEQUENCE} positions")
+    return x.shape
+
+
 def _add(c: NodeCheck) -> Shape:
     a, b = c.tensor(0, "int8", "uint8"), c.tensor(1, "int8", "uint8")
     c.output_is("int8", "uint8")
@@ -339,6 +355,7 @@ OPERATORS: dict[Op, tuple[int, Callable[[NodeCheck], Shape]]] = {
     Op.MASK: (2, _mask),
     Op.SOFTMAX: (2, _softmax),
     Op.TABLE_SOFTMAX: (2, _softmax),
+    Op.LOG_SUM_SOFTMAX: (4, _log_sum_softmax),
     Op.MEAN_MATMUL: (-3, _mean_matmul),
     Op.RELATIVE_MATMUL: (3, _relative_matmul),
     Op.ZERO_PAD: (-1, _zero_pad),

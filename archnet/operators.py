@@ -22,6 +22,7 @@ class Op(StrEnum):
     MATMUL = "MatMul"
     SOFTMAX = "Softmax"
     TABLE_SOFTMAX = "TableSoftmax"
+    LOG_SUM_SOFTMAX = "LogSumSoftmax"
     MEAN_MATMUL = "MeanMatMul"
     RELATIVE_MATMUL = "RelativeMatMul"
     TOKEN_MIX = "TokenMixing"

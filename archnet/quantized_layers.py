@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from archnet.calibration.log_sum import log_sum_shares
 from archnet.calibration.lsq import ActivationQuantizer, WeightQuantizer
 from archnet.calibration.observers import sample_of
 from archnet.calibration.widths import STORED_BITS
@@ -80,7 +81,12 @@ class QuantizedAttention(nn.Module):
             fewer bits have as many times fewer.
         cap: that products are bounded to (`archnet.converters.softmax.bounded`); 0 for none.
         window: tokens of each window that attention stays within; 0 where all tokens see each other.
+
+    Attributes:
+        log_sum: whether probabilities are those of `archnet.calibration.log_sum`.
     """
+
+    log_sum = False
 
     def __init__(
         self,
@@ -131,10 +137,16 @@ class QuantizedAttention(nn.Module):
             if keep is not None:
                 scores = torch.where(keep, scores, self.scores.low * self.scores.scale)
             probabilities = torch.softmax(scores, -1)
-            integers = (probabilities * self.levels).round_().clamp_(max=2**self.share_bits - 1)
-            rounded = integers.div_(self.levels)
+            rounded = self._rounded(scores, probabilities)
             probabilities = probabilities + (rounded - probabilities).detach()
         return merge_heads(probabilities.to(value.dtype) @ value, self.heads)
+
+    def _rounded(self, scores: Tensor, probabilities: Tensor) -> Tensor:
+        """The probabilities that the integer network has."""
+        greatest = 2**self.share_bits - 1
+        if self.log_sum:
+            return log_sum_shares(scores, self.scores.scale, self.levels, greatest)
+        return (probabilities * self.levels).round_().clamp_(max=greatest).div_(self.levels)
 
     def _bounded(self, products: Tensor, keep: Tensor | None) -> Tensor:
         """What a table makes of products."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from archnet.calibration.affine import requantize, round_shift
+from archnet.calibration.log_sum import NUMERATOR, NUMERATOR_SHIFT, OCTAVES
 from archnet.errors import ArchNetError
 from archnet.graph import WIDEN_SHIFT, Dim, Node, QuantizedGraph, TensorSpec
 from archnet.integer_product import integer_matmul
@@ -210,6 +211,27 @@ def softmax(call: Call, x: Array, table: Array) -> Array:
     return call.clamp((2 * call.output.levels * weights + total) // (2 * total))
 
 
+def log_sum_softmax(call: Call, x: Array, exponentials: Array, logs: Array, shares: Array) -> Array:
+    """shares[min(2**shift * below + log, 255)] over the last axis: a softmax without a division.
+
+    below = max(x) - x                                                        bytes
+    total = sum(exponentials[below])                                          in units of 1 / 256
+    octave[k] = min(round(511 * total / 2**(10 + k)), 255) for k = 0 .. 9     total / 2**k, units of 1 / 128
+    log = round(multiplier * sum(logs[octave]) / 2**16)                       in steps of scale_x / 2**shift
+
+    x int8; exponentials and logs int32 (256,), shares uint8 (256,): `archnet.calibration.log_sum` makes them.
+    No sum of up to 1,024 keys gives a half in either rounding, below 255.
+    """
+    wide = x.astype(np.int64)
+    below = wide.max(axis=-1, keepdims=True) - wide
+    total = exponentials[below].astype(np.int64).sum(axis=-1, keepdims=True)
+    shifts = NUMERATOR_SHIFT + np.arange(OCTAVES)
+    octaves = np.minimum((NUMERATOR * total + 2 ** (shifts - 1)) >> shifts, 255)
+    summed = logs[octaves].astype(np.int64).sum(axis=-1, keepdims=True)
+    exponents = (below << call.integer("shift")) + requantize(summed, call.integer("multiplier"))
+    return np.asarray(shares[np.minimum(exponents, 255)])
+
+
 def add(call: Call, a: Array, b: Array) -> Array:
     """clamp(round_half_even((a * multiplier_a + b * multiplier_b) / 2**16)), a and b broadcast."""
     wide_a = a.astype(np.int64) * call.integer("multiplier_a")
@@ -279,6 +301,7 @@ OPERATORS: dict[Op, Callable[..., Array]] = {
     Op.MASK: mask,
     Op.SOFTMAX: softmax,
     Op.TABLE_SOFTMAX: softmax,
+    Op.LOG_SUM_SOFTMAX: log_sum_softmax,
     Op.MEAN_MATMUL: mean_matmul,
     Op.RELATIVE_MATMUL: relative_matmul,
     Op.ZERO_PAD: zero_pad,

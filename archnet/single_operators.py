@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archnet.calibration.affine import fit_operand_scale, fit_output_scale, fit_weight_scale
+from archnet.calibration.log_sum import log_sum_tables
 from archnet.config import Bits
 from archnet.graph import AttributeValue, QuantizedGraph, TensorSpec
 from archnet.operators import Op
@@ -131,6 +132,16 @@ def _softmax(op: Op) -> Builder:
         return s.graph(op, (x.name, s.constant("powers", powers)), s.result(_SQUARE, "uint8", bits, share))
 
     return build
+
+
+def _log_sum_softmax(s: SingleOperator) -> QuantizedGraph:
+    x, bits = s.tensor("x", _SQUARE), s.bits.activations
+    levels = s.share_levels >> (8 - bits)
+    tables = log_sum_tables(SCALE, levels, 2**bits - 1)
+    names = [s.constant(part, getattr(tables, part)) for part in ("exponentials", "logs", "shares")]
+    result = s.result(_SQUARE, "uint8", bits, float(np.float32(1.0 / levels)))
+    numbers = {"multiplier": tables.multiplier, "shift": tables.shift}
+    return s.graph(Op.LOG_SUM_SOFTMAX, (x.name, *names), result, **numbers)
 
 
 def _minimum(s: SingleOperator) -> QuantizedGraph:
@@ -265,6 +276,7 @@ OPERATORS: Mapping[Op, Mapping[str, Builder]] = {
     Op.MATMUL: {"queries and keys": _scores, "probabilities and values": _context},
     Op.SOFTMAX: {"rank 4": _softmax(Op.SOFTMAX)},
     Op.TABLE_SOFTMAX: {"rank 4": _softmax(Op.TABLE_SOFTMAX)},
+    Op.LOG_SUM_SOFTMAX: {"rank 4": _log_sum_softmax},
     Op.MEAN_MATMUL: {"rank 4": _mean_matmul},
     Op.RELATIVE_MATMUL: {"rank 4": _relative_matmul},
     Op.MASK: {"rank 4": _minimum},

@@ -22,6 +22,7 @@ CONVERTERS: tuple[Converter, ...] = (
     ActivationConverter(Op.SILU),
     ActivationConverter(Op.TANH),
     SoftmaxConverter("table"),
+    SoftmaxConverter("logsum"),
     SoftmaxConverter("relu"),
     MixingConverter(),
 )

@@ -1,10 +1,11 @@
-"""Attention's softmax -> its table form, or ReLU divided by the number of keys.
+"""Attention's softmax -> other arithmetic for it, or ReLU divided by the number of keys.
 
 Scores s = scale * q k, over the n keys that a query sees: those of a sentence that are no padding (of the
 source's, in cross-attention), and in causal attention those up to its own place, t + 1 at place t:
 
     softmax   p = exp(s) / sum(exp(s))
     table     the same numbers; the exponentials come from a table, the rest is integer arithmetic
+    logsum    p = exp(s - max(s) - log(sum(exp(s - max(s))))), from tables of 256 entries, without division
     relu      p = max(s, 0) / n                        (arXiv 2309.08586, with n counted and not constant)
 
 Softmax becomes relu by a blend in which the new part is at first divided by its own sum, as softmax is,
@@ -18,6 +19,7 @@ layer's bias, of which softmax sees nothing, learns it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -129,28 +131,31 @@ def _split(x: Tensor, heads: int) -> Tensor:
     return x.reshape(*x.shape[:2], heads, x.shape[-1] // heads).transpose(1, 2)
 
 
+SOFTMAX_FORMS: Mapping[str, tuple[Op, str]] = {
+    "table": (Op.TABLE_SOFTMAX, "softmax by a table and integer arithmetic"),
+    "logsum": (Op.LOG_SUM_SOFTMAX, "softmax by tables of 256 entries, without division"),
+}
+"""Forms that are softmax in other arithmetic, and take whatever scores it takes: operator, and in words."""
+
+
 class SoftmaxConverter:
-    """Attention of another form: "table" or "relu"; see the module's text."""
+    """Attention of another form: "relu", or one of SOFTMAX_FORMS; see the module's text."""
 
     source = Op.ATTENTION
 
     def __init__(self, form: str) -> None:
-        self.form = form
-        self.needs: tuple[Op, ...] = (Op.MATMUL, Op.TABLE_SOFTMAX if form == "table" else Op.MEAN_MATMUL)
-        self.becomes = (
-            "softmax by a table and integer arithmetic"
-            if form == "table"
-            else "MatMul, ReLU, mean of values over valid keys"
-        )
+        op, words = SOFTMAX_FORMS.get(form, (Op.MEAN_MATMUL, "MatMul, ReLU, mean of values over valid keys"))
+        self.form, self.becomes = form, words
+        self.needs: tuple[Op, ...] = (Op.MATMUL, op)
 
     def rejects(self, site: Site, network: Network) -> str | None:
-        """Only the table form takes scores with a learned bias, which has the same scores as softmax."""
-        return None if self.form == "table" else unbiased_only(site, self.form)
+        """Only what has the same scores as softmax takes those with a learned bias."""
+        return None if self.form in SOFTMAX_FORMS else unbiased_only(site, self.form)
 
     def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
-        """The same site in another form; relu has a blend, the table form computes what softmax does."""
+        """The same site in another form; relu has a blend, the others need none."""
         new = replace(site, attributes={**site.attributes, "form": self.form})
-        if self.form == "table":
+        if self.form in SOFTMAX_FORMS:
             return Replacement((new,))
         heads, scale = int(site.attributes["heads"]), float(site.attributes["scale"])
         module = SoftmaxToReLU(heads, scale, causal=bool(site.attributes.get("causal", False)))

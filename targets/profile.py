@@ -36,6 +36,7 @@ _NEEDED_BY_FORM: Mapping[str, tuple[Op, ...]] = {
 _NEEDED_BY_ATTENTION: Mapping[str, tuple[Op, ...]] = {
     "softmax": (Op.MATMUL, Op.SOFTMAX),
     "table": (Op.MATMUL, Op.TABLE_SOFTMAX),
+    "logsum": (Op.MATMUL, Op.LOG_SUM_SOFTMAX),
     "relu": (Op.MATMUL, Op.MEAN_MATMUL),
     "mixing": (Op.LINEAR, Op.CONCAT, Op.RELU, Op.ZERO_PAD, Op.CROP),
 }

@@ -8,16 +8,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from archnet.calibration.log_sum import log_sum_tables
 from archnet.config import Bits
 from archnet.graph import Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
 from archnet.single_operators import single_operator
+
+LOG_SUM_TABLES = ("exponentials", "logs", "shares")
 
 
 def with_table_softmax(graph: QuantizedGraph) -> QuantizedGraph:
     """Every Softmax as TableSoftmax."""
     nodes = [replace(n, op=Op.TABLE_SOFTMAX) if n.op is Op.SOFTMAX else n for n in graph.nodes]
     return replace(graph, nodes=tuple(nodes))
+
+
+def with_log_sum_softmax(graph: QuantizedGraph) -> QuantizedGraph:
+    """Every Softmax without division, from tables for its scores' scale."""
+    nodes, constants = [], dict(graph.constants)
+    for node in graph.nodes:
+        if node.op is Op.SOFTMAX:
+            scores, shares = graph.tensors[node.inputs[0]], graph.tensors[node.output]
+            assert scores.scale is not None
+            tables = log_sum_tables(scores.scale, shares.levels, shares.range[1])
+            made = {f"{node.name}.{part}": getattr(tables, part) for part in LOG_SUM_TABLES}
+            constants |= made
+            numbers = {"multiplier": tables.multiplier, "shift": tables.shift}
+            inputs = (scores.name, *made)
+            node = replace(node, op=Op.LOG_SUM_SOFTMAX, inputs=inputs, attributes=numbers)
+        nodes.append(node)
+    used = {name for node in nodes for name in node.inputs} | {h.table for h in graph.host_tables}
+    constants = {name: value for name, value in constants.items() if name in used}
+    return replace(graph, nodes=tuple(nodes), constants=constants)
 
 
 def with_relu_attention(graph: QuantizedGraph, *, masked: bool = True) -> QuantizedGraph:

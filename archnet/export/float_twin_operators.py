@@ -319,6 +319,7 @@ LOWERINGS: dict[Op, Callable[[TwinLowering, Node], None]] = {
     Op.MASK: _mask,
     Op.SOFTMAX: _softmax,
     Op.TABLE_SOFTMAX: _softmax,
+    Op.LOG_SUM_SOFTMAX: _softmax,
     Op.ADD: _add,
     Op.MUL: _mul,
     Op.REQUANTIZE: _requantize,

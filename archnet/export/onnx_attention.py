@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 from onnx import TensorProto
 
+from archnet.calibration.log_sum import NUMERATOR, NUMERATOR_SHIFT, OCTAVES
 from archnet.export.onnx_model import ELEMENT_TYPES
 from archnet.export.onnx_state import Lowering
 from archnet.graph import MULTIPLIER_SHIFT, Node
@@ -37,6 +38,38 @@ def lower_table_softmax(state: Lowering, node: Node) -> None:
         greatest = make.constant(f"i32:greatest:{spec.range[1]}", np.int32(spec.range[1]))
         shares = make.node("Min", [shares, greatest], f"{key}/cut")
     state.define(key, make.node("Cast", [shares], key, to=ELEMENT_TYPES[spec.dtype]), "logical")
+
+
+def lower_log_sum_softmax(state: Lowering, node: Node) -> None:
+    """`archnet.reference.log_sum_softmax`, all of it in int32; divisions are of positive numbers."""
+    x, exponentials, logs, shares = node.inputs
+    make, key, constants = state.onnx, node.output, state.graph.constants
+    last = make.integers(-1)
+
+    def number(value: int) -> str:
+        return make.constant(f"i32:{value}", np.int32(value))
+
+    def looked_up(name: str, at: str, part: str) -> str:
+        table = make.constant(name, constants[name])
+        return make.node("Gather", [table, at], f"{key}/{part}", axis=0)
+
+    wide = make.node("Cast", [state.integer(x, "logical")], f"{key}/wide", to=ELEMENT_TYPES["int32"])
+    top = make.node("ReduceMax", [wide, last], f"{key}/top", keepdims=1)
+    below = make.node("Sub", [top, wide], f"{key}/below")
+    total = make.node("ReduceSum", [looked_up(exponentials, below, "weights"), last], f"{key}/total")
+    whole = 2 ** (NUMERATOR_SHIFT + np.arange(OCTAVES, dtype=np.int32))
+    numerator = make.node("Mul", [total, number(NUMERATOR)], f"{key}/numerator")
+    rounded = make.node("Add", [numerator, make.constant("i32:half octaves", whole // 2)], f"{key}/rounded")
+    octaves = make.node("Div", [rounded, make.constant("i32:octaves", whole)], f"{key}/octaves")
+    octaves = make.node("Min", [octaves, number(255)], f"{key}/bytes")
+    summed = make.node("ReduceSum", [looked_up(logs, octaves, "logs"), last], f"{key}/summed")
+    scaled = make.node("Mul", [summed, number(cast(int, node.attributes["multiplier"]))], f"{key}/scaled")
+    scaled = make.node("Add", [scaled, number(2 ** (MULTIPLIER_SHIFT - 1))], f"{key}/half")
+    log = make.node("Div", [scaled, number(2**MULTIPLIER_SHIFT)], f"{key}/log")
+    steps = make.node("Mul", [below, number(2 ** cast(int, node.attributes["shift"]))], f"{key}/steps")
+    exponents = make.node("Add", [steps, log], f"{key}/sum")
+    exponents = make.node("Min", [exponents, number(255)], f"{key}/exponents")
+    state.define(key, looked_up(shares, exponents, "shares"), "logical")
 
 
 def lower_mean_matmul(state: Lowering, node: Node) -> None:

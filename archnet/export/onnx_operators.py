@@ -13,6 +13,7 @@ from onnx import TensorProto
 from archnet.errors import ArchNetError
 from archnet.export.onnx_attention import (
     lower_crop,
+    lower_log_sum_softmax,
     lower_mean_matmul,
     lower_shift,
     lower_table_softmax,
@@ -394,6 +395,7 @@ LOWERINGS: dict[Op, Lower] = {
     Op.MASK: _mask,
     Op.SOFTMAX: _softmax,
     Op.TABLE_SOFTMAX: lower_table_softmax,
+    Op.LOG_SUM_SOFTMAX: lower_log_sum_softmax,
     Op.MEAN_MATMUL: lower_mean_matmul,
     Op.RELATIVE_MATMUL: lower_relative_matmul,
     Op.ZERO_PAD: lower_zero_pad,

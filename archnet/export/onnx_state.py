@@ -181,7 +181,15 @@ def attention_operands(graph: QuantizedGraph) -> frozenset[str]:
     for node in graph.nodes:
         for name in made.intersection(node.inputs):
             readers[name].append(node.op)
-    attention = {Op.RESHAPE, Op.TRANSPOSE, Op.MATMUL, Op.MASK, Op.SOFTMAX, Op.TABLE_SOFTMAX}
+    attention = {
+        Op.RESHAPE,
+        Op.TRANSPOSE,
+        Op.MATMUL,
+        Op.MASK,
+        Op.SOFTMAX,
+        Op.TABLE_SOFTMAX,
+        Op.LOG_SUM_SOFTMAX,
+    }
     outputs = {output.tensor for output in graph.outputs}
     return frozenset(
         name

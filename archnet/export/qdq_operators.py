@@ -351,6 +351,10 @@ REFUSED: dict[Op, tuple[str, str]] = {
         "its table and division are integer arithmetic",
         "convert with --attention softmax or mixing",
     ),
+    Op.LOG_SUM_SOFTMAX: (
+        "its tables are integer arithmetic",
+        "convert with --attention softmax or mixing",
+    ),
     Op.MEAN_MATMUL: (
         "its factor depends on the number of tokens",
         "convert with --attention softmax or mixing",

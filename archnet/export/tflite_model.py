@@ -32,6 +32,7 @@ _OPTIONS: Mapping[str, str] = {
     "CONCATENATION": "ConcatenationOptions",
     "CONV_2D": "Conv2DOptions",
     "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "EXP": "ExpOptions",
     "FULLY_CONNECTED": "FullyConnectedOptions",
     "MAXIMUM": "MaximumMinimumOptions",
     "MAX_POOL_2D": "Pool2DOptions",
@@ -43,6 +44,7 @@ _OPTIONS: Mapping[str, str] = {
     "RESHAPE": "ReshapeOptions",
     "SLICE": "SliceOptions",
     "SOFTMAX": "SoftmaxOptions",
+    "SUB": "SubOptions",
     "TRANSPOSE": "TransposeOptions",
 }
 
@@ -54,7 +56,9 @@ _VERSIONS: Mapping[str, int] = {
     "CONCATENATION": 2,
     "CONV_2D": 3,
     "DEPTHWISE_CONV_2D": 3,
+    "EXP": 2,
     "FULLY_CONNECTED": 12,
+    "LOG": 2,
     "MAXIMUM": 2,
     "MAX_POOL_2D": 2,
     "MINIMUM": 2,
@@ -64,6 +68,7 @@ _VERSIONS: Mapping[str, int] = {
     "QUANTIZE": 2,
     "SLICE": 2,
     "SOFTMAX": 2,
+    "SUB": 2,
     "TRANSPOSE": 2,
 }
 

@@ -14,10 +14,16 @@ from typing import cast
 import numpy as np
 
 from archnet.export.host_split import HOST_ONLY, MaskInput
+from archnet.export.tflite_attention import (
+    lower_log_sum_softmax,
+    lower_mask,
+    lower_matmul,
+    lower_softmax,
+)
 from archnet.export.tflite_image import lower_conv, lower_max_pool, lower_windows
 from archnet.export.tflite_model import INT32, Quantization
 from archnet.export.tflite_relative import lower_relative_matmul, lower_shift
-from archnet.export.tflite_state import SHARE_LEVELS, Layout, TfliteLowering, no_form
+from archnet.export.tflite_state import Layout, TfliteLowering, no_form
 from archnet.graph import Node
 from archnet.operators import Op
 from archnet.reference import first_positions
@@ -71,47 +77,6 @@ def _logits(state: TfliteLowering, node: Node) -> None:
     options = {"keepNumDims": len(source.shape) > 2, "quantizedBiasType": INT32}
     file.node("FULLY_CONNECTED", [wide, w, b], out, **options)
     state.quantizations[node.output] = Quantization(scale)
-    state.pass_on(node.output, out)
-
-
-def _matmul(state: TfliteLowering, node: Node) -> None:
-    out = state.new(node.output)
-    adjoint = bool(node.attributes.get("transpose_b", False))
-    state.file.node("BATCH_MATMUL", [state.get(name) for name in node.inputs], out, adjX=False, adjY=adjoint)
-    state.define(node.output, out)
-
-
-def _mask(state: TfliteLowering, node: Node) -> None:
-    x, mask = node.inputs
-    quantization = state.quantization(x)
-    state.quantizations[node.output] = quantization
-    limit = _limit(state, mask, quantization)
-    out = state.new(node.output)
-    state.file.node("MINIMUM", [state.get(x), limit], out)
-    state.define(node.output, out)
-
-
-def _limit(state: TfliteLowering, mask: str, quantization: Quantization) -> int:
-    """The mask as limits in the scores' quantization, which MINIMUM wants alike.
-
-    The input has the greatest of the scales, so a Quantize to a smaller one saturates: 127 and -128 stay.
-    """
-    key = mask, cast(float, quantization.scale), quantization.zero_point
-    if key not in state.limits:
-        given = MaskInput(mask, "limit")
-        source, shape = state.values[given.name, "logical"], given.shape(state.graph, state.sequence)
-        out = state.file.tensor(f"{mask}/limit:{len(state.limits)}", list(shape), "int8", quantization)
-        state.limits[key] = state.file.node("QUANTIZE", [source], out)
-    return state.limits[key]
-
-
-def _softmax(state: TfliteLowering, node: Node) -> None:
-    spec = state.spec(node.output)
-    if spec.bits != 8:
-        raise no_form(node, f"{spec.bits} bits", "convert with activations of 8 bits")
-    state.quantizations[node.output] = Quantization(1.0 / SHARE_LEVELS, -128)
-    out = state.new(node.output)
-    state.file.node("SOFTMAX", [state.get(node.inputs[0])], out, beta=1.0)
     state.pass_on(node.output, out)
 
 
@@ -238,9 +203,10 @@ def _crop(state: TfliteLowering, node: Node) -> None:
 
 LOWERINGS: dict[Op, Callable[[TfliteLowering, Node], None]] = {
     Op.LINEAR: _linear,
-    Op.MATMUL: _matmul,
-    Op.MASK: _mask,
-    Op.SOFTMAX: _softmax,
+    Op.MATMUL: lower_matmul,
+    Op.MASK: lower_mask,
+    Op.SOFTMAX: lower_softmax,
+    Op.LOG_SUM_SOFTMAX: lower_log_sum_softmax,
     Op.ADD: _add,
     Op.MUL: _mul,
     Op.REQUANTIZE: _requantize,
@@ -263,11 +229,11 @@ REFUSED: dict[Op, tuple[str, str]] = {
     **HOST_ONLY,
     Op.TABLE_SOFTMAX: (
         "integer division is in no int8 operator",
-        "convert with --attention softmax or mixing",
+        "convert with --attention logsum, softmax or mixing",
     ),
     Op.MEAN_MATMUL: (
         "its factor depends on the number of tokens",
-        "convert with --attention softmax or mixing",
+        "convert with --attention logsum, softmax or mixing",
     ),
     Op.LOOKUP: ("TFLite has no table of 256 entries", "convert so that activations become ReLU"),
 }

@@ -322,5 +322,11 @@ LOWERINGS: dict[Op, Callable[[TpuLowering, Node], None]] = {
     Op.WINDOWS: _windows,
 }
 
-REFUSED: dict[Op, tuple[str, str]] = HOST_ONLY
+REFUSED: dict[Op, tuple[str, str]] = {
+    **HOST_ONLY,
+    Op.LOG_SUM_SOFTMAX: (
+        "it stands for a division that this chip has",
+        "convert with --attention softmax",
+    ),
+}
 """What is refused: why, and what to do."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from tvm import tirx
 
+from archnet.calibration.log_sum import NUMERATOR, NUMERATOR_SHIFT, OCTAVES
 from archnet.calibration.packing import Packing
 from archnet.export.tvm_image import grouped_convolution, max_pool, prepend, shift, windows
 from archnet.export.tvm_packing import packed_element
@@ -224,6 +225,36 @@ def _softmax(call: OperatorCall) -> None:
             store(call.result, convert(share, call.output.dtype), *at, j)
 
 
+def _log_sum_softmax(call: OperatorCall) -> None:
+    x, exponentials, logs, shares = call.inputs
+    *lead, last = call.sizes
+    multiplier, shift = call.integer("multiplier"), call.integer("shift")
+    with parallel(product(lead)) as row:
+        at = unflatten(row, lead)
+        state = local((3,), "int32")
+        for index, value in enumerate((-128, 0, 0)):
+            store(state, i32(value), index)
+
+        def below(j: Expr) -> Expr:
+            return load(state, 0) - convert(load(x, *at, j), "int32")
+
+        with serial(last) as j:
+            store(state, tirx.max(load(state, 0), convert(load(x, *at, j), "int32")), 0)
+        with serial(last) as j:
+            weight = load(exponentials, convert(below(j), "int64"))
+            store(state, load(state, 1) + weight, 1)
+        for octave in range(OCTAVES):
+            # Rounded as archnet.reference.log_sum_softmax has it.
+            bits = NUMERATOR_SHIFT + octave
+            rounded = i32(NUMERATOR) * load(state, 1) + i32(2 ** (bits - 1))
+            byte = tirx.min(tirx.truncdiv(rounded, i32(2**bits)), i32(255))
+            store(state, load(state, 2) + load(logs, convert(byte, "int64")), 2)
+        store(state, clamp(round_shift(load(state, 2) * i32(multiplier)), 0, 255), 2)
+        with serial(last) as j:
+            exponent = tirx.min(below(j) * i32(2**shift) + load(state, 2), i32(255))
+            store(call.result, load(shares, convert(exponent, "int64")), *at, j)
+
+
 def _add(call: OperatorCall) -> None:
     factors = [i32(call.integer("multiplier_a")), i32(call.integer("multiplier_b"))]
 
@@ -384,6 +415,7 @@ OPERATORS: Mapping[Op, Callable[[OperatorCall], None]] = {
     Op.MASK: _mask,
     Op.SOFTMAX: _softmax,
     Op.TABLE_SOFTMAX: _softmax,
+    Op.LOG_SUM_SOFTMAX: _log_sum_softmax,
     Op.MEAN_MATMUL: _mean_matmul,
     Op.RELATIVE_MATMUL: relative_matmul,
     Op.ZERO_PAD: _zero_pad,

@@ -34,7 +34,12 @@ from archnet.quantized_layers import QuantizedAttention
 from archnet.quantized_student import QuantizedStudent, channel_statistics, with_share_levels
 from archnet.reference import execute, run_node
 from archnet.rewrite import materialize, rewrite, token_statistics
-from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
+from tests.attention_graphs import (
+    with_log_sum_softmax,
+    with_padding,
+    with_relu_attention,
+    with_table_softmax,
+)
 from tests.graphs import random_inputs, tiny_encoder
 from tests.small_encoder import LENGTH, captured_encoder, padded_batch
 
@@ -141,6 +146,22 @@ def test_table_form_has_the_integers_of_softmax() -> None:
 
 
 @torch.no_grad()
+def test_log_sum_in_integers_is_what_was_trained() -> None:
+    student, graph = frozen("logsum")
+    (node,) = [n for n in graph.nodes if n.op is Op.LOG_SUM_SOFTMAX]
+    assert {n.op for n in graph.nodes}.isdisjoint({Op.SOFTMAX, Op.TABLE_SOFTMAX})
+    (module,) = [m for m in student.modules() if isinstance(m, QuantizedAttention)]
+    scale = graph.tensors[node.inputs[0]].scale
+    assert scale is not None
+    scores = integers(graph, [node.inputs[0]])[node.inputs[0]]
+    shares = integers(graph, [node.output])[node.output]
+    given = torch.from_numpy(scores).float() * scale
+    trained = module._rounded(given, torch.softmax(given, -1)) * module.levels
+    # The scale of the frozen scores is a few float32 steps from that of the student.
+    assert np.mean(np.abs(trained.numpy() - shares).max(-1) > 1) < 0.02
+
+
+@torch.no_grad()
 def test_probabilities_in_units_of_256_are_cut_off_at_255_in_student_and_integers() -> None:
     student, graph = frozen("softmax", levels=256)
     (shares,) = [graph.tensors[n.output] for n in graph.nodes if n.op is Op.SOFTMAX]
@@ -202,6 +223,10 @@ def test_token_mixing_in_integers_is_the_formula_in_floats() -> None:
 GRAPHS = {
     "table": lambda: with_table_softmax(tiny_encoder(np.random.default_rng(5), layers=2)),
     "table-256": lambda: with_table_softmax(tiny_encoder(np.random.default_rng(5), share_levels=256)),
+    "logsum": lambda: with_log_sum_softmax(tiny_encoder(np.random.default_rng(5), layers=2)),
+    "logsum-256": lambda: with_log_sum_softmax(tiny_encoder(np.random.default_rng(5), share_levels=256)),
+    "logsum-4": lambda: with_log_sum_softmax(tiny_encoder(np.random.default_rng(5), activation_bits=4)),
+    "logsum-frozen": lambda: frozen("logsum")[1],
     "relu": lambda: with_relu_attention(tiny_encoder(np.random.default_rng(5), layers=2)),
     "padding": lambda: with_padding(tiny_encoder(np.random.default_rng(5))),
     "mixing": lambda: frozen("mixing")[1],
