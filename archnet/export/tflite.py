@@ -111,7 +111,7 @@ def emulated_places(graph: QuantizedGraph) -> tuple[EmulatedPlace, ...]:
 def fixed_point_places(graph: QuantizedGraph) -> tuple[EmulatedPlace, ...]:
     """`emulated_places`, and what multiplies in TFLite's fixed point, which rounds twice (TOSA, Ethos-U)."""
     reason = "the factor is applied in fixed point, rounded twice: a value just below a half may go up"
-    products = (Op.LINEAR, Op.CONV, Op.MATMUL, Op.RELATIVE_MATMUL, Op.MUL)
+    products = (Op.LINEAR, Op.CONV, Op.MATMUL, Op.RELATIVE_MATMUL, Op.MUL, Op.LOG_SUM_SOFTMAX)
     named = emulated_places(graph)
     known = {place.node for place in named}
     more = [

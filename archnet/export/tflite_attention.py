@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from archnet.calibration.affine import matching_weight_scale
 from archnet.calibration.log_sum import LOG_UNIT, NUMERATOR, NUMERATOR_SHIFT, OCTAVE_ONE, OCTAVES, SUM_ONE
@@ -14,6 +15,10 @@ from archnet.export.host_split import MaskInput
 from archnet.export.tflite_model import Quantization
 from archnet.export.tflite_state import SHARE_LEVELS, TfliteLowering, no_form
 from archnet.graph import Node
+
+IN_WEIGHTS = 64
+"""The integer that stands for 1 in sums. Fixed-point kernels round twice, first with as many binary places as
+the factor has zeros in front: with weights of 1 and few of those, one sum in ten or more would be one off."""
 
 
 def lower_matmul(state: TfliteLowering, node: Node) -> None:
@@ -109,21 +114,22 @@ def _log(state: TfliteLowering, node: Node, powers: int, step: float, shape: Seq
     unit = np.float32(NUMERATOR / 2**NUMERATOR_SHIFT * SUM_ONE / OCTAVE_ONE)
     rows = unit * np.float32(0.5) ** np.arange(octaves, dtype=np.float32)
     sums = file.tensor(f"{label}/octaves", [*lead, octaves], "int8", Quantization(1 / OCTAVE_ONE, -128))
-    _ones(state, powers, keys, Quantization(rows), sums)
+    _sums(state, powers, keys, rows, sums)
     logs = file.tensor(f"{label}/logs", [*lead, octaves], "int8", Quantization(LOG_UNIT, -128))
     file.node("LOG", [sums], logs)
     multiplier = cast(int, node.attributes["multiplier"])
     row = np.atleast_1d(matching_weight_scale(multiplier, LOG_UNIT, step))
     log = file.tensor(f"{label}/log", [*lead, 1], "int8", Quantization(step, -128))
-    _ones(state, logs, octaves, Quantization(row), log)
+    _sums(state, logs, octaves, row, log)
     return log
 
 
-def _ones(state: TfliteLowering, x: int, width: int, quantization: Quantization, out: int) -> None:
-    """A fully connected layer of ones, without bias."""
-    file, scales = state.file, np.asarray(quantization.scale, np.float32)
+def _sums(state: TfliteLowering, x: int, width: int, factors: NDArray[np.float32], out: int) -> None:
+    """A fully connected layer that adds up and multiplies by factors, one an output, without bias."""
+    file, scales = state.file, factors / np.float32(IN_WEIGHTS)
     label = file.tensors[out].name
-    w = file.constant(f"{label}/weight", np.ones((len(scales), width), np.int8), quantization)
+    integers = np.full((len(scales), width), IN_WEIGHTS, np.int8)
+    w = file.constant(f"{label}/weight", integers, Quantization(scales))
     scale_x = np.float32(file.tensors[x].quantization.scale[0])
     b = file.constant(f"{label}/bias", np.zeros(len(scales), np.int32), Quantization(scale_x * scales))
     file.node("FULLY_CONNECTED", [x, w, b], out, keepNumDims=True)

@@ -95,7 +95,7 @@ def test_mean_matmul_is_the_mean_over_seen_keys(masked: bool) -> None:
         assert y[batch, head, row, column] == min(max(exact, -128), 127)
 
 
-@pytest.mark.parametrize("form", ["softmax", "table", "relu", "mixing"])
+@pytest.mark.parametrize("form", ["softmax", "table", "logsum", "relu", "mixing"])
 @torch.no_grad()
 def test_padding_changes_nothing(form: str) -> None:
     _, folded = converted(form)

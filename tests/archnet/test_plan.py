@@ -171,13 +171,16 @@ def test_forms_of_attention(profile: Profile) -> None:
     sites = network(Site("a", Op.ATTENTION, ("words",) * 3, {}, {**ATTENTION, "scale": 1.0}))
     made = {
         form: make_plan(sites, profile, model="tiny", embedding="one-hot", attention=form).decisions[1]
-        for form in ("softmax", "table", "relu")
+        for form in ("softmax", "table", "logsum", "relu")
     }
     assert {form: decision.action for form, decision in made.items()} == {
         "softmax": "keep",
         "table": "replace",
+        "logsum": "replace",
         "relu": "replace",
     }
+    words = "MatMul, Minimum, LogSumSoftmax, MatMul: softmax by tables of 256 entries, without division"
+    assert made["logsum"].becomes == words
     assert made["relu"].becomes == "MatMul, ReLU, mean of values over valid keys"
     softmax_only = replace(profile, attention_forms=("softmax",))
     (refused,) = make_plan(sites, softmax_only, model="t", embedding="one-hot", attention="relu").refusals

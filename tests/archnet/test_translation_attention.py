@@ -37,7 +37,7 @@ from tests.small_translation import (
     pair_batch,
 )
 
-FORMS = ("table", "relu", "mixing")
+FORMS = ("table", "logsum", "relu", "mixing")
 SOFTMAX_OPS = {Op.SOFTMAX, Op.TABLE_SOFTMAX, Op.MASK}
 Arrays = dict[str, NDArray[Any]]
 

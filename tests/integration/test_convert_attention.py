@@ -20,6 +20,7 @@ from tests.integration.tiny import short_presets
 
 GONE = {
     "table": {Op.SOFTMAX},
+    "logsum": {Op.SOFTMAX, Op.TABLE_SOFTMAX},
     "relu": {Op.SOFTMAX, Op.TABLE_SOFTMAX, Op.MASK},
     "mixing": {Op.SOFTMAX, Op.TABLE_SOFTMAX, Op.MASK, Op.MATMUL, Op.MEAN_MATMUL},
 }

@@ -29,6 +29,7 @@ from tests.attention_graphs import (
     distance_graph,
     neighbour_graph,
     product_graph,
+    with_log_sum_softmax,
     with_padding,
     with_relu_attention,
     with_table_softmax,
@@ -64,6 +65,7 @@ def networks(bits: Bits, share_levels: int = 255) -> list[QuantizedGraph]:
         product_graph(bits),
         distance_graph(bits),
         neighbour_graph(bits),
+        with_log_sum_softmax(make()),
     ]
 
 

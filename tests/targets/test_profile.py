@@ -20,7 +20,14 @@ W8A8 = Bits(8, 8)
 IMAGE_OPERATORS = {Op.CONV, Op.MAX_POOL, Op.PREPEND, Op.WINDOWS}
 """What image classifiers need beside that."""
 
-ATTENTION_FORMS = {Op.TABLE_SOFTMAX, Op.MEAN_MATMUL, Op.RELATIVE_MATMUL, Op.ZERO_PAD, Op.CROP}
+ATTENTION_FORMS = {
+    Op.TABLE_SOFTMAX,
+    Op.LOG_SUM_SOFTMAX,
+    Op.MEAN_MATMUL,
+    Op.RELATIVE_MATMUL,
+    Op.ZERO_PAD,
+    Op.CROP,
+}
 """What other forms of attention need, and terms of distances: a layer a head, and data movement."""
 
 PAPER_OPERATORS = {Op.LINEAR, Op.BATCH_NORM, Op.CONCAT, Op.ADD, Op.MATMUL, Op.SOFTMAX, Op.RELU}
@@ -120,7 +127,7 @@ def test_embedding_forms_and_their_default(name: str, forms: tuple[str, ...]) ->
 def test_attention_forms_and_their_default(write: Callable[[str], str]) -> None:
     for name in ("archnet", "onnxruntime", "tvm"):
         profile = load_profile(name)
-        assert profile.attention_forms == ("softmax", "table", "relu", "mixing")
+        assert profile.attention_forms == ("softmax", "table", "logsum", "relu", "mixing")
         assert profile.choose_attention() == "softmax"
         assert profile.choose_attention("relu") == "relu"
     bare = load_profile(write(MINIMAL))
@@ -189,7 +196,7 @@ def test_ethos_u_takes_bytes_rows_from_the_host_and_no_division(name: str) -> No
     profile = load_profile(name)
     assert (profile.weight_bits, profile.activation_bits) == ((8, 4), (8,))
     assert profile.embedding_forms == ("host",)
-    assert profile.attention_forms == ("softmax", "mixing")
+    assert profile.attention_forms == ("softmax", "logsum", "mixing")
     assert profile.exports == ("tflite", "onnx")
     assert f"{name}-{BYTES_ONLY[name]}" in profile.operators[Op.LINEAR].probe.how
     for op in (Op.EMBEDDING, Op.ONE_HOT, Op.TABLE_SOFTMAX, Op.MEAN_POOL):
