@@ -82,8 +82,8 @@ def convert(
         attention: form of attention; the target's default when None.
         norms: form of LayerNorm and RMSNorm: "static", or "corrected" by a small layer behind each.
         tokenizer: for a model that comes without one.
-        reuse: a finished build of the same model, data and settings but for bits, target, embedding and
-            quantizer: its distillation is taken instead of done again.
+        reuse: a finished build of the same model, data and settings but for bits, target, embedding, form of
+            softmax and quantizer: its distillation is taken instead of done again.
         quantizer, periods, block_decay, adaptation, sequences: how it learns (see `archnet.method.Method`).
         events: told of progress.
 

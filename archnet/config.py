@@ -12,7 +12,10 @@ from archnet.method import Method
 
 PRESETS = ("fast", "balanced", "best")
 EMBEDDING_FORMS = ("gather", "one-hot", "host", "code")
-ATTENTION_FORMS = ("softmax", "table", "logsum", "relu", "mixing")
+SOFTMAX_FORMS = ("softmax", "table", "logsum")
+"""Forms of attention that are one in floats, so that what is distilled is the same."""
+
+ATTENTION_FORMS = (*SOFTMAX_FORMS, "relu", "mixing")
 NORM_FORMS = ("static", "corrected")
 KNOWN_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (8, 6, 4))
 AUTO_BITS = "auto"

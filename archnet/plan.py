@@ -17,7 +17,7 @@ from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
 from archnet.converters.layer_norm import NORMS, norm_form
-from archnet.converters.softmax import SOFTMAX_FORMS, biased, cap_of, relative
+from archnet.converters.softmax import OTHER_ARITHMETIC, biased, cap_of, relative
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site, groups_of
 from archnet.operators import Op
@@ -280,13 +280,13 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
     added = _added(site)
     converter = converter_for(site.op, form)
     if converter is not None:
-        needs = (*converter.needs, *((*added, *masked) if form in SOFTMAX_FORMS else ()))
+        needs = (*converter.needs, *((*added, *masked) if form in OTHER_ARITHMETIC else ()))
         reason = converter.rejects(site, network) or _missing_in_attention(site, profile, needs)
         if reason is not None:
             return _refuse(site, f"{other}; {form} instead: {reason}" if other else reason)
         becomes = converter.becomes
-        if form in SOFTMAX_FORMS:
-            op, words = SOFTMAX_FORMS[form]
+        if form in OTHER_ARITHMETIC:
+            op, words = OTHER_ARITHMETIC[form]
             becomes = f"{', '.join((Op.MATMUL, *added, *masked, op, Op.MATMUL))}: {words}"
         return Decision(site.name, str(site.op), "replace", where + becomes, other, site.block)
     scores = (Op.MATMUL, *added, *masked, Op.SOFTMAX)

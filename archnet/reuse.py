@@ -1,8 +1,8 @@
 """Results of stages that other conversions can start from: kept in a finished build, taken by `--reuse`.
 
-A conversion to other widths, for another target or with another form of the embedding begins with the very
-translations and the very distilled network of an earlier one; one to weights of fewer than 4 bits also with
-what was trained at 4, where all else is equal. They lie in DIR/stages, sealed as they were made, so that
+A conversion to other widths, for another target, with another form of the embedding or of softmax begins with
+the very translations and the very distilled network of an earlier one; one to weights of fewer than 4 bits
+also with what was trained at 4, where all else is equal. They lie in DIR/stages, sealed as they were made, so that
 what a conversion starts from is found to be whole before it is used.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from archnet import __version__, atomic
 from archnet.checkpoint import read_seal
-from archnet.config import Bits, ConvertSettings
+from archnet.config import SOFTMAX_FORMS, Bits, ConvertSettings
 from archnet.errors import ArchNetError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def check_reusable(
             missing or damaged.
     """
     theirs = other.settings
+    same = not attends or {settings.attention, theirs.attention} <= set(SOFTMAX_FORMS)
     mine = replace(
         settings,
         target=theirs.target,
@@ -77,7 +78,7 @@ def check_reusable(
         bits=theirs.bits,
         max_drop=theirs.max_drop,
         embedding=theirs.embedding,
-        attention=settings.attention if attends else theirs.attention,
+        attention=theirs.attention if same else settings.attention,
         method=replace(settings.method, quantizer=theirs.method.quantizer),
     )
     differences = theirs.differences(mine)
@@ -92,8 +93,8 @@ def check_reusable(
     if differences:
         raise ArchNetError(
             f"--reuse {other.path}: its distillation is of something else: {'; '.join(differences)}",
-            fix="name a build of the same model, data and settings but for bits, target, embedding and "
-            "quantizer, or leave --reuse out",
+            fix="name a build of the same model, data and settings but for bits, target, embedding, form of "
+            "softmax and quantizer, or leave --reuse out",
         )
     for stage in stages:
         place = other.stages_dir / stage

@@ -20,6 +20,7 @@ from archnet.code_embedding import with_code_embedding
 from archnet.converters.base import Statistics
 from archnet.converters.fold import Affine, Folded, fold
 from archnet.converters.residual import adds_as_concats
+from archnet.converters.softmax import with_softmax_form
 from archnet.distill import Objective, objective_for, train, with_adaptation
 from archnet.engine import Engine, StageContext
 from archnet.executor import NetworkModule
@@ -193,12 +194,13 @@ def quantize(job: Job, phase: Phase, start: Learned[Start], context: StageContex
 
 
 def as_asked(job: Job, folded: Folded, seed: int) -> Folded:
-    """The network with the embedding, the sums and the units of probabilities that were asked for."""
+    """The network with the embedding, the sums and the softmax that were asked for."""
     network = folded.network
     if job.settings.embedding == "code":
         network = with_code_embedding(network, seed=seed)
     if not job.profile.supports(Op.ADD):
         network = adds_as_concats(network)
+    network = with_softmax_form(network, job.settings.attention)
     network = with_share_levels(network, job.profile.softmax_levels)
     return replace(folded, network=network)
 

@@ -18,13 +18,11 @@ import torch
 from torch import Tensor
 
 from archnet.calibration.equalization import ChannelStatistics
+from archnet.config import SOFTMAX_FORMS
 from archnet.converters.fold import Affine, Folded
-from archnet.converters.softmax import RELATIVE, SOFTMAX_FORMS
+from archnet.converters.softmax import RELATIVE
 from archnet.network import Network, Site
 from archnet.operators import Op
-
-BALANCED = ("softmax", *SOFTMAX_FORMS)
-"""The forms of attention for which all of this holds."""
 
 LARGEST = 1e3
 """Bound of a channel's scale."""
@@ -44,7 +42,7 @@ def balance_attention(folded: Folded, statistics: Mapping[str, ChannelStatistics
     tensors = dict(network.tensors)
     readers = network.consumers()
     for site in network.sites:
-        if site.op is not Op.ATTENTION or site.attributes.get("form", "softmax") not in BALANCED:
+        if site.op is not Op.ATTENTION or site.attributes.get("form", "softmax") not in SOFTMAX_FORMS:
             continue
         query, key, value = (_own_sites(network, name, site, readers) for name in site.inputs[:3])
         if query and key:

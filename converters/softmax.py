@@ -25,6 +25,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from archnet.config import SOFTMAX_FORMS
 from archnet.converters.base import Replacement, Statistics
 from archnet.converters.homotopy import Homotopy
 from archnet.network import Network, Site
@@ -131,31 +132,46 @@ def _split(x: Tensor, heads: int) -> Tensor:
     return x.reshape(*x.shape[:2], heads, x.shape[-1] // heads).transpose(1, 2)
 
 
-SOFTMAX_FORMS: Mapping[str, tuple[Op, str]] = {
+OTHER_ARITHMETIC: Mapping[str, tuple[Op, str]] = {
     "table": (Op.TABLE_SOFTMAX, "softmax by a table and integer arithmetic"),
     "logsum": (Op.LOG_SUM_SOFTMAX, "softmax by tables of 256 entries, without division"),
 }
 """Forms that are softmax in other arithmetic, and take whatever scores it takes: operator, and in words."""
 
 
+def with_softmax_form(network: Network, form: str) -> Network:
+    """The network with this form of softmax, whichever it was distilled with; others have no part in it."""
+    if form not in SOFTMAX_FORMS:
+        return network
+    sites = (
+        replace(site, attributes={**site.attributes, "form": form})
+        if site.op is Op.ATTENTION and site.attributes.get("form", "softmax") in SOFTMAX_FORMS
+        else site
+        for site in network.sites
+    )
+    return replace(network, sites=tuple(sites))
+
+
 class SoftmaxConverter:
-    """Attention of another form: "relu", or one of SOFTMAX_FORMS; see the module's text."""
+    """Attention of another form: "relu", or one of OTHER_ARITHMETIC; see the module's text."""
 
     source = Op.ATTENTION
 
     def __init__(self, form: str) -> None:
-        op, words = SOFTMAX_FORMS.get(form, (Op.MEAN_MATMUL, "MatMul, ReLU, mean of values over valid keys"))
+        op, words = OTHER_ARITHMETIC.get(
+            form, (Op.MEAN_MATMUL, "MatMul, ReLU, mean of values over valid keys")
+        )
         self.form, self.becomes = form, words
         self.needs: tuple[Op, ...] = (Op.MATMUL, op)
 
     def rejects(self, site: Site, network: Network) -> str | None:
         """Only what has the same scores as softmax takes those with a learned bias."""
-        return None if self.form in SOFTMAX_FORMS else unbiased_only(site, self.form)
+        return None if self.form in OTHER_ARITHMETIC else unbiased_only(site, self.form)
 
     def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
         """The same site in another form; relu has a blend, the others need none."""
         new = replace(site, attributes={**site.attributes, "form": self.form})
-        if self.form in SOFTMAX_FORMS:
+        if self.form in OTHER_ARITHMETIC:
             return Replacement((new,))
         heads, scale = int(site.attributes["heads"]), float(site.attributes["scale"])
         module = SoftmaxToReLU(heads, scale, causal=bool(site.attributes.get("causal", False)))

@@ -88,8 +88,9 @@ def test_a_kill_just_before_they_are_put_away_loses_nothing(tmp_path: Path) -> N
         {"bits": Bits(8, 8), "max_drop": 0.5},
         {"target": "mine", "target_sha256": "c" * 64},
         {"embedding": "code"},
+        {"attention": "logsum"},
     ],
-    ids=["bits", "auto", "target", "embedding"],
+    ids=["bits", "auto", "target", "embedding", "softmax"],
 )
 def test_other_widths_targets_and_embeddings_fit(tmp_path: Path, changes: dict[str, Any]) -> None:
     check(make_build(tmp_path / "a"), **changes)
@@ -122,7 +123,7 @@ def test_what_the_stages_depend_on_must_be_equal(
     with pytest.raises(ArchNetError) as caught:
         check(path, bits=Bits(4, 4), **changes)
     assert caught.value.problem == f"--reuse {path}: its distillation is of something else: {difference}"
-    assert "but for bits, target, embedding and quantizer" in caught.value.fix
+    assert "but for bits, target, embedding, form of softmax and quantizer" in caught.value.fix
 
 
 def test_all_differences_are_named_at_once(tmp_path: Path) -> None:

@@ -42,11 +42,12 @@ def loaded(events: list[Event]) -> list[str]:
     return [event.stage for event in events if isinstance(event, StageFinished) and event.loaded]
 
 
+@pytest.mark.parametrize("asked", [{"bits": "w2a4"}, {"attention": "logsum"}], ids=["bits", "softmax"])
 def test_a_reused_distillation_gives_the_same_bytes(
-    model: Path, sentences: Path, target: Path, tmp_path: Path, first: Path
+    model: Path, sentences: Path, target: Path, tmp_path: Path, first: Path, asked: dict[str, Any]
 ) -> None:
     def build(out: Path, **more: Any) -> Path:
-        settings = {"target": str(target), "preset": "fast", "seq_len": SEQUENCE, "bits": "w2a4", **more}
+        settings = {"target": str(target), "preset": "fast", "seq_len": SEQUENCE, **asked, **more}
         return convert(model, sentences, out=out, **settings)
 
     events: list[Event] = []
