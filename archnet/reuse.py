@@ -2,8 +2,8 @@
 
 A conversion to other widths, for another target, with another form of the embedding or of softmax begins with
 the very translations and the very distilled network of an earlier one; one to weights of fewer than 4 bits
-also with what was trained at 4, where all else is equal. They lie in DIR/stages, sealed as they were made, so that
-what a conversion starts from is found to be whole before it is used.
+also with what was trained at 4, where all else is equal. They lie in DIR/stages, sealed as they were made, so
+that what a conversion starts from is found to be whole before it is used.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ def test_each_operator_is_the_integers_but_for_one_rounding(op: Op) -> None:
         assert hidden.any()
         assert (found[hidden] < spec.range[0]).all()
         found, expected = found[~hidden], expected[~hidden]
-    # A multiplier has 16 bits behind the point, which an accumulator of a thousand steps makes visible; a share
-    # whose exponent has steps of its own is up to 4% off.
+    # A multiplier has 16 bits behind the point, which an accumulator of a thousand steps makes visible;
+    # a share whose exponent has steps of its own is up to 4% off.
     bound = {Op.ADD: 1.0, Op.MEAN_MATMUL: 1.0, Op.LOG_SUM_SOFTMAX: 0.04 * 256}
     assert np.abs(found - expected).max() <= bound.get(op, 0.51)
 
