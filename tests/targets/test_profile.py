@@ -194,7 +194,7 @@ WIDE_RANGE = [p for p in list_profiles() if p.name not in BYTES_PROFILES]
 @pytest.mark.parametrize("name", BYTES_ONLY)
 def test_ethos_u_takes_bytes_rows_from_the_host_and_no_division(name: str) -> None:
     profile = load_profile(name)
-    assert (profile.weight_bits, profile.activation_bits) == ((8, 4), (8,))
+    assert (profile.weight_bits, profile.activation_bits) == ((8, 4, 3, 2), (8,))
     assert profile.embedding_forms == ("host",)
     assert profile.attention_forms == ("softmax", "logsum", "mixing")
     assert profile.exports == ("tflite", "onnx")
