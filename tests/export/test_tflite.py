@@ -20,7 +20,7 @@ from archnet.metrics import cosine
 from archnet.operators import Op
 from archnet.reference import bind_dims, execute, run_node
 from archnet.single_operators import OPERATORS, single_operator
-from tests.attention_graphs import with_padding, with_relu_attention, with_table_softmax
+from tests.attention_graphs import with_log_sum_softmax, with_padding, with_relu_attention, with_table_softmax
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import AVERAGES, Kind, average_graph, image_graph, images
 from tests.steps import STEPS, walked
@@ -95,6 +95,20 @@ def test_text_operators_have_the_reference_integers(settings: dict[str, Any]) ->
             assert worst == 0, (name, op)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"layers": 2, "share_levels": 256}, {"share_levels": 255}, {"activation_bits": 4}],
+    ids=["256", "255", "a4"],
+)
+def test_softmax_without_division_has_the_reference_integers_in_any_units(settings: dict[str, Any]) -> None:
+    graph = with_log_sum_softmax(encoder(**settings))
+    inputs = random_inputs(np.random.default_rng(1), graph, batch=12, sequence=9)
+    found = differences(graph, litert(graph), inputs)
+    assert {op for op, worst, _ in found.values() if worst} <= {Op.ADD, Op.REQUANTIZE}
+    assert Op.LOG_SUM_SOFTMAX in {op for op, _, _ in found.values()}
+    assert Op.LOG_SUM_SOFTMAX not in {place.op for place in emulated_places(graph)}
+
+
 def test_probabilities_in_other_units_are_off_by_one_and_named() -> None:
     """A network that was converted for units of 1/255."""
     graph = encoder(layers=2)
@@ -108,9 +122,11 @@ def test_probabilities_in_other_units_are_off_by_one_and_named() -> None:
 
 
 @pytest.mark.parametrize("kind", STEPS)
-def test_steps_of_decoders_have_the_reference_integers(kind: str) -> None:
+@pytest.mark.parametrize("form", ["softmax", "logsum"])
+def test_steps_of_decoders_have_the_reference_integers(form: str, kind: str) -> None:
     """A mask for the cache, and of a translation another one for the source, whose keys are padded."""
     graph, feeds = walked(kind, levels=256)
+    graph = with_log_sum_softmax(graph) if form == "logsum" else graph
     model = build_tflite(graph)
     logits = graph.outputs[0].tensor
     limits = {"cache_limit"} | ({"attention_limit"} if kind == "translation" else set())
