@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -120,10 +120,17 @@ def images(count: int, seed: int = 0) -> dict[str, Tensor]:
     return {"pixel_values": torch.randn(count, *SIZE, generator=generator)}
 
 
+@cache
+def captured_model(kind: Kind) -> Network:
+    """The captured teacher, with its blocks."""
+    network = capture_image(image_model(kind), SIZE).network
+    return with_blocks(network, find_blocks(network))
+
+
+@cache
 def folded_model(kind: Kind, attention: str = "softmax") -> tuple[Network, Folded]:
     """The captured teacher, and its student without norms at the end of the homotopy, equalized."""
-    network = capture_image(image_model(kind), SIZE).network
-    network = with_blocks(network, find_blocks(network))
+    network = captured_model(kind)
     batches = [images(8, seed) for seed in range(2)]
     statistics = token_statistics(NetworkModule(network), batches)
     rewritten = rewrite(network, {**statistics}, attention=attention)
@@ -145,7 +152,7 @@ def quantized_model(
     return network, folded, student
 
 
-@lru_cache
+@cache
 def image_graph(kind: Kind, bits: Bits, attention: str = "softmax") -> QuantizedGraph:
     """The integer network."""
     network, folded, student = quantized_model(kind, bits, attention)

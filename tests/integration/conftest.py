@@ -1,4 +1,8 @@
-"""What the integration tests share: short presets, a model folder, a text file, a target without TVM."""
+"""What the integration tests share: short presets, a model folder, a text file, a target without TVM.
+
+PyTorch takes longer to export a tiny float original than the rest of a tiny conversion takes, so each is
+exported once: the other conversions of the same model get the same file.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,37 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from archnet import artifacts
+from archnet.atomic import write_bytes
 from archnet.build import BuildDir
 from archnet.cli import app
+from archnet.export.float_onnx import export_float_onnx
 from archnet.results import read_metrics
+from archnet.sources import Source
 from tests.hf_models import make_model_folder
 from tests.integration.tiny import short_presets, write_target, write_text
 
 Archnet = Callable[..., Result]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def originals() -> Iterator[None]:
+    """The export of a float original that an earlier conversion has made serves the later ones."""
+    made: dict[str, bytes] = {}
+
+    def export(source: Source, path: Path) -> None:
+        # All that the export reads: the class and its settings, the weights, what stands behind the model.
+        named = (type(source.module), source.sha256, source.config, source.output_names, source.images)
+        key = repr((*named, source.pooling, source.normalize, source.max_length))
+        if key in made:
+            write_bytes(path, made[key])
+            return
+        export_float_onnx(source, path)
+        made[key] = path.read_bytes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artifacts, "export_float_onnx", export)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import archnet as library
 from tests.hf_models import make_image_folder, make_model_folder, write_pictures
 from tests.integration.conftest import Archnet, check_all_equal
 from tests.integration.test_convert_refusals import check_refusal
+from tests.integration.tiny import short_presets
 
 pytest.importorskip("PIL")
 
@@ -45,7 +46,6 @@ def test_a_resnet_is_converted_scored_and_run(tmp_path: Path, target: Path, arch
         network(input_ids=None)
 
 
-@pytest.mark.usefixtures("presets")
 @pytest.mark.parametrize(
     ("family", "target"),
     [
@@ -64,7 +64,9 @@ def test_vision_transformers_of_many_kinds_are_converted(
 ) -> None:
     model = make_image_folder(tmp_path / family, family)
     pictures, build = write_pictures(tmp_path / "pictures"), tmp_path / "build"
-    made = archnet("convert", model, "--data", pictures, "--target", target, "--bits", "w4a8", "--out", build)
+    command = ("convert", model, "--data", pictures, "--target", target, "--bits", "w4a8", "--out", build)
+    with short_presets(12, 4):
+        made = archnet(*command)
     assert made.exit_code == 0, made.output
     check_all_equal(archnet, build, "tvm")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.hf_writers import make_translation_folder
 from tests.integration.conftest import Archnet
-from tests.integration.tiny import ROOT, SEQUENCE, write_target
+from tests.integration.tiny import ROOT, SEQUENCE, many_checkpoints, short_presets, write_target
 
 DISTIL, QUANTIZE = 150, 30
 SHORT = (10, 6)
@@ -54,9 +54,14 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            # As the number of threads decides the order of sums, all processes have the same.
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
+
+    def undisturbed(self, archnet: Archnet) -> None:
+        """The same in this process, which has as many threads, and which nothing stops."""
+        with short_presets(*self.steps), many_checkpoints():
+            done = archnet(*self.arguments)
+        assert done.exit_code == 0, done.output
 
     def reach(self, process: subprocess.Popen[str], stage: str, step: int) -> None:
         """Wait until the process has done a step of a stage."""
@@ -85,19 +90,19 @@ class Command:
         process.kill()
         process.communicate()
 
-    def finish(self, beside: subprocess.Popen[str]) -> None:
-        """Go on to the end, and wait for the undisturbed process, too."""
-        for process in (self.start(), beside):
-            message = process.communicate(timeout=300)[1]
-            assert process.returncode == 0, message
+    def finish(self) -> None:
+        """Go on to the end."""
+        process = self.start()
+        message = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, message
 
 
 def test_stopped_and_killed_at_any_stage_gives_the_same_bytes(
     tmp_path: Path, model: Path, sentences: Path, target: Path, archnet: Archnet
 ) -> None:
-    undisturbed = Command(model, sentences, target, tmp_path / "undisturbed")
+    whole = Command(model, sentences, target, tmp_path / "undisturbed")
     command = Command(model, sentences, target, tmp_path / "build")
-    beside = undisturbed.start()
+    whole.undisturbed(archnet)
 
     command.kill("distil", 7)
     assert not (command.out / "manifest.json").exists()
@@ -117,9 +122,9 @@ def test_stopped_and_killed_at_any_stage_gives_the_same_bytes(
 
     command.kill("quantize-w8a8", 5)
     command.kill("export", 0)
-    command.finish(beside)
+    command.finish()
 
-    _equal(command, undisturbed, RESULTS)
+    _equal(command, whole, RESULTS)
     log = (command.out / "log.jsonl").read_text()
     assert log.count('"resumed": true') >= 4  # or nothing was gone on with
     assert not (command.out / "checkpoints").exists()
@@ -127,34 +132,36 @@ def test_stopped_and_killed_at_any_stage_gives_the_same_bytes(
 
 
 def test_killed_while_widths_are_chosen_and_on_the_way_to_them(
-    tmp_path: Path, model: Path, sentences: Path, target: Path
+    tmp_path: Path, model: Path, sentences: Path, target: Path, archnet: Archnet
 ) -> None:
     options = ("--bits", "auto", "--max-drop", "20")  # so much that layers get fewer than 4 bits
-    undisturbed = Command(model, sentences, target, tmp_path / "undisturbed", options, SHORT)
+    whole = Command(model, sentences, target, tmp_path / "undisturbed", options, SHORT)
     command = Command(model, sentences, target, tmp_path / "build", options, SHORT)
-    beside = undisturbed.start()
+    whole.undisturbed(archnet)
     command.kill("bits", 2)
     command.kill("quantize-auto-w4a8", 3)
-    command.finish(beside)
-    widths = [json.loads((c.out / "manifest.json").read_text())["bits"] for c in (command, undisturbed)]
+    command.finish()
+    widths = [json.loads((c.out / "manifest.json").read_text())["bits"] for c in (command, whole)]
     assert widths[0] == widths[1]
     assert 2 in widths[0].values()
-    _equal(command, undisturbed, RESULTS)
-    assert (command.out / "plan.json").read_bytes() == (undisturbed.out / "plan.json").read_bytes()
+    _equal(command, whole, RESULTS)
+    assert (command.out / "plan.json").read_bytes() == (whole.out / "plan.json").read_bytes()
     assert (command.out / "log.jsonl").read_text().count('"resumed": true') >= 3
 
 
-def test_killed_while_it_translates_and_at_four_bits(tmp_path: Path, sentences: Path, target: Path) -> None:
+def test_killed_while_it_translates_and_at_four_bits(
+    tmp_path: Path, sentences: Path, target: Path, archnet: Archnet
+) -> None:
     model = make_translation_folder(tmp_path / "model", layers=1, end_bias=3.0)
     options = ("--bits", "w2a8")
-    undisturbed = Command(model, sentences, target, tmp_path / "undisturbed", options, SHORT)
+    whole = Command(model, sentences, target, tmp_path / "undisturbed", options, SHORT)
     command = Command(model, sentences, target, tmp_path / "build", options, SHORT)
-    beside = undisturbed.start()
+    whole.undisturbed(archnet)
     command.kill("translate", 16)
     command.kill("quantize-w4a8", 3)
-    command.finish(beside)
+    command.finish()
     parts = [f"{part}/{name}" for part in ("encoder", "decoder") for name in RESULTS]
-    _equal(command, undisturbed, ("translations.safetensors", *parts))
+    _equal(command, whole, ("translations.safetensors", *parts))
     assert (command.out / "log.jsonl").read_text().count('"resumed": true') >= 3
 
 

@@ -6,6 +6,7 @@ target's runtime. Softmax on ONNX Runtime is computed in float and may differ by
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,8 +44,8 @@ NEVER_A_NODE = {Op.BATCH_NORM, Op.RELU}
 BATCH, SEQUENCE = 2, 5
 
 
-def networks(bits: Bits, share_levels: int = 255) -> list[QuantizedGraph]:
-    """Random encoders in which every operator of the integer network occurs."""
+def networks(bits: Bits, share_levels: int = 255) -> Iterator[QuantizedGraph]:
+    """Random encoders in which every operator of the integer network occurs, each made when it is reached."""
     rng = np.random.default_rng(7)
     make = partial(
         tiny_encoder,
@@ -53,20 +54,18 @@ def networks(bits: Bits, share_levels: int = 255) -> list[QuantizedGraph]:
         activation_bits=bits.activations,
         share_levels=share_levels,
     )
-    return [
-        make(pooled=False, concat=True, activation="gelu"),
-        make(embedding="one_hot"),
-        with_table_softmax(make()),
-        with_relu_attention(make()),
-        with_padding(make()),
-        image_graph("vit", bits),
-        image_graph("cnn", bits),
-        image_graph("swin", bits),
-        product_graph(bits),
-        distance_graph(bits),
-        neighbour_graph(bits),
-        with_log_sum_softmax(make()),
-    ]
+    yield make(pooled=False, concat=True, activation="gelu")
+    yield make(embedding="one_hot")
+    yield with_table_softmax(make())
+    yield with_relu_attention(make())
+    yield with_padding(make())
+    yield image_graph("vit", bits)
+    yield image_graph("cnn", bits)
+    yield image_graph("swin", bits)
+    yield product_graph(bits)
+    yield distance_graph(bits)
+    yield neighbour_graph(bits)
+    yield with_log_sum_softmax(make())
 
 
 def alone(op: Op, bits: Bits, share_levels: int = 255) -> QuantizedGraph:

@@ -64,12 +64,21 @@ def short_presets(distil: int = 100, quantize: int = 20) -> Iterator[None]:
             table.update(presets)
 
 
+@contextmanager
+def many_checkpoints() -> Iterator[None]:
+    """A checkpoint after every step and after every eight translations."""
+    before = engine.CHECKPOINT_SECONDS, translations.SENTENCES
+    engine.CHECKPOINT_SECONDS, translations.SENTENCES = 0.0, 8
+    try:
+        yield
+    finally:
+        engine.CHECKPOINT_SECONDS, translations.SENTENCES = before
+
+
 if __name__ == "__main__":
     from archnet.cli import main
 
-    engine.CHECKPOINT_SECONDS = 0.0
-    translations.SENTENCES = 8
     steps = [int(argument) for argument in sys.argv[1:3]]
     sys.argv = ["archnet", *sys.argv[3:]]
-    with short_presets(*steps):
+    with short_presets(*steps), many_checkpoints():
         main()
