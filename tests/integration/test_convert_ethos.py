@@ -1,4 +1,4 @@
-"""A whole conversion for Arm Ethos-U: its softmax needs no division, or has TFLite's units; all backends run it."""
+"""A whole conversion for Arm Ethos-U, with a softmax without division or one in TFLite's units, and every backend."""
 
 from __future__ import annotations
 
