@@ -1,4 +1,4 @@
-"""A whole conversion for Arm Ethos-U, with a softmax without division or one in TFLite's units, and every backend."""
+"""A whole conversion for Arm Ethos-U: a softmax without division, or one in TFLite's units, on every backend."""
 
 from __future__ import annotations
 
