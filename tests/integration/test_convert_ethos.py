@@ -1,4 +1,4 @@
-"""A whole conversion for Arm Ethos-U: a softmax without division, or one in TFLite's units, on every backend."""
+"""A whole conversion for Arm Ethos-U, whose softmax needs no division or has TFLite's units, on every backend."""
 
 from __future__ import annotations
 
