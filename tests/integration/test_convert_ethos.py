@@ -1,4 +1,4 @@
-"""A whole conversion for Arm Ethos-U, whose softmax needs no division or has TFLite's units, on every backend."""
+"""A whole conversion for Arm Ethos-U: its softmax needs no division or has TFLite's units; all backends."""
 
 from __future__ import annotations
 
