@@ -65,13 +65,19 @@ class QuantizedRelativeAttention(QuantizedAttention):
         bits: of the scores, and of the probabilities.
         tables: "relative_keys", what queries are multiplied with, "relative_queries", what keys are, or
             both: float32 (heads, 2 * positions - 1, width).
-        share_levels: see `QuantizedAttention`.
+        share_levels, log_sum: see `QuantizedAttention`.
     """
 
     def __init__(
-        self, heads: int, bits: tuple[int, int], tables: Mapping[str, Tensor], *, share_levels: int
+        self,
+        heads: int,
+        bits: tuple[int, int],
+        tables: Mapping[str, Tensor],
+        *,
+        share_levels: int,
+        log_sum: bool = False,
     ) -> None:
-        super().__init__(heads, 1.0, bits, None, share_levels=share_levels)
+        super().__init__(heads, 1.0, bits, None, share_levels=share_levels, log_sum=log_sum)
         self.products = ActivationQuantizer(STORED_BITS, signed=True)
         self.terms = nn.ModuleDict({role: RelativeTerm(table) for role, table in tables.items()})
         for role, table in tables.items():

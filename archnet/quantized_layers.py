@@ -81,12 +81,8 @@ class QuantizedAttention(nn.Module):
             fewer bits have as many times fewer.
         cap: that products are bounded to (`archnet.converters.softmax.bounded`); 0 for none.
         window: tokens of each window that attention stays within; 0 where all tokens see each other.
-
-    Attributes:
         log_sum: whether probabilities are those of `archnet.calibration.log_sum`.
     """
-
-    log_sum = False
 
     def __init__(
         self,
@@ -99,10 +95,11 @@ class QuantizedAttention(nn.Module):
         share_levels: int = 2**STORED_BITS - 1,
         cap: float = 0.0,
         window: int = 0,
+        log_sum: bool = False,
     ) -> None:
         super().__init__()
         self.heads, self.scale, self.causal, self.cap = heads, scale, causal, cap
-        self.window = window
+        self.window, self.log_sum = window, log_sum
         scores, self.share_bits = bits
         self.scores = ActivationQuantizer(scores, signed=True, least=MASK_DISTANCE / 2 ** (scores - 1))
         self.levels = share_levels >> (STORED_BITS - self.share_bits)

@@ -329,16 +329,14 @@ def _attention(network: Network, site: Site, widths: Widths) -> QuantizedAttenti
         return QuantizedReluAttention(heads, scale, widths.shares[site.name], causal=causal)
     bits = (widths.scores[site.name], widths.shares[site.name])
     levels = int(site.attributes.get(SHARE_LEVELS, 2**STORED_BITS - 1))
+    log_sum = site.attributes.get("form") == "logsum"
     tables = {role: network.parameter(site, role) for role in RELATIVE if role in site.parameters}
     if tables:
         from archnet.quantized_attention import QuantizedRelativeAttention
 
-        attention: QuantizedAttention = QuantizedRelativeAttention(heads, bits, tables, share_levels=levels)
-    else:
-        table = network.parameter(site, "bias") if "bias" in site.parameters else None
-        attention = QuantizedAttention(
-            heads, scale, bits, table,
-            causal=causal, share_levels=levels, cap=cap_of(site), window=window_of(site),
-        )  # fmt: skip
-    attention.log_sum = site.attributes.get("form") == "logsum"
-    return attention
+        return QuantizedRelativeAttention(heads, bits, tables, share_levels=levels, log_sum=log_sum)
+    table = network.parameter(site, "bias") if "bias" in site.parameters else None
+    return QuantizedAttention(
+        heads, scale, bits, table,
+        causal=causal, share_levels=levels, cap=cap_of(site), window=window_of(site), log_sum=log_sum,
+    )  # fmt: skip
