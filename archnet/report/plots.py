@@ -87,7 +87,7 @@ def bar_plot(
     """
     if start and not dots:
         raise ValueError("bars begin at zero: draw dots for an axis that does not")
-    left = 12 + min(label_width, max(LETTER * len(g.label) for g in groups))
+    left = 20 + min(label_width, max(LETTER * len(g.label) for g in groups))
     right = WIDTH - 12 - LETTER * max(len(m.text) for g in groups for m in g.marks)
     largest = max(m.value for g in groups for m in g.marks)
     high = stop if stop is not None else max(largest, reference or start, start + 1e-9)
