@@ -167,7 +167,7 @@ FLOAT_RUNTIMES: Mapping[str, tuple[str, frozenset[Op]]] = {
     "rk3576": (_ROCKCHIP, frozenset()),
     "openvino": (
         "OpenVINO computes it on dequantized numbers; `archnet compile` lists what else it has in float",
-        frozenset({Op.SOFTMAX, Op.MASK}),
+        frozenset({Op.SOFTMAX, Op.TABLE_SOFTMAX, Op.LOG_SUM_SOFTMAX, Op.MASK}),
     ),
     "bm1684x": (_SOPHGO, frozenset({Op.SOFTMAX, Op.TABLE_SOFTMAX})),
     "bm1688": (_SOPHGO, frozenset({Op.SOFTMAX, Op.TABLE_SOFTMAX})),

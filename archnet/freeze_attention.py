@@ -83,12 +83,8 @@ def _shares(b: GraphBuilder, site: Site, scores: str, spec: TensorSpec) -> str:
     scale = b.tensors[scores].scale or 0.0
     if site.attributes.get("form") == "logsum":
         tables = log_sum_tables(scale, spec.levels, spec.range[1])
-        names = tuple(
-            b.constant(f"{site.name}.{part}", getattr(tables, part))
-            for part in ("exponentials", "logs", "shares")
-        )
-        numbers = {"multiplier": tables.multiplier, "shift": tables.shift}
-        return b.add(Op.LOG_SUM_SOFTMAX, site, "probabilities", (scores, *names), spec, **numbers)
+        names = [b.constant(f"{site.name}.{part}", table) for part, table in tables.constants.items()]
+        return b.add(Op.LOG_SUM_SOFTMAX, site, "probabilities", (scores, *names), spec, **tables.attributes)
     powers = np.rint(2.0**SOFTMAX_TABLE_SHIFT * np.exp(-np.arange(256) * scale)).astype(np.int32)
     table = b.constant(f"{site.name}.softmax_table", powers)
     softmax = Op.TABLE_SOFTMAX if site.attributes.get("form") == "table" else Op.SOFTMAX

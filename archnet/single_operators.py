@@ -138,10 +138,9 @@ def _log_sum_softmax(s: SingleOperator) -> QuantizedGraph:
     x, bits = s.tensor("x", _SQUARE), s.bits.activations
     levels = s.share_levels >> (8 - bits)
     tables = log_sum_tables(SCALE, levels, 2**bits - 1)
-    names = [s.constant(part, getattr(tables, part)) for part in ("exponentials", "logs", "shares")]
+    names = [s.constant(part, table) for part, table in tables.constants.items()]
     result = s.result(_SQUARE, "uint8", bits, float(np.float32(1.0 / levels)))
-    numbers = {"multiplier": tables.multiplier, "shift": tables.shift}
-    return s.graph(Op.LOG_SUM_SOFTMAX, (x.name, *names), result, **numbers)
+    return s.graph(Op.LOG_SUM_SOFTMAX, (x.name, *names), result, **tables.attributes)
 
 
 def _minimum(s: SingleOperator) -> QuantizedGraph:

@@ -15,6 +15,7 @@ its logarithm, and what the octaves see adds up to log(x).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,16 @@ class LogSumTables:
     shares: NDArray[np.uint8]
     multiplier: int
     shift: int
+
+    @property
+    def constants(self) -> Mapping[str, NDArray[np.int32] | NDArray[np.uint8]]:
+        """What the operator reads behind the scores, in its order, by name."""
+        return {"exponentials": self.exponentials, "logs": self.logs, "shares": self.shares}
+
+    @property
+    def attributes(self) -> Mapping[str, int]:
+        """The operator's attributes."""
+        return {"multiplier": self.multiplier, "shift": self.shift}
 
 
 def shift_of(scale: float) -> int:

@@ -14,8 +14,6 @@ from archnet.graph import Node, QuantizedGraph, TensorSpec
 from archnet.operators import Op
 from archnet.single_operators import single_operator
 
-LOG_SUM_TABLES = ("exponentials", "logs", "shares")
-
 
 def with_table_softmax(graph: QuantizedGraph) -> QuantizedGraph:
     """Every Softmax as TableSoftmax."""
@@ -31,11 +29,10 @@ def with_log_sum_softmax(graph: QuantizedGraph) -> QuantizedGraph:
             scores, shares = graph.tensors[node.inputs[0]], graph.tensors[node.output]
             assert scores.scale is not None
             tables = log_sum_tables(scores.scale, shares.levels, shares.range[1])
-            made = {f"{node.name}.{part}": getattr(tables, part) for part in LOG_SUM_TABLES}
+            made = {f"{node.name}.{part}": table for part, table in tables.constants.items()}
             constants |= made
-            numbers = {"multiplier": tables.multiplier, "shift": tables.shift}
             inputs = (scores.name, *made)
-            node = replace(node, op=Op.LOG_SUM_SOFTMAX, inputs=inputs, attributes=numbers)
+            node = replace(node, op=Op.LOG_SUM_SOFTMAX, inputs=inputs, attributes=tables.attributes)
         nodes.append(node)
     used = {name for node in nodes for name in node.inputs} | {h.table for h in graph.host_tables}
     constants = {name: value for name, value in constants.items() if name in used}

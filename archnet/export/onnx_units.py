@@ -14,7 +14,9 @@ from functools import partial
 from typing import cast
 
 import numpy as np
+from onnx import TensorProto
 
+from archnet.calibration.log_sum import NUMERATOR, NUMERATOR_SHIFT, OCTAVES
 from archnet.export.onnx_operators import LOWERINGS, Lower, transposed_real
 from archnet.export.onnx_relative import lower_relative_matmul_of_reals
 from archnet.export.onnx_state import Layout, Lowering
@@ -45,6 +47,9 @@ def unit_lowerings(graph: QuantizedGraph) -> Mapping[Op, Lower]:
         Op.MUL: _mul,
         Op.REQUANTIZE: _requantize,
         Op.SOFTMAX: partial(_softmax, graph),
+        # Not written out: OpenVINO divides integers as reals and keeps the rest.
+        Op.TABLE_SOFTMAX: partial(_softmax, graph),
+        Op.LOG_SUM_SOFTMAX: _log_sum_softmax,
     }
 
 
@@ -105,3 +110,37 @@ def _softmax(graph: QuantizedGraph, state: Lowering, node: Node) -> None:
     scores = _times(state, state.real(x, "logical"), cast(float, graph.tensors[x].scale), f"{key}/scores")
     shares = state.onnx.node("Softmax", [scores], f"{key}/exact", axis=-1)
     state.quantize(key, _times(state, shares, graph.tensors[key].range[1], f"{key}/scaled"), "logical")
+
+
+def _log_sum_softmax(state: Lowering, node: Node) -> None:
+    """`archnet.reference.log_sum_softmax` with factors and Quantize where it has divisions.
+
+    OpenVINO divides integers as reals and keeps the rest. A factor of an octave is exact up to 128 keys, and
+    of all sums of more keys two come out one off.
+    """
+    x, exponentials, logs, shares = node.inputs
+    make, key, last = state.onnx, node.output, state.onnx.integers(-1)
+    real = state.real(x, "logical")
+
+    def looked_up(table: str, at: str, part: str) -> str:
+        values = make.constant(f"{table}/real", state.graph.constants[table].astype(np.float32))
+        index = make.node("Cast", [at], f"{key}/{part}/index", to=TensorProto.INT32)
+        return make.node("Gather", [values, index], f"{key}/{part}", axis=0)
+
+    def as_byte(value: str, part: str) -> str:
+        units = make.constant("f32:1", np.float32(1.0)), make.constant("u8:0", np.uint8(0))
+        byte = make.node("QuantizeLinear", [value, *units], f"{key}/{part}")
+        return make.node("DequantizeLinear", [byte, *units], f"{key}/{part}/real")
+
+    top = make.node("ReduceMax", [real, last], f"{key}/top", keepdims=1)
+    below = make.node("Sub", [top, real], f"{key}/below")
+    total = make.node("ReduceSum", [looked_up(exponentials, below, "weights"), last], f"{key}/total")
+    factors = NUMERATOR * 0.5 ** (NUMERATOR_SHIFT + np.arange(OCTAVES))
+    octaves = make.constant("f32:octaves", factors.astype(np.float32))
+    octaves = as_byte(make.node("Mul", [total, octaves], f"{key}/scaled octaves"), "octaves")
+    summed = make.node("ReduceSum", [looked_up(logs, octaves, "logs"), last], f"{key}/summed")
+    log = as_byte(_times(state, summed, _factor(node), f"{key}/scaled"), "log")
+    steps = _times(state, below, 2.0 ** cast(int, node.attributes["shift"]), f"{key}/steps")
+    exponents = make.node("Add", [steps, log], f"{key}/sum")
+    exponents = make.node("Min", [exponents, make.constant("f32:255", np.float32(255.0))], f"{key}/exponents")
+    state.quantize(key, looked_up(shares, exponents, "shares"), "logical")

@@ -31,7 +31,6 @@ from archnet.graph import GraphOutput, Node, QuantizedGraph, TensorSpec
 from archnet.graph_check import validate_graph
 from archnet.operators import Op
 from archnet.reference import execute
-from tests.attention_graphs import LOG_SUM_TABLES
 
 SCALES = st.floats(float(LEAST_STEP), 40.0).map(lambda scale: float(np.float32(scale)))
 
@@ -40,9 +39,8 @@ def softmax_graph(keys: int, scale: float = 0.08, *, bits: int = 8, levels: int 
     """One softmax over so many keys, of 2 heads and 3 queries."""
     shape = ("batch", 2, 3, keys)
     tables = log_sum_tables(scale, levels, 2**bits - 1)
-    constants = {part: getattr(tables, part) for part in LOG_SUM_TABLES}
-    numbers = {"multiplier": tables.multiplier, "shift": tables.shift}
-    node = Node(Op.LOG_SUM_SOFTMAX, "softmax", ("x", *LOG_SUM_TABLES), "y", numbers)
+    constants = dict(tables.constants)
+    node = Node(Op.LOG_SUM_SOFTMAX, "softmax", ("x", *constants), "y", tables.attributes)
     x = TensorSpec("x", shape, "int8", 8, scale)
     y = TensorSpec("y", shape, "uint8", bits, float(np.float32(1 / levels)))
     graph = QuantizedGraph(
@@ -64,7 +62,9 @@ def scores(keys: int, seed: int = 0, rows: int = 40) -> NDArray[np.int8]:
 
 def by_loops(x: list[int], graph: QuantizedGraph) -> list[int]:
     """The formula, number by number, with Python's integers."""
-    exponentials, logs, shares = ([int(v) for v in graph.constants[part]] for part in LOG_SUM_TABLES)
+    exponentials, logs, shares = (
+        [int(v) for v in graph.constants[part]] for part in ("exponentials", "logs", "shares")
+    )
     (node,) = graph.nodes
     multiplier, shift = (int(str(node.attributes[name])) for name in ("multiplier", "shift"))
     greatest = max(x)

@@ -26,6 +26,7 @@ from archnet.reference import execute
 from archnet.routes.openvino import floats
 from archnet.targets.toolchain import find_toolchain
 from tests.archnet.test_freeze import quantized
+from tests.attention_graphs import with_log_sum_softmax, with_table_softmax
 from tests.builds import finished
 from tests.graphs import random_inputs, tiny_encoder
 from tests.image_graphs import image_graph
@@ -47,6 +48,8 @@ def text() -> QuantizedGraph:
 
 NETWORKS: dict[str, Callable[[], QuantizedGraph]] = {
     "text": text,
+    "table": lambda: with_table_softmax(text()),
+    "logsum": lambda: with_log_sum_softmax(text()),
     "cnn": lambda: image_graph("cnn", Bits(8, 8)),
     "neighbours": lambda: quantized("neighbours", "host")[1],
     "distances": lambda: quantized("distances", "gather")[1],
@@ -85,7 +88,7 @@ def test_integers_in_the_runtime_are_those_of_the_reference(tmp_path: Path, name
     expected = execute(graph, feed(graph, inputs), list(shown))
     assert len(shown) > 8
     different = {n for n in shown if not np.array_equal(shown[n], expected[n])}
-    softmax = [node.output for node in graph.nodes if node.op is Op.SOFTMAX]
+    softmax = [node.output for node in graph.nodes if node.op in (Op.SOFTMAX, Op.TABLE_SOFTMAX)]
     if name == "iree" or not softmax:
         assert different == set()
         for key, value in ReferenceBackend(graph).run(inputs).items():
