@@ -62,10 +62,8 @@ def scores(keys: int, seed: int = 0, rows: int = 40) -> NDArray[np.int8]:
 
 def by_loops(x: list[int], graph: QuantizedGraph) -> list[int]:
     """The formula, number by number, with Python's integers."""
-    exponentials, logs, shares = (
-        [int(v) for v in graph.constants[part]] for part in ("exponentials", "logs", "shares")
-    )
     (node,) = graph.nodes
+    exponentials, logs, shares = ([int(v) for v in graph.constants[name]] for name in node.inputs[1:])
     multiplier, shift = (int(str(node.attributes[name])) for name in ("multiplier", "shift"))
     greatest = max(x)
     total = sum(exponentials[greatest - value] for value in x)
