@@ -84,6 +84,15 @@ def check_length(seq_len: int) -> None:
         )
 
 
+def check_head_width(width: int | None) -> None:
+    """Raises ArchNetError where no head has so many features."""
+    if width is not None and width < 1:
+        raise ArchNetError(
+            f"--head-width {width} is out of range",
+            fix="give a number of features, 1 or more, or leave it out",
+        )
+
+
 def known_norms(form: str) -> str:
     """The form of norms that was asked for.
 
@@ -114,6 +123,7 @@ class ConvertSettings:
         norms: the form that LayerNorm and RMSNorm take, one of `NORM_FORMS`.
         target_sha256: of a profile of the user's own, whose name does not say what is in it; else empty.
         method: how it learns.
+        head_width: features that each head of attention is narrowed to; None: as many as it has.
 
     Raises:
         ArchNetError: a value is out of range; known names are suggested.
@@ -130,6 +140,7 @@ class ConvertSettings:
     max_drop: float | None = None
     norms: str = NORM_FORMS[0]
     method: Method = field(default_factory=Method)
+    head_width: int | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -148,6 +159,7 @@ class ConvertSettings:
                 fix=f"choose another form; {nearest(self.attention, ATTENTION_FORMS)}",
             )
         known_norms(self.norms)
+        check_head_width(self.head_width)
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise ArchNetError(
                 f"--max-drop {self.max_drop:g} is out of range",
@@ -175,6 +187,8 @@ class ConvertSettings:
             del value["target_sha256"]
         if self.norms == NORM_FORMS[0]:
             del value["norms"]
+        if self.head_width is None:
+            del value["head_width"]
         return value
 
     @classmethod
@@ -185,7 +199,7 @@ class ConvertSettings:
             ArchNetError: a field is missing, unknown or out of range.
         """
         names = {f.name for f in fields(cls)} - {"method"}
-        optional = {"target_sha256", "attention", "max_drop", "norms"}
+        optional = {"target_sha256", "attention", "max_drop", "norms", "head_width"}
         wrong = sorted((names ^ (set(value) - set(Method().to_json()))) - (optional - set(value)))
         if wrong:
             raise ArchNetError(
@@ -204,11 +218,13 @@ class ConvertSettings:
             max_drop=float(value["max_drop"]) if "max_drop" in value else None,
             norms=str(value.get("norms", NORM_FORMS[0])),
             method=Method.from_json({"sequences": SEQUENCES_BEFORE, **value}),
+            head_width=int(value["head_width"]) if "head_width" in value else None,
         )
 
     def differences(self, other: ConvertSettings) -> list[str]:
         """Name each field that `other` changes, as "field: mine -> other's"."""
-        old, new = ({"norms": s.norms, **s.to_json(), **s.method.to_json()} for s in (self, other))
+        unsaid = {"norms": NORM_FORMS[0], "head_width": "unchanged"}
+        old, new = ({**unsaid, **s.to_json(), **s.method.to_json()} for s in (self, other))
         names = [f for f in {**old, **new} if f != "target_sha256"]
         differences = [f"{f}: {old.get(f)} -> {new.get(f)}" for f in names if old.get(f) != new.get(f)]
         if self.target == other.target and self.target_sha256 != other.target_sha256:

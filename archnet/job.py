@@ -118,16 +118,22 @@ def planned(
     attention: str,
     norms: str,
     bits: Bits,
+    head_width: int | None,
 ) -> Plan:
     """What becomes of every site, for strict targets of convolutions in blocks, for chips of a decoder.
 
     Raises:
-        ArchNetError: norms are to take another form, and the model has none.
+        ArchNetError: norms are to take another form, or heads another width, and the model has none.
     """
     if norms != NORM_FORMS[0] and all(site.op not in NORMS for site in teacher.sites):
         raise ArchNetError(
             f"--norms {norms} is of LayerNorm and RMSNorm, and {source.name} has neither",
             fix="leave --norms out",
+        )
+    if head_width is not None and all(site.op is not Op.ATTENTION for site in teacher.sites):
+        raise ArchNetError(
+            f"--head-width {head_width} is of attention, and {source.name} has none",
+            fix="leave --head-width out",
         )
     plan = make_plan(
         teacher,
@@ -137,6 +143,7 @@ def planned(
         attention=attention,
         norms=norms,
         bits=bits,
+        head_width=head_width,
     )
     if not takes_decoders(profile.name) and source.kind in ("translation", "language"):
         return replace(plan, decisions=(*plan.decisions, OF_CHIP[source.kind]))
@@ -171,6 +178,7 @@ def prepare(
         attention=settings.attention,
         norms=settings.norms,
         bits=settings.bits,
+        head_width=settings.head_width,
     )
     plan.require()
     tell()

@@ -17,6 +17,8 @@ from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
 from archnet.converters.layer_norm import NORMS, norm_form
+from archnet.converters.narrow_heads import head_width as width_of
+from archnet.converters.narrow_heads import keeps_width
 from archnet.converters.softmax import OTHER_ARITHMETIC, biased, cap_of, relative
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site, groups_of
@@ -165,6 +167,7 @@ def make_plan(
     attention: str = "softmax",
     norms: str = NORM_FORMS[0],
     bits: Bits | None = None,
+    head_width: int | None = None,
 ) -> Plan:
     """Decide for every site; nothing is trained and no weight is read.
 
@@ -174,9 +177,12 @@ def make_plan(
         attention: form of attention, one of the profile's.
         norms: form that norms take, one of NORM_FORMS.
         bits: widths of weights and activations; by default the target's first.
+        head_width: features of each head of attention; None: as many as it has.
     """
     bits = bits or Bits(profile.weight_bits[0], profile.activation_bits[0])
     decisions = [_decide(site, network, profile, embedding, attention, norms) for site in network.sites]
+    if head_width is not None:
+        decisions = [_narrower(d, network, head_width) for d in decisions]
     decisions += [
         Decision(
             f"output {name}", str(Op.NORMALIZE), "host", "part of the output's dequantization", "float32"
@@ -295,6 +301,18 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
         return _refuse(site, reason)
     becomes = ", ".join((*scores, Op.MATMUL)) + " in integers"
     return Decision(site.name, str(site.op), "keep", where + becomes, block=site.block)
+
+
+def _narrower(decision: Decision, network: Network, width: int) -> Decision:
+    """The same decision, of an attention with narrower heads, or why they cannot be."""
+    if decision.op != Op.ATTENTION or decision.action == "refuse":
+        return decision
+    site = network.site(decision.site)
+    reason = keeps_width(site, network, width)
+    if reason is not None:
+        return _refuse(site, f"heads of {width} features: {reason}")
+    heads = f"heads of {width} instead of {width_of(site, network)} features"
+    return replace(decision, becomes=f"{decision.becomes}; {heads}")
 
 
 def _added(site: Site) -> tuple[Op, ...]:

@@ -19,6 +19,7 @@ from archnet.calibration.token_batches import TokenBatches
 from archnet.code_embedding import with_code_embedding
 from archnet.converters.base import Statistics
 from archnet.converters.fold import Affine, Folded, fold
+from archnet.converters.narrow_heads import head_moments, narrow_heads
 from archnet.converters.residual import adds_as_concats
 from archnet.converters.softmax import with_softmax_form
 from archnet.distill import Objective, objective_for, train, with_adaptation
@@ -105,19 +106,23 @@ def calibration_of(job: Job) -> list[dict[str, Tensor]]:
 
 
 def distil(job: Job, context: StageContext) -> Learned[Folded]:
-    """LayerNorm, GELU and the like go; the result has only what the target has."""
+    """LayerNorm, GELU and the like go, heads get narrower; the result has only what the target has."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = NetworkModule(job.teacher).eval().requires_grad_(False)
     statistics: dict[str, Statistics] = {**token_statistics(teacher, calibration_of(job))}
     if job.settings.attention == "mixing":
         statistics |= attention_statistics(teacher, calibration_of(job), job.settings.seq_len)
-    rewritten = rewrite(job.teacher, statistics, attention=job.settings.attention, norms=job.settings.norms)
+    begin, width = job.teacher, job.settings.head_width
+    if width is not None:
+        begin = narrow_heads(begin, head_moments(teacher, calibration_of(job)), width)
+    rewritten = rewrite(begin, statistics, attention=job.settings.attention, norms=job.settings.norms)
     student = rewritten.module()
     for site in rewritten.network.sites:
         if site.op is Op.EMBEDDING:
             student.parameter(site, "table").requires_grad_(False)
     objective = _objective(job, _itself(job.teacher), {})
-    if rewritten.modules:  # a network of convolutions and ReLU has nothing to replace, hence to learn
+    learns = bool(rewritten.modules) or begin is not job.teacher
+    if learns:  # a network of convolutions and ReLU has nothing to replace
         train(
             context,
             student.to(device),
@@ -128,7 +133,7 @@ def distil(job: Job, context: StageContext) -> Learned[Folded]:
             on_step=rewritten.move,
         )
     folded = fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
-    return Learned(folded, _adaptation(objective) if rewritten.modules else {})
+    return Learned(folded, _adaptation(objective) if learns else {})
 
 
 def equalized(job: Job, folded: Folded) -> Folded:

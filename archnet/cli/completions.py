@@ -73,6 +73,13 @@ norms_option = click.option(
     help="Form of LayerNorm and RMSNorm: static numbers alone, or corrected by a small layer behind each.",
 )
 
+head_width_option = click.option(
+    "--head-width",
+    type=int,
+    metavar="N",
+    help="Narrow each head of attention to N features: fewer weights and products.  [default: as it is]",
+)
+
 
 @app.command(
     short_help="Print a shell's completion script.",

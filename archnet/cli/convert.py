@@ -12,6 +12,7 @@ from archnet.cli.completions import (
     attention_option,
     bits_option,
     complete_from,
+    head_width_option,
     norms_option,
     target_option,
 )
@@ -74,6 +75,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
         "archnet convert ./bert --data texts/ --target tvm --bits auto --max-drop 0.5 --out build",
         "archnet convert ./bert --data texts/ --target tvm --bits w4a8 --out build4 --reuse build",
         "archnet convert ./vit --data pictures.zip --target archnet --out build --norms corrected",
+        "archnet convert ./bert --data texts/ --target ethos-u55 --out build --head-width 16",
         "archnet convert ./bert --data texts/ --target tvm --out build --periods blocks --block-decay 0.8",
     ),
 )
@@ -112,6 +114,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
 )
 @attention_option
 @norms_option
+@head_width_option
 @click.option(
     "--reuse",
     type=click.Path(path_type=Path),
@@ -136,6 +139,7 @@ def convert(
     embedding: str | None,
     attention: str | None,
     norms: str,
+    head_width: int | None,
     reuse: Path | None,
     quantizer: str,
     periods: str,
@@ -162,6 +166,7 @@ def convert(
         target, width, preset, seq_len, seed, embedding or profile.embedding_forms[0],
         attention=attention or profile.attention_forms[0], max_drop=max_drop,
         norms=norms, method=Method(quantizer, periods, block_decay, adaptation, sequences),
+        head_width=head_width,
     )  # fmt: skip
     profile.choose_embedding(embedding)
     profile.choose_attention(attention)
@@ -183,6 +188,7 @@ def convert(
             embedding=embedding,
             attention=attention,
             norms=norms,
+            head_width=head_width,
             reuse=reuse,
             quantizer=quantizer,
             periods=periods,

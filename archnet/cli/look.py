@@ -10,10 +10,11 @@ from archnet.cli.completions import (
     attention_option,
     bits_option,
     complete_chips,
+    head_width_option,
     norms_option,
     target_option,
 )
-from archnet.config import AUTO_BITS, check_length, known_norms
+from archnet.config import AUTO_BITS, check_head_width, check_length, known_norms
 from archnet.errors import ArchNetError
 
 json_option = click.option(
@@ -118,6 +119,7 @@ def remove(name: str) -> None:
 @bits_option("WxAy")
 @attention_option
 @norms_option
+@head_width_option
 @click.option("--seq-len", default=128, show_default=True, metavar="N", help="Longest sequence, in tokens.")
 @click.option(
     "--chip",
@@ -132,6 +134,7 @@ def inspect(
     bits: str,
     attention: str | None,
     norms: str,
+    head_width: int | None,
     seq_len: int,
     chip: str | None,
     as_json: bool,
@@ -145,6 +148,7 @@ def inspect(
     profile = load_profile(target)  # a misspelt name is told before torch loads
     profile.choose_attention(attention)
     known_norms(norms)
+    check_head_width(head_width)
     check_length(seq_len)
     if bits.strip().lower() == AUTO_BITS:
         raise ArchNetError(
@@ -159,7 +163,9 @@ def inspect(
     quiet_libraries()
     from archnet import api
 
-    plan = api.inspect(model, target, seq_len=seq_len, attention=attention, norms=norms, bits=bits)
+    plan = api.inspect(
+        model, target, seq_len=seq_len, attention=attention, norms=norms, head_width=head_width, bits=bits
+    )
     if chip is not None:
         click.echo(f"asking the compiler of {chip} about the model unchanged; this takes minutes", err=True)
     answer = None if chip is None else api.original_on_chip(model, chip, seq_len=seq_len)

@@ -128,6 +128,7 @@ def reproduce(c: Contents) -> str:
         "--embedding": s["embedding"],
         "--attention": s.get("attention", "softmax"),
         **({"--norms": s["norms"]} if "norms" in s else {}),
+        **({"--head-width": s["head_width"]} if "head_width" in s else {}),
         **{f"--{n.replace('_', '-')}": value for n, value in Method.from_json(s).chosen().items()},
         "--out": "DIR",
     }
@@ -149,6 +150,7 @@ def facts(c: Contents) -> list[tuple[str, str]]:
         "embedding": "Form of the embedding",
         "attention": "Form of attention",
         "norms": "Form of norms",
+        "head_width": "Features of each head of attention",
         "quantizer": "Quantizer",
         "periods": "Trained at once",
         "block_decay": "Weight of a block's loss for each one behind it",

@@ -124,3 +124,14 @@ def test_the_form_of_norms_is_recorded_where_it_was_chosen() -> None:
         replace(SETTINGS, norms="corected")
     assert caught.value.problem == "--norms 'corected' does not exist"
     assert "did you mean 'corrected'?" in caught.value.fix
+
+
+def test_the_width_of_heads_is_recorded_where_it_was_chosen() -> None:
+    narrow = replace(SETTINGS, head_width=16)
+    assert ConvertSettings.from_json(narrow.to_json()) == narrow
+    assert "head_width" not in SETTINGS.to_json()
+    assert SETTINGS.differences(narrow) == ["head_width: unchanged -> 16"]
+    with pytest.raises(ArchNetError) as caught:
+        replace(SETTINGS, head_width=0)
+    assert caught.value.problem == "--head-width 0 is out of range"
+    assert caught.value.fix == "give a number of features, 1 or more, or leave it out"

@@ -1,0 +1,170 @@
+"""Narrower heads: the same function where the rank allows it, the least error where not, and refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from archnet.converters.narrow_heads import head_moments, head_width, keeps_width, narrow_heads
+from archnet.executor import NetworkModule, attention_scores
+from archnet.network import Network, Site
+from archnet.operators import Op
+from tests.small_encoder import captured_encoder, padded_batch
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return captured_encoder(layers=2)
+
+
+def attention_of(network: Network) -> Site:
+    return next(site for site in network.sites if site.op is Op.ATTENTION)
+
+
+def with_rank(network: Network, rank: int, seed: int) -> Network:
+    """The network with heads that do not use more than `rank` of their features, in no particular basis."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = dict(network.tensors)
+    for site in (site for site in network.sites if site.op is Op.ATTENTION):
+        heads, width = int(site.attributes["heads"]), head_width(site, network)
+        for name in site.inputs[:3]:
+            basis = torch.linalg.qr(torch.randn(heads, width, width, generator=generator)).Q[:, :, :rank]
+            project = basis @ basis.mT
+            for key in network.site(name).parameters.values():
+                value = tensors[key].reshape(heads, width, -1)
+                tensors[key] = (project @ value).reshape(tensors[key].shape)
+    return replace(network, tensors=tensors)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rank=st.integers(1, 8), seed=st.integers(0, 1000))
+@torch.no_grad()
+def test_heads_of_a_lower_rank_lose_nothing(rank: int, seed: int) -> None:
+    teacher = with_rank(captured_encoder(), rank, seed)
+    batch = padded_batch(seed)
+    narrow = narrow_heads(teacher, head_moments(NetworkModule(teacher), [batch]), rank)
+    attention = attention_of(narrow)
+    assert head_width(attention, narrow) == rank
+    assert {len(narrow.parameter(narrow.site(name), "bias")) for name in attention.inputs[:3]} == {2 * rank}
+    valid = batch["attention_mask"].bool()
+    wanted, got = (NetworkModule(net)(batch, keep=set(net.outputs.values())) for net in (teacher, narrow))
+    for name in teacher.outputs.values():
+        torch.testing.assert_close(got[name][valid], wanted[name][valid], atol=2e-3, rtol=2e-3)
+
+
+def rows(values: Tensor, batch: dict[str, Tensor], heads: int) -> np.ndarray:
+    """(heads, valid tokens, width), float64."""
+    valid = values[batch["attention_mask"].bool()].double()
+    return valid.reshape(len(valid), heads, -1).transpose(0, 1).numpy()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("width", [1, 3, 6])
+def test_scores_change_by_the_least_that_their_rank_allows(network: Network, width: int) -> None:
+    """Over all pairs of a query and a key of the data, keys without their mean (Eckart and Young)."""
+    batch, site = padded_batch(), attention_of(network)
+    narrow = narrow_heads(network, head_moments(NetworkModule(network), [batch]), width)
+    before, after = (NetworkModule(net)(batch) for net in (network, narrow))
+    heads = int(site.attributes["heads"])
+    for head in range(heads):
+        query, key = (rows(before[name], batch, heads)[head] for name in site.inputs[:2])
+        exact = query @ (key - key.mean(0)).T
+        query, key = (rows(after[name], batch, heads)[head] for name in site.inputs[:2])
+        found = query @ (key - key.mean(0)).T
+        best = np.linalg.svd(exact, compute_uv=False)[width:]
+        assert np.linalg.norm(found - exact) == pytest.approx(np.linalg.norm(best), rel=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("width", [1, 3, 6])
+def test_results_change_by_the_least_that_their_rank_allows(network: Network, width: int) -> None:
+    """Of what each head adds to the layer behind attention, over the values of the data."""
+    batch, site = padded_batch(), attention_of(network)
+    narrow = narrow_heads(network, head_moments(NetworkModule(network), [batch]), width)
+    behind = network.consumers()[site.name][0].name
+    heads = int(site.attributes["heads"])
+    parts = []
+    for net in (network, narrow):
+        weight = net.parameter(net.site(behind), "weight").double().numpy()
+        values = rows(NetworkModule(net)(batch)[site.inputs[2]], batch, heads)
+        parts.append(np.einsum("hrw,ohw->hro", values, weight.reshape(len(weight), heads, -1)))
+    exact, found = parts
+    exact -= exact.mean(1, keepdims=True)
+    for head in range(heads):
+        best = np.linalg.svd(exact[head], compute_uv=False)[width:]
+        change = found[head] - found[head].mean(0) - exact[head]
+        assert np.linalg.norm(change) == pytest.approx(np.linalg.norm(best), rel=1e-3)
+
+
+@torch.no_grad()
+def test_the_mean_of_what_attention_adds_stays(network: Network) -> None:
+    """With values that are all alike there is nothing to lose, whatever the width."""
+    site = attention_of(network)
+    tensors = dict(network.tensors)
+    key = network.site(site.inputs[2]).parameters["weight"]
+    tensors[key] = torch.zeros_like(tensors[key])
+    constant = replace(network, tensors=tensors)
+    batch = padded_batch()
+    narrow = narrow_heads(constant, head_moments(NetworkModule(constant), [batch]), 1)
+    behind = constant.consumers()[site.name][0].name
+    wanted, got = (NetworkModule(net)(batch)[behind] for net in (constant, narrow))
+    valid = batch["attention_mask"].bool()
+    torch.testing.assert_close(got[valid], wanted[valid])
+
+
+@torch.no_grad()
+def test_moments_are_of_valid_tokens(network: Network) -> None:
+    batch, other = padded_batch(), padded_batch(1, batch=3)
+    site = attention_of(network)
+    found = head_moments(NetworkModule(network), [batch, other])[site.name]
+    values = [
+        np.concatenate([rows(NetworkModule(network)(b)[name], b, 2) for b in (batch, other)], 1)
+        for name in site.inputs[:3]
+    ]
+    for head in range(2):
+        query, key, value = (v[head] for v in values)
+        np.testing.assert_allclose(found.query[head], query.T @ query / len(query))
+        np.testing.assert_allclose(found.key[head], np.cov(key.T, bias=True), atol=1e-12)
+        np.testing.assert_allclose(found.value[head], np.cov(value.T, bias=True), atol=1e-12)
+        np.testing.assert_allclose(found.mean[head], value.mean(0))
+
+
+@torch.no_grad()
+def test_other_sites_and_their_number_stay(network: Network) -> None:
+    narrow = narrow_heads(network, head_moments(NetworkModule(network), [padded_batch()]), 2)
+    assert [(s.name, s.op, s.inputs) for s in narrow.sites] == [
+        (s.name, s.op, s.inputs) for s in network.sites
+    ]
+    site = attention_of(narrow)
+    batch = padded_batch()
+    query, key = (NetworkModule(narrow)(batch)[name] for name in site.inputs[:2])
+    assert attention_scores(NetworkModule(narrow), site, query, key).shape == (6, 2, 9, 9)
+    weights = [sum(t.numel() for t in net.tensors.values()) for net in (network, narrow)]
+    assert weights[0] - weights[1] == 2 * (4 * 16 * (16 - 4) + 3 * (16 - 4))
+
+
+def test_what_cannot_be_narrowed_says_why(network: Network) -> None:
+    site = attention_of(network)
+    assert keeps_width(site, network, 7) is None
+    assert keeps_width(site, network, 8) == "its heads have 8 features"
+    distances = replace(site, parameters={"relative_keys": "table"})
+    assert keeps_width(distances, network, 4) == (
+        "its scores have terms of distances (DeBERTa), whose tables have the width of a head"
+    )
+    for role, index in (("query", 0), ("value", 2)):
+        shared = Site("more", Op.RELU, (site.inputs[index],))
+        assert keeps_width(site, replace(network, sites=(*network.sites, shared)), 4) == (
+            f"its {role} does not come from a fully connected layer of its own"
+        )
+    rotated = replace(site, inputs=(site.inputs[0], network.inputs[0], *site.inputs[2:]))
+    assert keeps_width(rotated, network, 4) == "its key does not come from a fully connected layer of its own"
+    read = Site("more", Op.RELU, (site.name,))
+    alone = "it is not read by one fully connected layer alone"
+    assert keeps_width(site, replace(network, sites=(*network.sites, read)), 4) == alone
+    assert keeps_width(site, replace(network, outputs={"x": site.name}), 4) == alone
