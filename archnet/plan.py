@@ -17,8 +17,7 @@ from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
 from archnet.converters.layer_norm import NORMS, norm_form
-from archnet.converters.narrow_heads import head_width as width_of
-from archnet.converters.narrow_heads import keeps_width
+from archnet.converters.narrow_heads import narrowed_to
 from archnet.converters.softmax import OTHER_ARITHMETIC, biased, cap_of, relative
 from archnet.errors import ArchNetError
 from archnet.network import Network, Site, groups_of
@@ -308,11 +307,10 @@ def _narrower(decision: Decision, network: Network, width: int) -> Decision:
     if decision.op != Op.ATTENTION or decision.action == "refuse":
         return decision
     site = network.site(decision.site)
-    reason = keeps_width(site, network, width)
+    becomes, reason = narrowed_to(site, network, width)
     if reason is not None:
         return _refuse(site, f"heads of {width} features: {reason}")
-    heads = f"heads of {width} instead of {width_of(site, network)} features"
-    return replace(decision, becomes=f"{decision.becomes}; {heads}")
+    return replace(decision, becomes=f"{decision.becomes}; {becomes}")
 
 
 def _added(site: Site) -> tuple[Op, ...]:

@@ -13,7 +13,9 @@ and with O of the head and R_v of its values without their mean m
     U S W^T = O R_v^T,      v' = W^T R_v^+T (v - m),      O' = U S,    and O m is added to O's bias.
 
 All of it goes into the weights of the four layers around attention, before anything is trained: the operators
-and their number stay as they are, and distillation learns back what was lost.
+and their number stay as they are, and distillation learns back what was lost. Queries and keys that something
+stands between and their layers (rotary positions, norms), or that meet tables of distances, keep their width;
+values get the other one all the same.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.valid import mask_of, row_masks, valid_rows
 
-ROLES = ("query", "key", "value")
+Layer = tuple[Tensor, Tensor]
+"""Weight and bias of a fully connected layer."""
 
 UNUSED = 1e-12
 """Variance, relative to a head's greatest, that is no more than rounding of float32."""
@@ -51,26 +54,48 @@ class HeadMoments:
     mean: Tensor
 
 
-def keeps_width(site: Site, network: Network, width: int) -> str | None:
-    """Why an attention's heads cannot have so few features, or None."""
+def keeps_scores(site: Site, network: Network) -> str | None:
+    """Why the queries and keys of an attention keep their width, or None."""
     if relative(site):
-        return "its scores have terms of distances (DeBERTa), whose tables have the width of a head"
-    readers = network.consumers()
-    for role, name in zip(ROLES, site.inputs, strict=False):
-        if name in network.inputs or network.site(name).op is not Op.LINEAR or len(readers[name]) != 1:
-            return f"its {role} does not come from a fully connected layer of its own"
-    after = readers[site.name]
+        return "tables of distances have the width of a head"
+    return _not_of_layers(site, network, ("queries", "keys"), site.inputs[:2])
+
+
+def keeps_results(site: Site, network: Network) -> str | None:
+    """Why the values of an attention keep their width, or None."""
+    after = network.consumers()[site.name]
     if len(after) != 1 or after[0].op is not Op.LINEAR or site.name in network.outputs.values():
-        return "it is not read by one fully connected layer alone"
-    has = head_width(site, network)
-    if width >= has:
-        return f"its heads have {has} features"
+        return "what heads give is not read by one fully connected layer alone"
+    return _not_of_layers(site, network, ("values",), site.inputs[2:3])
+
+
+def _not_of_layers(site: Site, network: Network, roles: Sequence[str], sources: Sequence[str]) -> str | None:
+    """Which of them come from anything but a fully connected layer that only this attention reads."""
+    readers = network.consumers()
+    for role, name in zip(roles, sources, strict=True):
+        if name in network.inputs or network.site(name).op is not Op.LINEAR or len(readers[name]) != 1:
+            return f"{role} do not come from a fully connected layer of their own"
     return None
 
 
-def head_width(site: Site, network: Network) -> int:
-    """Features of each head of an attention whose values come from a fully connected layer."""
-    return len(network.parameter(network.site(site.inputs[2]), "bias")) // int(site.attributes["heads"])
+def narrowed_to(site: Site, network: Network, width: int) -> tuple[str, str | None]:
+    """What an attention's heads become in words, and why it cannot be or None."""
+    why_scores, why_results = keeps_scores(site, network), keeps_results(site, network)
+    if why_scores is not None and why_results is not None:
+        return "", f"{why_scores}, and {why_results}"
+    names = [
+        name for name, why in zip(site.inputs[1:3], (why_scores, why_results), strict=True) if why is None
+    ]
+    has = min(len(network.parameter(network.site(name), "bias")) for name in names)
+    has //= int(site.attributes["heads"])
+    if width >= has:
+        return "", f"they have {has}"
+    narrower = f"{width} instead of {has} features"
+    if why_scores is not None:
+        return f"values of {narrower} a head, as {why_scores}", None
+    if why_results is not None:
+        return f"queries and keys of {narrower} a head, as {why_results}", None
+    return f"heads of {narrower}", None
 
 
 @torch.no_grad()
@@ -101,7 +126,7 @@ def narrow_heads(network: Network, moments: Mapping[str, HeadMoments], width: in
     """The network whose heads have `width` features, as near to it as that allows.
 
     Args:
-        network: captured; none of its attentions has a reason against it (`keeps_width`).
+        network: captured; none of its attentions has a reason against it (`narrowed_to`).
         moments: of each attention by its site's name.
     """
     sites = {site.name: site for site in network.sites}
@@ -109,51 +134,55 @@ def narrow_heads(network: Network, moments: Mapping[str, HeadMoments], width: in
     for site in network.sites:
         if site.op is not Op.ATTENTION:
             continue
-        after = network.consumers()[site.name][0].name
-        layers = [*site.inputs[:3], after]
-        weights = {
-            name: (network.parameter(sites[name], "weight"), network.parameter(sites[name], "bias"))
-            for name in layers
-        }
-        narrowed = _narrowed(weights, layers, moments[site.name], width)
-        for name, (weight, bias) in narrowed.items():
+        query, key, value = (sites[name] for name in site.inputs[:3])
+        changed: dict[str, Layer] = {}
+        if keeps_scores(site, network) is None:
+            layers = _layer(network, query), _layer(network, key)
+            changed |= zip((query.name, key.name), _scores(*layers, moments[site.name], width), strict=True)
+        if keeps_results(site, network) is None:
+            after = network.consumers()[site.name][0]
+            layers = _layer(network, value), _layer(network, after)
+            changed |= zip(
+                (value.name, after.name), _results(*layers, moments[site.name], width), strict=True
+            )
+        for name, (weight, bias) in changed.items():
             keys = {"weight": f"{name}.narrow_weight", "bias": f"{name}.narrow_bias"}
             tensors |= {keys["weight"]: weight.float().contiguous(), keys["bias"]: bias.float().contiguous()}
             sites[name] = replace(sites[name], parameters={**sites[name].parameters, **keys})
     return replace(network, sites=tuple(sites.values()), tensors=tensors).pruned()
 
 
-def _narrowed(
-    layers: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str], moments: HeadMoments, width: int
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """New weights and biases of the layers for queries, keys, values, and of the one behind attention."""
-    heads = len(moments.mean)
-    query, key, value, after = names
+def _layer(network: Network, site: Site) -> Layer:
+    """Weight (outputs, inputs) and bias of a fully connected layer, float64."""
+    return network.parameter(site, "weight").double(), network.parameter(site, "bias").double()
+
+
+def _scores(query: Layer, key: Layer, moments: HeadMoments, width: int) -> tuple[Layer, Layer]:
+    """The layers for queries and for keys."""
     (of_query, query_back), (of_key, key_back) = _roots(moments.query), _roots(moments.key)
     left, strength, right = torch.linalg.svd(of_query @ of_key.mT)
-    share = strength[:, :width, None].sqrt()
-    to_query, to_key = (
-        share * (query_back @ left[:, :, :width]).mT,
-        share * (key_back @ right.mT[:, :, :width]).mT,
-    )
-    weight, bias = (tensor.double() for tensor in layers[after])
-    joined = weight.reshape(len(weight), heads, -1).transpose(0, 1)  # (heads, outputs, width of a head)
+    share = strength[:, :width].sqrt()[:, :, None]
+    to_query = share * (query_back @ left[:, :, :width]).mT
+    to_key = share * (key_back @ right.mT[:, :, :width]).mT
+    return _projected(query, to_query), _projected(key, to_key)
+
+
+def _results(value: Layer, after: Layer, moments: HeadMoments, width: int) -> tuple[Layer, Layer]:
+    """The layer for values, and the one behind attention."""
+    weight, bias = after
+    joined = weight.reshape(len(weight), len(moments.mean), -1).transpose(0, 1)  # heads, outputs, width
     of_value, value_back = _roots(moments.value)
     left, strength, right = torch.linalg.svd(joined @ of_value.mT, full_matrices=False)
     to_value = (value_back @ right.mT[:, :, :width]).mT
     back = left[:, :, :width] * strength[:, None, :width]
-    return {
-        query: _projected(layers[query], to_query),
-        key: _projected(layers[key], to_key),
-        value: _projected(layers[value], to_value, moments.mean),
-        after: (back.transpose(0, 1).flatten(1), bias + torch.einsum("how,hw->o", joined, moments.mean)),
-    }
+    bias = bias + torch.einsum("how,hw->o", joined, moments.mean)
+    return _projected(value, to_value, moments.mean), (back.transpose(0, 1).flatten(1), bias)
 
 
-def _projected(layer: tuple[Tensor, Tensor], to: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _projected(layer: Layer, to: Tensor, mean: Tensor | None = None) -> Layer:
     """A layer followed by (heads, width, features of a head) on each head, less a mean before it."""
     heads = len(to)
-    weight, bias = (tensor.double().reshape(heads, -1, *tensor.shape[1:]) for tensor in layer)
+    weight, bias = (tensor.reshape(heads, -1, *tensor.shape[1:]) for tensor in layer)
     moved = bias if mean is None else bias - mean
     return (to @ weight).flatten(0, 1), (to @ moved[:, :, None]).flatten()
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from archnet.converters.narrow_heads import head_moments, head_width, keeps_width, narrow_heads
+from archnet.converters.narrow_heads import head_moments, narrow_heads, narrowed_to
 from archnet.executor import NetworkModule, attention_scores
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -25,6 +25,10 @@ def network() -> Network:
 
 def attention_of(network: Network) -> Site:
     return next(site for site in network.sites if site.op is Op.ATTENTION)
+
+
+def head_width(site: Site, network: Network) -> int:
+    return len(network.parameter(network.site(site.inputs[2]), "bias")) // int(site.attributes["heads"])
 
 
 def with_rank(network: Network, rank: int, seed: int) -> Network:
@@ -149,22 +153,52 @@ def test_other_sites_and_their_number_stay(network: Network) -> None:
     assert weights[0] - weights[1] == 2 * (4 * 16 * (16 - 4) + 3 * (16 - 4))
 
 
-def test_what_cannot_be_narrowed_says_why(network: Network) -> None:
+def test_what_keeps_its_width_says_why(network: Network) -> None:
     site = attention_of(network)
-    assert keeps_width(site, network, 7) is None
-    assert keeps_width(site, network, 8) == "its heads have 8 features"
+    query, key, value, *mask = site.inputs
+    assert narrowed_to(site, network, 7) == ("heads of 7 instead of 8 features", None)
+    assert narrowed_to(site, network, 8) == ("", "they have 8")
+
+    tables = "tables of distances have the width of a head"
     distances = replace(site, parameters={"relative_keys": "table"})
-    assert keeps_width(distances, network, 4) == (
-        "its scores have terms of distances (DeBERTa), whose tables have the width of a head"
+    assert narrowed_to(distances, network, 4) == (
+        f"values of 4 instead of 8 features a head, as {tables}",
+        None,
     )
-    for role, index in (("query", 0), ("value", 2)):
-        shared = Site("more", Op.RELU, (site.inputs[index],))
-        assert keeps_width(site, replace(network, sites=(*network.sites, shared)), 4) == (
-            f"its {role} does not come from a fully connected layer of its own"
+
+    layers = "do not come from a fully connected layer of their own"
+    for read, inputs in ((query, site.inputs), (key, site.inputs), ("", (query, "input_ids", value, *mask))):
+        more = (*network.sites, Site("more", Op.RELU, (read,))) if read else network.sites
+        role = "keys" if read != query else "queries"
+        text = f"values of 4 instead of 8 features a head, as {role} {layers}"
+        assert narrowed_to(replace(site, inputs=inputs), replace(network, sites=more), 4) == (text, None)
+
+    shared = replace(network, sites=(*network.sites, Site("more", Op.RELU, (value,))))
+    text = f"queries and keys of 4 instead of 8 features a head, as values {layers}"
+    assert narrowed_to(site, shared, 4) == (text, None)
+    assert narrowed_to(distances, shared, 4) == ("", f"{tables}, and values {layers}")
+
+    alone = "what heads give is not read by one fully connected layer alone"
+    read_twice = replace(network, sites=(*network.sites, Site("more", Op.RELU, (site.name,))))
+    for other in (read_twice, replace(network, outputs={"x": site.name})):
+        assert narrowed_to(distances, other, 4) == ("", f"{tables}, and {alone}")
+
+
+@torch.no_grad()
+def test_what_keeps_its_width_is_left_alone(network: Network) -> None:
+    """Values alone, and queries and keys alone, are what both together would be."""
+    site = attention_of(network)
+    moments = head_moments(NetworkModule(network), [padded_batch()])
+    both = narrow_heads(network, moments, 3)
+    behind = network.consumers()[site.name][0].name
+    for read, kept in ((site.inputs[0], site.inputs[:2]), (site.inputs[2], (site.inputs[2], behind))):
+        shared = replace(
+            network, sites=(*network.sites, Site("more", Op.RELU, (read,))), outputs={"y": "more"}
         )
-    rotated = replace(site, inputs=(site.inputs[0], network.inputs[0], *site.inputs[2:]))
-    assert keeps_width(rotated, network, 4) == "its key does not come from a fully connected layer of its own"
-    read = Site("more", Op.RELU, (site.name,))
-    alone = "it is not read by one fully connected layer alone"
-    assert keeps_width(site, replace(network, sites=(*network.sites, read)), 4) == alone
-    assert keeps_width(site, replace(network, outputs={"x": site.name}), 4) == alone
+        shared = replace(shared, outputs={**network.outputs, "y": "more"})
+        found = narrow_heads(shared, moments, 3)
+        for name in (*site.inputs[:3], behind):
+            wanted = network if name in kept else both
+            for role in ("weight", "bias"):
+                got = found.parameter(found.site(name), role)
+                torch.testing.assert_close(got, wanted.parameter(wanted.site(name), role))

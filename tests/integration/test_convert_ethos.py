@@ -24,9 +24,10 @@ pytest.importorskip("ai_edge_litert", reason="needs archnet[ethos]")
         ("bert", (), Op.LOG_SUM_SOFTMAX),
         ("bert", ("--attention", "softmax"), Op.SOFTMAX),
         ("mobilebert", (), Op.LOG_SUM_SOFTMAX),
+        ("deberta", ("--head-width", "4"), Op.LOG_SUM_SOFTMAX),
         ("deberta-v2", (), Op.LOG_SUM_SOFTMAX),
     ],
-    ids=["bert", "softmax", "mobilebert", "deberta-v2"],
+    ids=["bert", "softmax", "mobilebert", "narrow values", "deberta-v2"],
 )
 def test_convert(
     family: str, asked: tuple[str, ...], softmax: Op, archnet: Archnet, sentences: Path, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from archnet.build import BuildDir
 from archnet.operators import Op
 from archnet.storage import load_graph
 from tests.hf_models import make_image_folder, make_model_folder, write_pictures
-from tests.hf_writers import make_translation_folder
+from tests.hf_writers import make_language_folder, make_translation_folder
 from tests.integration.conftest import Archnet, check_all_equal
 from tests.integration.test_convert_refusals import check_refusal
-from tests.integration.tiny import SEQUENCE, short_presets
+from tests.integration.tiny import SEQUENCE, short_presets, text
 
 
 def head_widths(folder: Path) -> set[int]:
@@ -79,24 +80,45 @@ def test_convert_a_classifier_of_pictures(archnet: Archnet, target: Path, tmp_pa
     check_all_equal(archnet, out, "onnxruntime")
 
 
-@pytest.mark.parametrize(
-    ("family", "reason"),
-    [
-        ("bert", "heads of 8 features: its heads have 8 features"),
-        ("llama", "heads of 8 features: its query does not come from a fully connected layer of its own"),
-    ],
-)
-def test_refusals(family: str, reason: str, archnet: Archnet, tmp_path: Path) -> None:
-    model = make_model_folder(tmp_path / "model", family, layers=1)
+@pytest.mark.parametrize(("family", "kept"), [("llama", "queries"), ("deberta", "tables of distances")])
+def test_values_alone(family: str, kept: str, archnet: Archnet, sentences: Path, tmp_path: Path) -> None:
+    """Rotary positions and distances keep what queries and keys are."""
+    model, out = make_model_folder(tmp_path / "model", family, layers=1), tmp_path / "build"
+    with short_presets(12, 4):
+        done = archnet(
+            *("convert", model, "--data", sentences, "--target", "onnxruntime", "--attention", "logsum"),
+            *("--seq-len", 24, "--head-width", 4, "--out", out),
+        )
+    assert done.exit_code == 0, done.output
+    assert head_widths(out / "graph") == {4, 8}
+    decisions = json.loads((out / "plan.json").read_text())["decisions"]
+    texts = [d["becomes"] for d in decisions if d["op"] == "Attention"]
+    assert texts
+    assert all(f"; values of 4 instead of 8 features a head, as {kept} " in text for text in texts)
+    check_all_equal(archnet, out, "onnxruntime")
+
+
+def test_a_language_model_keeps_narrower_values(archnet: Archnet, target: Path, tmp_path: Path) -> None:
+    model, out = make_language_folder(tmp_path / "model", "gpt2"), tmp_path / "build"
+    (tmp_path / "text").write_text("\n".join(text()))
+    with short_presets(12, 4):
+        done = archnet(
+            *("convert", model, "--data", tmp_path / "text", "--target", target, "--attention", "logsum"),
+            *("--seq-len", 24, "--head-width", 4, "--out", out),
+        )
+    assert done.exit_code == 0, done.output
+    caches = {spec.shape[-1] for spec in load_graph(out / "decoder" / "graph").inputs if len(spec.shape) == 4}
+    assert caches == {4}
+    check_all_equal(archnet, out, "onnxruntime")
+
+
+def test_heads_that_are_no_wider(archnet: Archnet, model: Path, sentences: Path, tmp_path: Path) -> None:
+    reason = "heads of 8 features: they have 8"
     shown = archnet("inspect", model, "--target", "tvm", "--head-width", 8, "--seq-len", 16)
     assert shown.exit_code == 2
     assert reason in " ".join(shown.output.split())
     out = tmp_path / "build"
-    (tmp_path / "text").write_text("a man\n" * 9)
-    made = archnet(
-        *("convert", model, "--data", tmp_path / "text", "--target", "tvm", "--head-width", 8),
-        *("--seq-len", 16, "--out", out),
-    )
+    made = archnet("convert", model, "--data", sentences, "--target", "tvm", "--head-width", 8, "--out", out)
     check_refusal(made, reason, "choose another --target")
     assert not out.exists()
 
