@@ -20,7 +20,7 @@ from archnet.calibration.data import load_sentences
 from archnet.calibration.image_files import holds_pictures
 from archnet.classify import PIXELS, Prediction, classify_files
 from archnet.compiling import COMPILE_SECONDS
-from archnet.config import NORM_FORMS, Bits, ConvertSettings, check_head_width, check_length, known_norms
+from archnet.config import NORM_FORMS, Bits, ConvertSettings, HeadWidth, check_length, known_norms
 from archnet.encode import encode, open_tokenizer, padding_id
 from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, ignore
@@ -56,7 +56,7 @@ def convert(
     embedding: str | None = None,
     attention: str | None = None,
     norms: str = NORM_FORMS[0],
-    head_width: int | None = None,
+    head_width: HeadWidth | str | int | None = None,
     tokenizer: object | None = None,
     reuse: str | os.PathLike[str] | None = None,
     quantizer: str = "lsq",
@@ -82,7 +82,8 @@ def convert(
         embedding: form of the word embedding; the target's default when None.
         attention: form of attention; the target's default when None.
         norms: form of LayerNorm and RMSNorm: "static", or "corrected" by a small layer behind each.
-        head_width: features that each head of attention is narrowed to; as many as it has when None.
+        head_width: features that each head of attention is narrowed to, such as 16, or "8,16" for queries
+            and keys, and for values; as many as it has when None.
         tokenizer: for a model that comes without one.
         reuse: a finished build of the same model, data and settings but for bits, target, embedding, form of
             softmax and quantizer: its distillation is taken instead of done again.
@@ -101,7 +102,8 @@ def convert(
     attends = profile.choose_attention(attention)
     settings = ConvertSettings(
         profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256(), attends, max_drop,
-        norms, Method(quantizer, periods, block_decay, adaptation, sequences), head_width,
+        norms, Method(quantizer, periods, block_decay, adaptation, sequences),
+        _head_width(head_width),
     )  # fmt: skip
     BuildDir.check_place(Path(out))
     if reuse is not None:
@@ -130,7 +132,7 @@ def inspect(
     embedding: str | None = None,
     attention: str | None = None,
     norms: str = NORM_FORMS[0],
-    head_width: int | None = None,
+    head_width: HeadWidth | str | int | None = None,
     bits: str | Bits = "w8a8",
 ) -> Plan:
     """What every operator of a model would become on a target; no data, no training.
@@ -139,7 +141,7 @@ def inspect(
         ArchNetError: the model cannot be opened or captured, or the target is unknown.
     """
     check_length(seq_len)
-    check_head_width(head_width)
+    narrower = _head_width(head_width)
     profile = load_profile(target)
     attends = profile.choose_attention(attention)
     wanted = profile.ask_bits(bits, None)
@@ -148,7 +150,7 @@ def inspect(
     form = embedding or profile.embedding_forms[0]
     return planned(
         source, network, profile, embedding=form, attention=attends, norms=known_norms(norms), bits=wanted,
-        head_width=head_width,
+        head_width=narrower,
     )  # fmt: skip
 
 
@@ -172,6 +174,10 @@ def original_on_chip(
     asked = askable(chip)
     source = open_model(model, tokenizer_required=False)
     return ask_about(source, asked, sequence=min(seq_len, source.max_length), seconds=seconds)
+
+
+def _head_width(width: HeadWidth | str | int | None) -> HeadWidth | None:
+    return HeadWidth.parse(str(width)) if isinstance(width, (str, int)) else width
 
 
 def _data(data: Data) -> list[str] | Path:

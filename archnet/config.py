@@ -75,21 +75,45 @@ class Bits:
         return f"w{self.weights}a{self.activations}"
 
 
+@dataclass(frozen=True, slots=True)
+class HeadWidth:
+    """How many features each head of attention is narrowed to, written "16", or "8,16" where they differ.
+
+    Attributes:
+        keys: of queries and keys.
+        values: of values.
+    """
+
+    keys: int
+    values: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "16" or "8,16".
+
+        Raises:
+            ArchNetError: the text is neither, or a number is 0.
+        """
+        found = re.fullmatch(r"([0-9]{1,6})(?:,([0-9]{1,6}))?", text.strip())
+        numbers = [int(number) for number in found.groups() if number] if found else []
+        if not numbers or min(numbers) < 1:
+            raise ArchNetError(
+                f"--head-width {text!r} is no number of features",
+                fix="write how many each head is to have, such as 16, or of queries and keys, and of values, "
+                "such as 8,16",
+            )
+        return cls(numbers[0], numbers[-1])
+
+    def __str__(self) -> str:
+        return str(self.keys) if self.keys == self.values else f"{self.keys},{self.values}"
+
+
 def check_length(seq_len: int) -> None:
     """Raises ArchNetError where no network has this longest sequence, in tokens."""
     if not 2 <= seq_len <= MAX_SEQUENCE:
         raise ArchNetError(
             f"--seq-len {seq_len} is out of range",
             fix=f"give a number of tokens from 2 to {MAX_SEQUENCE}",
-        )
-
-
-def check_head_width(width: int | None) -> None:
-    """Raises ArchNetError where no head has so many features."""
-    if width is not None and width < 1:
-        raise ArchNetError(
-            f"--head-width {width} is out of range",
-            fix="give a number of features, 1 or more, or leave it out",
         )
 
 
@@ -123,7 +147,7 @@ class ConvertSettings:
         norms: the form that LayerNorm and RMSNorm take, one of `NORM_FORMS`.
         target_sha256: of a profile of the user's own, whose name does not say what is in it; else empty.
         method: how it learns.
-        head_width: features that each head of attention is narrowed to; None: as many as it has.
+        head_width: what each head of attention is narrowed to; None: as many features as it has.
 
     Raises:
         ArchNetError: a value is out of range; known names are suggested.
@@ -140,7 +164,7 @@ class ConvertSettings:
     max_drop: float | None = None
     norms: str = NORM_FORMS[0]
     method: Method = field(default_factory=Method)
-    head_width: int | None = None
+    head_width: HeadWidth | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -159,7 +183,6 @@ class ConvertSettings:
                 fix=f"choose another form; {nearest(self.attention, ATTENTION_FORMS)}",
             )
         known_norms(self.norms)
-        check_head_width(self.head_width)
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise ArchNetError(
                 f"--max-drop {self.max_drop:g} is out of range",
@@ -178,7 +201,7 @@ class ConvertSettings:
 
     def to_json(self) -> dict[str, str | int | float]:
         """A flat JSON object, which `from_json` reads; of `method` sequences and what is no default."""
-        value = {**asdict(self), "bits": str(self.bits)}
+        value = {**asdict(self), "bits": str(self.bits), "head_width": str(self.head_width)}
         del value["method"]
         value |= {**self.method.chosen(), "sequences": self.method.sequences}
         if self.max_drop is None:
@@ -218,7 +241,7 @@ class ConvertSettings:
             max_drop=float(value["max_drop"]) if "max_drop" in value else None,
             norms=str(value.get("norms", NORM_FORMS[0])),
             method=Method.from_json({"sequences": SEQUENCES_BEFORE, **value}),
-            head_width=int(value["head_width"]) if "head_width" in value else None,
+            head_width=HeadWidth.parse(str(value["head_width"])) if "head_width" in value else None,
         )
 
     def differences(self, other: ConvertSettings) -> list[str]:

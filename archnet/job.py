@@ -11,7 +11,7 @@ from typing import Protocol
 from archnet.blocks import Block, find_blocks, with_blocks
 from archnet.calibration.token_batches import TokenBatches
 from archnet.capture import INPUTS, LANGUAGE_INPUTS, TRANSLATION_INPUTS, capture, capture_image
-from archnet.config import NORM_FORMS, Bits, ConvertSettings
+from archnet.config import NORM_FORMS, Bits, ConvertSettings, HeadWidth
 from archnet.converters.layer_norm import NORMS
 from archnet.distill import Batches
 from archnet.errors import ArchNetError
@@ -118,7 +118,7 @@ def planned(
     attention: str,
     norms: str,
     bits: Bits,
-    head_width: int | None,
+    head_width: HeadWidth | None,
 ) -> Plan:
     """What becomes of every site, for strict targets of convolutions in blocks, for chips of a decoder.
 

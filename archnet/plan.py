@@ -10,7 +10,7 @@ import torch
 
 from archnet.calibration.rotation import OUTWARD, outputs_apart
 from archnet.calibration.widths import Wider
-from archnet.config import NORM_FORMS, Bits
+from archnet.config import NORM_FORMS, Bits, HeadWidth
 from archnet.converters import converter_for, residual
 from archnet.converters.activation import follows_linear
 from archnet.converters.attention import forms_of
@@ -166,7 +166,7 @@ def make_plan(
     attention: str = "softmax",
     norms: str = NORM_FORMS[0],
     bits: Bits | None = None,
-    head_width: int | None = None,
+    head_width: HeadWidth | None = None,
 ) -> Plan:
     """Decide for every site; nothing is trained and no weight is read.
 
@@ -176,7 +176,7 @@ def make_plan(
         attention: form of attention, one of the profile's.
         norms: form that norms take, one of NORM_FORMS.
         bits: widths of weights and activations; by default the target's first.
-        head_width: features of each head of attention; None: as many as it has.
+        head_width: what heads of attention are narrowed to; None: they stay.
     """
     bits = bits or Bits(profile.weight_bits[0], profile.activation_bits[0])
     decisions = [_decide(site, network, profile, embedding, attention, norms) for site in network.sites]
@@ -302,7 +302,7 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
     return Decision(site.name, str(site.op), "keep", where + becomes, block=site.block)
 
 
-def _narrower(decision: Decision, network: Network, width: int) -> Decision:
+def _narrower(decision: Decision, network: Network, width: HeadWidth) -> Decision:
     """The same decision, of an attention with narrower heads, or why they cannot be."""
     if decision.op != Op.ATTENTION or decision.action == "refuse":
         return decision

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from archnet.config import HeadWidth
 from archnet.converters.softmax import relative
 from archnet.executor import NetworkModule
 from archnet.network import Network, Site
@@ -78,24 +79,27 @@ def _not_of_layers(site: Site, network: Network, roles: Sequence[str], sources: 
     return None
 
 
-def narrowed_to(site: Site, network: Network, width: int) -> tuple[str, str | None]:
+def narrowed_to(site: Site, network: Network, width: HeadWidth) -> tuple[str, str | None]:
     """What an attention's heads become in words, and why it cannot be or None."""
-    why_scores, why_results = keeps_scores(site, network), keeps_results(site, network)
-    if why_scores is not None and why_results is not None:
-        return "", f"{why_scores}, and {why_results}"
-    names = [
-        name for name, why in zip(site.inputs[1:3], (why_scores, why_results), strict=True) if why is None
-    ]
-    has = min(len(network.parameter(network.site(name), "bias")) for name in names)
-    has //= int(site.attributes["heads"])
-    if width >= has:
-        return "", f"they have {has}"
-    narrower = f"{width} instead of {has} features"
-    if why_scores is not None:
-        return f"values of {narrower} a head, as {why_scores}", None
-    if why_results is not None:
-        return f"queries and keys of {narrower} a head, as {why_results}", None
-    return f"heads of {narrower}", None
+    parts = {
+        "queries and keys": (width.keys, site.inputs[1], keeps_scores(site, network)),
+        "values": (width.values, site.inputs[2], keeps_results(site, network)),
+    }
+    narrower, kept = [], []
+    for part, (wanted, name, reason) in parts.items():
+        has = 0 if reason else _head_width(site, network, name)
+        if reason is None and wanted < has:
+            narrower.append(f"{part} of {wanted} instead of {has} features a head")
+        else:
+            kept.append(reason or f"{part} have {has}")
+    if not narrower:
+        return "", ", and ".join(kept)
+    return "; ".join([", ".join(narrower), *kept]), None
+
+
+def _head_width(site: Site, network: Network, source: str) -> int:
+    """Features of each head of queries, keys or values that come from a fully connected layer."""
+    return len(network.parameter(network.site(source), "bias")) // int(site.attributes["heads"])
 
 
 @torch.no_grad()
@@ -122,8 +126,8 @@ def head_moments(teacher: NetworkModule, batches: Sequence[Mapping[str, Tensor]]
     }
 
 
-def narrow_heads(network: Network, moments: Mapping[str, HeadMoments], width: int) -> Network:
-    """The network whose heads have `width` features, as near to it as that allows.
+def narrow_heads(network: Network, moments: Mapping[str, HeadMoments], width: HeadWidth) -> Network:
+    """The network whose heads have no more features than that, as near to it as that allows.
 
     Args:
         network: captured; none of its attentions has a reason against it (`narrowed_to`).
@@ -136,14 +140,16 @@ def narrow_heads(network: Network, moments: Mapping[str, HeadMoments], width: in
             continue
         query, key, value = (sites[name] for name in site.inputs[:3])
         changed: dict[str, Layer] = {}
-        if keeps_scores(site, network) is None:
+        if keeps_scores(site, network) is None and width.keys < _head_width(site, network, key.name):
             layers = _layer(network, query), _layer(network, key)
-            changed |= zip((query.name, key.name), _scores(*layers, moments[site.name], width), strict=True)
-        if keeps_results(site, network) is None:
+            changed |= zip(
+                (query.name, key.name), _scores(*layers, moments[site.name], width.keys), strict=True
+            )
+        if keeps_results(site, network) is None and width.values < _head_width(site, network, value.name):
             after = network.consumers()[site.name][0]
             layers = _layer(network, value), _layer(network, after)
             changed |= zip(
-                (value.name, after.name), _results(*layers, moments[site.name], width), strict=True
+                (value.name, after.name), _results(*layers, moments[site.name], width.values), strict=True
             )
         for name, (weight, bias) in changed.items():
             keys = {"weight": f"{name}.narrow_weight", "bias": f"{name}.narrow_bias"}

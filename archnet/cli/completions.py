@@ -75,9 +75,9 @@ norms_option = click.option(
 
 head_width_option = click.option(
     "--head-width",
-    type=int,
-    metavar="N",
-    help="Narrow each head of attention to N features: fewer weights and products.  [default: as it is]",
+    metavar="N[,M]",
+    help="Narrow each head of attention to N features (M of values): fewer weights and products.  "
+    "[default: as it is]",
 )
 
 

@@ -75,7 +75,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
         "archnet convert ./bert --data texts/ --target tvm --bits auto --max-drop 0.5 --out build",
         "archnet convert ./bert --data texts/ --target tvm --bits w4a8 --out build4 --reuse build",
         "archnet convert ./vit --data pictures.zip --target archnet --out build --norms corrected",
-        "archnet convert ./bert --data texts/ --target ethos-u55 --out build --head-width 16",
+        "archnet convert ./bert --data texts/ --target ethos-u55 --out build --head-width 8,16",
         "archnet convert ./bert --data texts/ --target tvm --out build --periods blocks --block-decay 0.8",
     ),
 )
@@ -139,7 +139,7 @@ def convert(
     embedding: str | None,
     attention: str | None,
     norms: str,
-    head_width: int | None,
+    head_width: str | None,
     reuse: Path | None,
     quantizer: str,
     periods: str,
@@ -155,7 +155,7 @@ def convert(
 
     Killed or stopped with Ctrl-C, the same command goes on where it was.
     """
-    from archnet.config import AUTO_BITS, ConvertSettings
+    from archnet.config import AUTO_BITS, ConvertSettings, HeadWidth
     from archnet.method import Method
     from archnet.targets.profile import load_profile
 
@@ -166,7 +166,7 @@ def convert(
         target, width, preset, seq_len, seed, embedding or profile.embedding_forms[0],
         attention=attention or profile.attention_forms[0], max_drop=max_drop,
         norms=norms, method=Method(quantizer, periods, block_decay, adaptation, sequences),
-        head_width=head_width,
+        head_width=None if head_width is None else HeadWidth.parse(head_width),
     )  # fmt: skip
     profile.choose_embedding(embedding)
     profile.choose_attention(attention)

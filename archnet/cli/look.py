@@ -14,7 +14,7 @@ from archnet.cli.completions import (
     norms_option,
     target_option,
 )
-from archnet.config import AUTO_BITS, check_head_width, check_length, known_norms
+from archnet.config import AUTO_BITS, HeadWidth, check_length, known_norms
 from archnet.errors import ArchNetError
 
 json_option = click.option(
@@ -134,7 +134,7 @@ def inspect(
     bits: str,
     attention: str | None,
     norms: str,
-    head_width: int | None,
+    head_width: str | None,
     seq_len: int,
     chip: str | None,
     as_json: bool,
@@ -148,7 +148,8 @@ def inspect(
     profile = load_profile(target)  # a misspelt name is told before torch loads
     profile.choose_attention(attention)
     known_norms(norms)
-    check_head_width(head_width)
+    if head_width is not None:
+        HeadWidth.parse(head_width)
     check_length(seq_len)
     if bits.strip().lower() == AUTO_BITS:
         raise ArchNetError(

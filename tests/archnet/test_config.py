@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from archnet.config import KNOWN_BITS, Bits, ConvertSettings
+from archnet.config import KNOWN_BITS, Bits, ConvertSettings, HeadWidth
 from archnet.errors import ArchNetError
 
 SETTINGS = ConvertSettings("archnet", Bits(8, 8), "fast", 64, 7, "one-hot")
@@ -127,11 +129,24 @@ def test_the_form_of_norms_is_recorded_where_it_was_chosen() -> None:
 
 
 def test_the_width_of_heads_is_recorded_where_it_was_chosen() -> None:
-    narrow = replace(SETTINGS, head_width=16)
+    narrow = replace(SETTINGS, head_width=HeadWidth(8, 16))
     assert ConvertSettings.from_json(narrow.to_json()) == narrow
     assert "head_width" not in SETTINGS.to_json()
-    assert SETTINGS.differences(narrow) == ["head_width: unchanged -> 16"]
+    assert SETTINGS.differences(narrow) == ["head_width: unchanged -> 8,16"]
+
+
+@given(keys=st.integers(1, 999999), values=st.integers(1, 999999))
+def test_the_width_of_heads_is_read_as_it_is_written(keys: int, values: int) -> None:
+    width = HeadWidth(keys, values)
+    assert HeadWidth.parse(f" {width} ") == width
+    assert HeadWidth.parse(str(keys)) == HeadWidth(keys, keys)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "8,0", "-1", "8,", ",8", "8;16", "8,16,4", "sixteen", "8.5", "1234567"]
+)
+def test_what_is_no_width_of_heads(text: str) -> None:
     with pytest.raises(ArchNetError) as caught:
-        replace(SETTINGS, head_width=0)
-    assert caught.value.problem == "--head-width 0 is out of range"
-    assert caught.value.fix == "give a number of features, 1 or more, or leave it out"
+        HeadWidth.parse(text)
+    assert caught.value.problem == f"--head-width {text!r} is no number of features"
+    assert "such as 8,16" in caught.value.fix

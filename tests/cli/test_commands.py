@@ -164,7 +164,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             str(log),
         ),
         *("--quantizer", "dorefa", "--block-decay", "0.5", "--sequences", "greedy"),
-        *("--norms", "corrected", "--head-width", "16"),
+        *("--norms", "corrected", "--head-width", "8,16"),
     )
     assert result.exit_code == 0, result.stderr
     assert calls == [
@@ -181,7 +181,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "embedding": "host",
             "attention": "relu",
             "norms": "corrected",
-            "head_width": 16,
+            "head_width": "8,16",
             "reuse": Path("earlier"),
             "quantizer": "dorefa",
             "periods": "all",

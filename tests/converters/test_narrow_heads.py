@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from archnet.config import HeadWidth
 from archnet.converters.narrow_heads import head_moments, narrow_heads, narrowed_to
 from archnet.executor import NetworkModule, attention_scores
 from archnet.network import Network, Site
@@ -52,7 +53,7 @@ def with_rank(network: Network, rank: int, seed: int) -> Network:
 def test_heads_of_a_lower_rank_lose_nothing(rank: int, seed: int) -> None:
     teacher = with_rank(captured_encoder(), rank, seed)
     batch = padded_batch(seed)
-    narrow = narrow_heads(teacher, head_moments(NetworkModule(teacher), [batch]), rank)
+    narrow = narrow_heads(teacher, head_moments(NetworkModule(teacher), [batch]), HeadWidth(rank, rank))
     attention = attention_of(narrow)
     assert head_width(attention, narrow) == rank
     assert {len(narrow.parameter(narrow.site(name), "bias")) for name in attention.inputs[:3]} == {2 * rank}
@@ -73,7 +74,7 @@ def rows(values: Tensor, batch: dict[str, Tensor], heads: int) -> np.ndarray:
 def test_scores_change_by_the_least_that_their_rank_allows(network: Network, width: int) -> None:
     """Over all pairs of a query and a key of the data, keys without their mean (Eckart and Young)."""
     batch, site = padded_batch(), attention_of(network)
-    narrow = narrow_heads(network, head_moments(NetworkModule(network), [batch]), width)
+    narrow = narrow_heads(network, head_moments(NetworkModule(network), [batch]), HeadWidth(width, width))
     before, after = (NetworkModule(net)(batch) for net in (network, narrow))
     heads = int(site.attributes["heads"])
     for head in range(heads):
@@ -90,7 +91,7 @@ def test_scores_change_by_the_least_that_their_rank_allows(network: Network, wid
 def test_results_change_by_the_least_that_their_rank_allows(network: Network, width: int) -> None:
     """Of what each head adds to the layer behind attention, over the values of the data."""
     batch, site = padded_batch(), attention_of(network)
-    narrow = narrow_heads(network, head_moments(NetworkModule(network), [batch]), width)
+    narrow = narrow_heads(network, head_moments(NetworkModule(network), [batch]), HeadWidth(width, width))
     behind = network.consumers()[site.name][0].name
     heads = int(site.attributes["heads"])
     parts = []
@@ -115,7 +116,7 @@ def test_the_mean_of_what_attention_adds_stays(network: Network) -> None:
     tensors[key] = torch.zeros_like(tensors[key])
     constant = replace(network, tensors=tensors)
     batch = padded_batch()
-    narrow = narrow_heads(constant, head_moments(NetworkModule(constant), [batch]), 1)
+    narrow = narrow_heads(constant, head_moments(NetworkModule(constant), [batch]), HeadWidth(1, 1))
     behind = constant.consumers()[site.name][0].name
     wanted, got = (NetworkModule(net)(batch)[behind] for net in (constant, narrow))
     valid = batch["attention_mask"].bool()
@@ -141,7 +142,7 @@ def test_moments_are_of_valid_tokens(network: Network) -> None:
 
 @torch.no_grad()
 def test_other_sites_and_their_number_stay(network: Network) -> None:
-    narrow = narrow_heads(network, head_moments(NetworkModule(network), [padded_batch()]), 2)
+    narrow = narrow_heads(network, head_moments(NetworkModule(network), [padded_batch()]), HeadWidth(2, 5))
     assert [(s.name, s.op, s.inputs) for s in narrow.sites] == [
         (s.name, s.op, s.inputs) for s in network.sites
     ]
@@ -150,38 +151,48 @@ def test_other_sites_and_their_number_stay(network: Network) -> None:
     query, key = (NetworkModule(narrow)(batch)[name] for name in site.inputs[:2])
     assert attention_scores(NetworkModule(narrow), site, query, key).shape == (6, 2, 9, 9)
     weights = [sum(t.numel() for t in net.tensors.values()) for net in (network, narrow)]
-    assert weights[0] - weights[1] == 2 * (4 * 16 * (16 - 4) + 3 * (16 - 4))
+    per_layer = (
+        2 * (16 - 4) * (16 + 1) + (16 - 10) * (16 + 1) + 16 * (16 - 10)
+    )  # queries, keys, values, after
+    assert weights[0] - weights[1] == 2 * per_layer
 
 
 def test_what_keeps_its_width_says_why(network: Network) -> None:
     site = attention_of(network)
     query, key, value, *mask = site.inputs
-    assert narrowed_to(site, network, 7) == ("heads of 7 instead of 8 features", None)
-    assert narrowed_to(site, network, 8) == ("", "they have 8")
+
+    def says(text: str, site: Site = site, network: Network = network, width: str = "4,5") -> None:
+        assert narrowed_to(site, network, HeadWidth.parse(width)) == (text, None)
+
+    def refuses(reason: str, site: Site = site, network: Network = network, width: str = "4,5") -> None:
+        assert narrowed_to(site, network, HeadWidth.parse(width)) == ("", reason)
+
+    scores, results = (
+        f"{what} instead of 8 features a head" for what in ("queries and keys of 4", "values of 5")
+    )
+    says(f"{scores}, {results}")
+    says(f"{scores}; values have 8", width="4,9")
+    says(f"{results}; queries and keys have 8", width="8,5")
+    refuses("queries and keys have 8, and values have 8", width="8")
 
     tables = "tables of distances have the width of a head"
     distances = replace(site, parameters={"relative_keys": "table"})
-    assert narrowed_to(distances, network, 4) == (
-        f"values of 4 instead of 8 features a head, as {tables}",
-        None,
-    )
+    says(f"{results}; {tables}", distances)
+    refuses(f"{tables}, and values have 8", distances, width="4,8")
 
     layers = "do not come from a fully connected layer of their own"
-    for read, inputs in ((query, site.inputs), (key, site.inputs), ("", (query, "input_ids", value, *mask))):
-        more = (*network.sites, Site("more", Op.RELU, (read,))) if read else network.sites
-        role = "keys" if read != query else "queries"
-        text = f"values of 4 instead of 8 features a head, as {role} {layers}"
-        assert narrowed_to(replace(site, inputs=inputs), replace(network, sites=more), 4) == (text, None)
-
+    for role, read in (("queries", query), ("keys", key)):
+        shared = replace(network, sites=(*network.sites, Site("more", Op.RELU, (read,))))
+        says(f"{results}; {role} {layers}", network=shared)
+    says(f"{results}; keys {layers}", replace(site, inputs=(query, "input_ids", value, *mask)))
     shared = replace(network, sites=(*network.sites, Site("more", Op.RELU, (value,))))
-    text = f"queries and keys of 4 instead of 8 features a head, as values {layers}"
-    assert narrowed_to(site, shared, 4) == (text, None)
-    assert narrowed_to(distances, shared, 4) == ("", f"{tables}, and values {layers}")
+    says(f"{scores}; values {layers}", network=shared)
+    refuses(f"{tables}, and values {layers}", distances, shared)
 
     alone = "what heads give is not read by one fully connected layer alone"
     read_twice = replace(network, sites=(*network.sites, Site("more", Op.RELU, (site.name,))))
     for other in (read_twice, replace(network, outputs={"x": site.name})):
-        assert narrowed_to(distances, other, 4) == ("", f"{tables}, and {alone}")
+        says(f"{scores}; {alone}", network=other)
 
 
 @torch.no_grad()
@@ -189,14 +200,14 @@ def test_what_keeps_its_width_is_left_alone(network: Network) -> None:
     """Values alone, and queries and keys alone, are what both together would be."""
     site = attention_of(network)
     moments = head_moments(NetworkModule(network), [padded_batch()])
-    both = narrow_heads(network, moments, 3)
+    both = narrow_heads(network, moments, HeadWidth(3, 3))
     behind = network.consumers()[site.name][0].name
     for read, kept in ((site.inputs[0], site.inputs[:2]), (site.inputs[2], (site.inputs[2], behind))):
         shared = replace(
             network, sites=(*network.sites, Site("more", Op.RELU, (read,))), outputs={"y": "more"}
         )
         shared = replace(shared, outputs={**network.outputs, "y": "more"})
-        found = narrow_heads(shared, moments, 3)
+        found = narrow_heads(shared, moments, HeadWidth(3, 3))
         for name in (*site.inputs[:3], behind):
             wanted = network if name in kept else both
             for role in ("weight", "bias"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from archnet.build import BuildDir
+from archnet.config import HeadWidth
 from archnet.operators import Op
 from archnet.storage import load_graph
 from tests.hf_models import make_image_folder, make_model_folder, write_pictures
@@ -37,21 +38,21 @@ def test_convert(
     with short_presets(12, 4):
         done = archnet(
             *("convert", model, "--data", sentences, "--target", target, "--bits", bits, "--seq-len", 24),
-            *("--attention", form, "--head-width", 3, "--out", out),
+            *("--attention", form, "--head-width", "2,3", "--out", out),
         )
     assert done.exit_code == 0, done.output
     build = BuildDir.open_finished(out)
-    assert build.settings.head_width == 3
-    assert head_widths(build.graph_dir) == {3}
+    assert build.settings.head_width == HeadWidth(2, 3)
+    assert head_widths(build.graph_dir) == {2, 3}
     check_all_equal(archnet, out, "onnxruntime")
     page = (out / "report.html").read_text()
     assert "Features of each head of attention" in page
-    assert "heads of 3 instead of 8 features" in page
+    assert "queries and keys of 2 instead of 8 features a head, values of 3 instead of 8" in page
     refused = archnet(
         *("convert", model, "--data", sentences, "--target", target, "--bits", bits, "--seq-len", 24),
         *("--attention", form, "--reuse", out, "--out", tmp_path / "other"),
     )
-    check_refusal(refused, "head_width: 3 -> unchanged", "leave --reuse out")
+    check_refusal(refused, "head_width: 2,3 -> unchanged", "leave --reuse out")
 
 
 def test_convert_a_translation_model(archnet: Archnet, sentences: Path, target: Path, tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_values_alone(family: str, kept: str, archnet: Archnet, sentences: Path,
     decisions = json.loads((out / "plan.json").read_text())["decisions"]
     texts = [d["becomes"] for d in decisions if d["op"] == "Attention"]
     assert texts
-    assert all(f"; values of 4 instead of 8 features a head, as {kept} " in text for text in texts)
+    assert all(f"; values of 4 instead of 8 features a head; {kept} " in text for text in texts)
     check_all_equal(archnet, out, "onnxruntime")
 
 
@@ -113,7 +114,7 @@ def test_a_language_model_keeps_narrower_values(archnet: Archnet, target: Path, 
 
 
 def test_heads_that_are_no_wider(archnet: Archnet, model: Path, sentences: Path, tmp_path: Path) -> None:
-    reason = "heads of 8 features: they have 8"
+    reason = "heads of 8 features: queries and keys have 8, and values have 8"
     shown = archnet("inspect", model, "--target", "tvm", "--head-width", 8, "--seq-len", 16)
     assert shown.exit_code == 2
     assert reason in " ".join(shown.output.split())
@@ -125,9 +126,11 @@ def test_heads_that_are_no_wider(archnet: Archnet, model: Path, sentences: Path,
 
 def test_a_width_that_no_head_has(archnet: Archnet, model: Path, sentences: Path, tmp_path: Path) -> None:
     command = ("convert", model, "--data", sentences, "--target", "tvm", "--out", tmp_path / "out")
-    fix = "give a number of features, 1 or more, or leave it out"
-    check_refusal(archnet(*command, "--head-width", 0), "--head-width 0 is out of range", fix)
-    check_refusal(archnet("inspect", model, "--target", "tvm", "--head-width", -1), "--head-width -1 is", fix)
+    fix = "write how many each head is to have, such as 16"
+    check_refusal(archnet(*command, "--head-width", 0), "--head-width '0' is no number of features", fix)
+    check_refusal(
+        archnet("inspect", model, "--target", "tvm", "--head-width", "a"), "--head-width 'a' is", fix
+    )
 
 
 def test_a_model_without_attention(archnet: Archnet, tmp_path: Path) -> None:

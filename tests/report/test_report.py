@@ -248,11 +248,11 @@ def test_a_form_of_norms_that_was_chosen_is_in_the_command(tmp_path: Path) -> No
 def test_a_width_of_heads_that_was_chosen_is_in_the_command(tmp_path: Path) -> None:
     folder = make_build(tmp_path / "b")
     record = json.loads((folder / "settings.json").read_text())
-    record["settings"]["head_width"] = 16
+    record["settings"]["head_width"] = "8,16"
     (folder / "settings.json").write_text(json.dumps(record))
     text = page_of(folder)[1].text
-    assert "--head-width 16" in text
-    assert "Features of each head of attention16" in text
+    assert "--head-width 8,16" in text
+    assert "Features of each head of attention8,16" in text
 
 
 def test_a_recorded_command_is_shown_as_it_was(tmp_path: Path) -> None:
