@@ -114,7 +114,12 @@ def distil(job: Job, context: StageContext) -> Learned[Folded]:
         statistics |= attention_statistics(teacher, calibration_of(job), job.settings.seq_len)
     begin, width = job.teacher, job.settings.head_width
     if width is not None:
-        begin = narrow_heads(begin, head_moments(teacher, calibration_of(job)), width)
+        narrowed = narrow_heads(begin, head_moments(teacher, calibration_of(job)), width)
+        begin = narrowed.network
+        context.summary |= {
+            "scores kept": f"{narrowed.scores:.1%}",
+            "results kept": f"{narrowed.results:.1%}",
+        }
     rewritten = rewrite(begin, statistics, attention=job.settings.attention, norms=job.settings.norms)
     student = rewritten.module()
     for site in rewritten.network.sites:

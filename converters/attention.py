@@ -76,20 +76,21 @@ class AttentionToMixing(Homotopy):
     Args:
         heads: that features are divided among.
         scale: of attention's scores.
-        features: of queries and values.
+        own: features of queries.
+        features: of values.
         weights: (heads, positions, positions) start of the mixing matrices.
     """
 
-    def __init__(self, heads: int, scale: float, features: int, weights: Tensor) -> None:
+    def __init__(self, heads: int, scale: float, own: int, features: int, weights: Tensor) -> None:
         super().__init__()
         self.heads, self.scale = heads, scale
         self.mixing = nn.Parameter(weights.clone())
         self.mixing_bias = nn.Parameter(torch.zeros(weights.shape[:2]))
-        self.gate = nn.Parameter(torch.cat([torch.zeros(features, features), torch.eye(features)], 1))
+        self.gate = nn.Parameter(torch.cat([torch.zeros(features, own), torch.eye(features)], 1))
         self.gate_bias = nn.Parameter(torch.zeros(features))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(batch, tokens, features) each, mask int64 (batch, tokens) -> (batch, tokens, features)."""
+        """(batch, tokens, own or features) each, mask int64 (batch, tokens) -> (batch, tokens, features)."""
         g = self.progress
         if g == 0.0:
             return softmax_attention(query, key, value, mask, heads=self.heads, scale=self.scale)
@@ -143,7 +144,7 @@ class MixingConverter:
         weights = torch.zeros(heads, 1, 1)
         if isinstance(statistics, AttentionStatistics):
             weights = statistics.weights
-        features = network.parameter(network.site(site.inputs[2]), "bias").shape[0]
-        module = AttentionToMixing(heads, float(site.attributes["scale"]), features, weights)
+        own, features = (len(network.parameter(network.site(site.inputs[i]), "bias")) for i in (0, 2))
+        module = AttentionToMixing(heads, float(site.attributes["scale"]), own, features, weights)
         new = replace(site, attributes={**site.attributes, "form": self.form})
         return Replacement((new,), {site.name: module})

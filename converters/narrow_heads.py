@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -53,6 +54,20 @@ class HeadMoments:
     key: Tensor
     value: Tensor
     mean: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowed:
+    """A network with narrower heads, and how near it is before it is trained.
+
+    Attributes:
+        scores: share of the square of scores that is left, mean over attentions; 1 where none are narrower.
+        results: the same of what heads add to the layer behind them, without its mean.
+    """
+
+    network: Network
+    scores: float
+    results: float
 
 
 def keeps_scores(site: Site, network: Network) -> str | None:
@@ -126,7 +141,7 @@ def head_moments(teacher: NetworkModule, batches: Sequence[Mapping[str, Tensor]]
     }
 
 
-def narrow_heads(network: Network, moments: Mapping[str, HeadMoments], width: HeadWidth) -> Network:
+def narrow_heads(network: Network, moments: Mapping[str, HeadMoments], width: HeadWidth) -> Narrowed:
     """The network whose heads have no more features than that, as near to it as that allows.
 
     Args:
@@ -135,27 +150,27 @@ def narrow_heads(network: Network, moments: Mapping[str, HeadMoments], width: He
     """
     sites = {site.name: site for site in network.sites}
     tensors = dict(network.tensors)
-    for site in network.sites:
-        if site.op is not Op.ATTENTION:
-            continue
+    scores, results = [], []
+    for site in (site for site in network.sites if site.op is Op.ATTENTION):
         query, key, value = (sites[name] for name in site.inputs[:3])
         changed: dict[str, Layer] = {}
         if keeps_scores(site, network) is None and width.keys < _head_width(site, network, key.name):
             layers = _layer(network, query), _layer(network, key)
-            changed |= zip(
-                (query.name, key.name), _scores(*layers, moments[site.name], width.keys), strict=True
-            )
+            changed[query.name], changed[key.name], left = _scores(*layers, moments[site.name], width.keys)
+            scores.append(left)
         if keeps_results(site, network) is None and width.values < _head_width(site, network, value.name):
             after = network.consumers()[site.name][0]
             layers = _layer(network, value), _layer(network, after)
-            changed |= zip(
-                (value.name, after.name), _results(*layers, moments[site.name], width.values), strict=True
+            changed[value.name], changed[after.name], left = _results(
+                *layers, moments[site.name], width.values
             )
+            results.append(left)
         for name, (weight, bias) in changed.items():
             keys = {"weight": f"{name}.narrow_weight", "bias": f"{name}.narrow_bias"}
             tensors |= {keys["weight"]: weight.float().contiguous(), keys["bias"]: bias.float().contiguous()}
             sites[name] = replace(sites[name], parameters={**sites[name].parameters, **keys})
-    return replace(network, sites=tuple(sites.values()), tensors=tensors).pruned()
+    narrower = replace(network, sites=tuple(sites.values()), tensors=tensors).pruned()
+    return Narrowed(narrower, fmean(scores or [1.0]), fmean(results or [1.0]))
 
 
 def _layer(network: Network, site: Site) -> Layer:
@@ -163,26 +178,32 @@ def _layer(network: Network, site: Site) -> Layer:
     return network.parameter(site, "weight").double(), network.parameter(site, "bias").double()
 
 
-def _scores(query: Layer, key: Layer, moments: HeadMoments, width: int) -> tuple[Layer, Layer]:
-    """The layers for queries and for keys."""
+def _scores(query: Layer, key: Layer, moments: HeadMoments, width: int) -> tuple[Layer, Layer, float]:
+    """The layers for queries and for keys, and the share of the square of scores that is left."""
     (of_query, query_back), (of_key, key_back) = _roots(moments.query), _roots(moments.key)
     left, strength, right = torch.linalg.svd(of_query @ of_key.mT)
     share = strength[:, :width].sqrt()[:, :, None]
     to_query = share * (query_back @ left[:, :, :width]).mT
     to_key = share * (key_back @ right.mT[:, :, :width]).mT
-    return _projected(query, to_query), _projected(key, to_key)
+    return _projected(query, to_query), _projected(key, to_key), _share(strength, width)
 
 
-def _results(value: Layer, after: Layer, moments: HeadMoments, width: int) -> tuple[Layer, Layer]:
-    """The layer for values, and the one behind attention."""
+def _results(value: Layer, after: Layer, moments: HeadMoments, width: int) -> tuple[Layer, Layer, float]:
+    """The layer for values, the one behind attention, and the share of the square of results that is left."""
     weight, bias = after
     joined = weight.reshape(len(weight), len(moments.mean), -1).transpose(0, 1)  # heads, outputs, width
     of_value, value_back = _roots(moments.value)
     left, strength, right = torch.linalg.svd(joined @ of_value.mT, full_matrices=False)
     to_value = (value_back @ right.mT[:, :, :width]).mT
-    back = left[:, :, :width] * strength[:, None, :width]
+    back = (left[:, :, :width] * strength[:, None, :width]).transpose(0, 1).flatten(1)
     bias = bias + torch.einsum("how,hw->o", joined, moments.mean)
-    return _projected(value, to_value, moments.mean), (back.transpose(0, 1).flatten(1), bias)
+    return _projected(value, to_value, moments.mean), (back, bias), _share(strength, width)
+
+
+def _share(strength: Tensor, width: int) -> float:
+    """Of the squares of all heads' singular values, (heads, width), what the first of each have."""
+    squares = strength.square()
+    return float(squares[:, :width].sum() / squares.sum().clamp_min(torch.finfo(torch.float64).tiny))
 
 
 def _projected(layer: Layer, to: Tensor, mean: Tensor | None = None) -> Layer:

@@ -27,7 +27,7 @@ def operands() -> dict[str, torch.Tensor]:
 def module() -> AttentionToMixing:
     """With parameters that are none of their start values."""
     generator = torch.Generator().manual_seed(1)
-    made = AttentionToMixing(2, 0.5, 8, torch.randn(2, 6, 6, generator=generator))
+    made = AttentionToMixing(2, 0.5, 8, 8, torch.randn(2, 6, 6, generator=generator))
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))

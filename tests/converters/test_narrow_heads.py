@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from archnet.config import HeadWidth
-from archnet.converters.narrow_heads import head_moments, narrow_heads, narrowed_to
+from archnet.converters.narrow_heads import Narrowed, head_moments, narrow_heads, narrowed_to
 from archnet.executor import NetworkModule, attention_scores
 from archnet.network import Network, Site
 from archnet.operators import Op
@@ -30,6 +30,10 @@ def attention_of(network: Network) -> Site:
 
 def head_width(site: Site, network: Network) -> int:
     return len(network.parameter(network.site(site.inputs[2]), "bias")) // int(site.attributes["heads"])
+
+
+def narrowed(network: Network, batch: dict[str, Tensor], keys: int, values: int) -> Narrowed:
+    return narrow_heads(network, head_moments(NetworkModule(network), [batch]), HeadWidth(keys, values))
 
 
 def with_rank(network: Network, rank: int, seed: int) -> Network:
@@ -53,7 +57,7 @@ def with_rank(network: Network, rank: int, seed: int) -> Network:
 def test_heads_of_a_lower_rank_lose_nothing(rank: int, seed: int) -> None:
     teacher = with_rank(captured_encoder(), rank, seed)
     batch = padded_batch(seed)
-    narrow = narrow_heads(teacher, head_moments(NetworkModule(teacher), [batch]), HeadWidth(rank, rank))
+    narrow = narrowed(teacher, batch, rank, rank).network
     attention = attention_of(narrow)
     assert head_width(attention, narrow) == rank
     assert {len(narrow.parameter(narrow.site(name), "bias")) for name in attention.inputs[:3]} == {2 * rank}
@@ -74,7 +78,7 @@ def rows(values: Tensor, batch: dict[str, Tensor], heads: int) -> np.ndarray:
 def test_scores_change_by_the_least_that_their_rank_allows(network: Network, width: int) -> None:
     """Over all pairs of a query and a key of the data, keys without their mean (Eckart and Young)."""
     batch, site = padded_batch(), attention_of(network)
-    narrow = narrow_heads(network, head_moments(NetworkModule(network), [batch]), HeadWidth(width, width))
+    narrow = narrowed(network, batch, width, width).network
     before, after = (NetworkModule(net)(batch) for net in (network, narrow))
     heads = int(site.attributes["heads"])
     for head in range(heads):
@@ -91,7 +95,7 @@ def test_scores_change_by_the_least_that_their_rank_allows(network: Network, wid
 def test_results_change_by_the_least_that_their_rank_allows(network: Network, width: int) -> None:
     """Of what each head adds to the layer behind attention, over the values of the data."""
     batch, site = padded_batch(), attention_of(network)
-    narrow = narrow_heads(network, head_moments(NetworkModule(network), [batch]), HeadWidth(width, width))
+    narrow = narrowed(network, batch, width, width).network
     behind = network.consumers()[site.name][0].name
     heads = int(site.attributes["heads"])
     parts = []
@@ -116,11 +120,29 @@ def test_the_mean_of_what_attention_adds_stays(network: Network) -> None:
     tensors[key] = torch.zeros_like(tensors[key])
     constant = replace(network, tensors=tensors)
     batch = padded_batch()
-    narrow = narrow_heads(constant, head_moments(NetworkModule(constant), [batch]), HeadWidth(1, 1))
+    narrow = narrowed(constant, batch, 1, 1).network
     behind = constant.consumers()[site.name][0].name
     wanted, got = (NetworkModule(net)(batch)[behind] for net in (constant, narrow))
     valid = batch["attention_mask"].bool()
     torch.testing.assert_close(got[valid], wanted[valid])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("keys", "values"), [(2, 5), (8, 3), (4, 9)])
+def test_shares_are_of_what_is_left(keys: int, values: int) -> None:
+    """Of squares, over the data; means over attentions, which here is one."""
+    network, batch = captured_encoder(), padded_batch()
+    found, site = narrowed(network, batch, keys, values), attention_of(network)
+    query, key, value = (rows(NetworkModule(network)(batch)[name], batch, 2) for name in site.inputs[:3])
+    behind = network.parameter(network.consumers()[site.name][0], "weight").double().numpy().reshape(16, 2, 8)
+    key, value = (x - x.mean(1, keepdims=True) for x in (key, value))
+    for left, width, exact in (
+        (found.scores, keys, query @ key.transpose(0, 2, 1)),
+        (found.results, values, np.einsum("hrw,ohw->hro", value, behind)),
+    ):
+        squares = np.linalg.svd(exact, compute_uv=False) ** 2
+        assert left == pytest.approx(squares[:, :width].sum() / squares.sum())
+        assert (left == 1.0) == (width >= 8)
 
 
 @torch.no_grad()
@@ -142,7 +164,7 @@ def test_moments_are_of_valid_tokens(network: Network) -> None:
 
 @torch.no_grad()
 def test_other_sites_and_their_number_stay(network: Network) -> None:
-    narrow = narrow_heads(network, head_moments(NetworkModule(network), [padded_batch()]), HeadWidth(2, 5))
+    narrow = narrowed(network, padded_batch(), 2, 5).network
     assert [(s.name, s.op, s.inputs) for s in narrow.sites] == [
         (s.name, s.op, s.inputs) for s in network.sites
     ]
@@ -200,14 +222,14 @@ def test_what_keeps_its_width_is_left_alone(network: Network) -> None:
     """Values alone, and queries and keys alone, are what both together would be."""
     site = attention_of(network)
     moments = head_moments(NetworkModule(network), [padded_batch()])
-    both = narrow_heads(network, moments, HeadWidth(3, 3))
+    both = narrow_heads(network, moments, HeadWidth(3, 3)).network
     behind = network.consumers()[site.name][0].name
     for read, kept in ((site.inputs[0], site.inputs[:2]), (site.inputs[2], (site.inputs[2], behind))):
         shared = replace(
             network, sites=(*network.sites, Site("more", Op.RELU, (read,))), outputs={"y": "more"}
         )
         shared = replace(shared, outputs={**network.outputs, "y": "more"})
-        found = narrow_heads(shared, moments, HeadWidth(3, 3))
+        found = narrow_heads(shared, moments, HeadWidth(3, 3)).network
         for name in (*site.inputs[:3], behind):
             wanted = network if name in kept else both
             for role in ("weight", "bias"):

@@ -41,6 +41,7 @@ def test_convert(
             *("--attention", form, "--head-width", "2,3", "--out", out),
         )
     assert done.exit_code == 0, done.output
+    assert "scores kept" in done.output
     build = BuildDir.open_finished(out)
     assert build.settings.head_width == HeadWidth(2, 3)
     assert head_widths(build.graph_dir) == {2, 3}
@@ -53,6 +54,22 @@ def test_convert(
         *("--attention", form, "--reuse", out, "--out", tmp_path / "other"),
     )
     check_refusal(refused, "head_width: 2,3 -> unchanged", "leave --reuse out")
+
+
+def test_mixing_reads_narrower_queries_and_values(
+    archnet: Archnet, model: Path, sentences: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "build"
+    with short_presets(12, 4):
+        done = archnet(
+            *("convert", model, "--data", sentences, "--target", "archnet5", "--seq-len", 24),
+            *("--head-width", "2,3", "--out", out),
+        )
+    assert done.exit_code == 0, done.output
+    graph = load_graph(out / "graph")
+    joined = [graph.tensors[node.output] for node in graph.nodes if node.name.endswith(".joined")]
+    assert [spec.shape[-1] for spec in joined] == [4 * (2 + 3)]
+    check_all_equal(archnet, out, "onnxruntime")
 
 
 def test_convert_a_translation_model(archnet: Archnet, sentences: Path, target: Path, tmp_path: Path) -> None:
