@@ -13,6 +13,7 @@ from archnet.calibration.token_batches import TokenBatches
 from archnet.capture import INPUTS, LANGUAGE_INPUTS, TRANSLATION_INPUTS, capture, capture_image
 from archnet.config import NORM_FORMS, Bits, ConvertSettings, HeadWidth
 from archnet.converters.layer_norm import NORMS
+from archnet.converters.narrow_heads import narrowed_to
 from archnet.distill import Batches
 from archnet.errors import ArchNetError
 from archnet.image_job import check_kind, image_batches
@@ -130,11 +131,8 @@ def planned(
             f"--norms {norms} is of LayerNorm and RMSNorm, and {source.name} has neither",
             fix="leave --norms out",
         )
-    if head_width is not None and all(site.op is not Op.ATTENTION for site in teacher.sites):
-        raise ArchNetError(
-            f"--head-width {head_width} is of attention, and {source.name} has none",
-            fix="leave --head-width out",
-        )
+    if head_width is not None:
+        _check_heads(teacher, head_width, source.name)
     plan = make_plan(
         teacher,
         profile,
@@ -150,6 +148,25 @@ def planned(
     if source.kind != "image" or profile.convolution != "3x3" or plan.refusals:
         return plan
     return replace(plan, decisions=(*plan.decisions, *strict_refusals(teacher, source.image_size)))
+
+
+def _check_heads(teacher: Network, width: HeadWidth, model: str) -> None:
+    """Refuse a width that no head can have.
+
+    Raises:
+        ArchNetError: there is no attention, or all of it would stay as it is.
+    """
+    attentions = [site for site in teacher.sites if site.op is Op.ATTENTION]
+    if not attentions:
+        raise ArchNetError(
+            f"--head-width {width} is of attention, and {model} has none", fix="leave --head-width out"
+        )
+    reasons = [narrowed_to(site, teacher, width)[1] for site in attentions]
+    if None not in reasons:
+        raise ArchNetError(
+            f"--head-width {width} leaves the heads of {model} as they are: {reasons[0]}",
+            fix="give fewer features, or leave --head-width out",
+        )
 
 
 def prepare(

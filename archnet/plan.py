@@ -303,13 +303,15 @@ def _attention(site: Site, network: Network, profile: Profile, asked: str) -> De
 
 
 def _narrower(decision: Decision, network: Network, width: HeadWidth) -> Decision:
-    """The same decision, of an attention with narrower heads, or why they cannot be."""
+    """The same decision, of an attention with narrower heads, or why they stay."""
     if decision.op != Op.ATTENTION or decision.action == "refuse":
         return decision
     site = network.site(decision.site)
     becomes, reason = narrowed_to(site, network, width)
     if reason is not None:
-        return _refuse(site, f"heads of {width} features: {reason}")
+        return replace(
+            decision, reason="; ".join(filter(None, (decision.reason, f"its heads stay: {reason}")))
+        )
     return replace(decision, becomes=f"{decision.becomes}; {becomes}")
 
 

@@ -16,6 +16,8 @@ from archnet.converters.narrow_heads import Narrowed, head_moments, narrow_heads
 from archnet.executor import NetworkModule, attention_scores
 from archnet.network import Network, Site
 from archnet.operators import Op
+from archnet.plan import make_plan
+from archnet.targets import load_profile
 from tests.small_encoder import captured_encoder, padded_batch
 
 
@@ -235,3 +237,20 @@ def test_what_keeps_its_width_is_left_alone(network: Network) -> None:
             for role in ("weight", "bias"):
                 got = found.parameter(found.site(name), role)
                 torch.testing.assert_close(got, wanted.parameter(wanted.site(name), role))
+
+
+@torch.no_grad()
+def test_heads_that_are_narrow_already_stay_and_the_plan_says_so(network: Network) -> None:
+    narrow = narrowed(network, padded_batch(), 4, 4).network
+    first = attention_of(network).block
+    sites = [a if a.block == first else b for a, b in zip(narrow.sites, network.sites, strict=True)]
+    mixed = replace(network, sites=tuple(sites), tensors={**network.tensors, **narrow.tensors})
+    made = make_plan(mixed, load_profile("tvm"), model="t", embedding="gather", head_width=HeadWidth(4, 6))
+    stays, becomes = (decision for decision in made.decisions if decision.op == Op.ATTENTION)
+    assert stays.reason == "its heads stay: queries and keys have 4, and values have 4"
+    assert "of 4 instead" not in stays.becomes
+    assert becomes.reason == ""
+    ending = "; queries and keys of 4 instead of 8 features a head, values of 6 instead of 8 features a head"
+    assert becomes.becomes.endswith(ending)
+    again = narrowed(mixed, padded_batch(), 4, 6).network
+    assert [head_width(site, again) for site in again.sites if site.op is Op.ATTENTION] == [4, 6]
