@@ -39,7 +39,7 @@ def original(model: str, data: Path, length: int, cache: Path) -> tuple[Path, di
     if not path.exists():
         script = Path(__file__).with_name("ethos_rival.py")
         run_tool(
-            [str(python), str(script), model, str(data.resolve()), str(length), str(path)],
+            [str(python), *map(str, (script, Path(model).resolve(), data.resolve(), length, path))],
             log=path.with_suffix(".log"), seconds=SECONDS, title="litert-torch", fix="look into the log",
         )  # fmt: skip
     return path, versions(python, PACKAGES)
