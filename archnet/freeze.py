@@ -16,7 +16,9 @@ from archnet.calibration.affine import (
     factor_scales,
     fit_output_scale,
     fit_table_scale,
+    integer_range,
     operand_scale,
+    operand_scale_beside,
     quantize_affine,
     snap_multiplier,
 )
@@ -124,15 +126,27 @@ def fitted_scales(student: QuantizedStudent) -> dict[str, float]:
             continue
         fused = fused_reader(site, readers)
         total = scales[site.name if fused is None else fused.name]
-        for operand in (made_by(student.network, name) for name in site.inputs):
-            if operand not in pinned and operand in scales:
-                scales[operand] = operand_scale(scales[operand], total)
-                pinned.add(operand)
+        operands = [made_by(student.network, name) for name in site.inputs]
+        free = [operand for operand in operands if operand not in pinned and operand in scales]
+        for operand in free:
+            scales[operand] = operand_scale(scales[operand], total)
+        pinned.update(free)
+        for operand, other in zip(reversed(operands), operands, strict=True):
+            if operand in free and other in scales and other != operand:
+                ranges = _range(student, operand), _range(student, other)
+                scales[operand] = operand_scale_beside(scales[operand], scales[other], total, ranges)
     for site in student.network.sites:
         narrow = student.widths.results[site.name] < STORED_BITS
         if site.op is Op.MUL and len(site.inputs) == 2 and narrow:
             _fit_factor(site, scales, pinned, student)
     return scales
+
+
+def _range(student: QuantizedStudent, name: str) -> tuple[int, int]:
+    """Of the integers that a site's result may be stored in, whatever its width."""
+    observer = student.observer(name)
+    assert observer is not None
+    return integer_range(STORED_BITS, signed=observer.signed)
 
 
 def _fit_factor(site: Site, scales: dict[str, float], pinned: set[str], student: QuantizedStudent) -> None:
@@ -175,7 +189,7 @@ def _add(b: GraphBuilder, site: Site) -> None:
     out = b.activation(result, "", left.shape)
     assert out.scale is not None
     if len(site.inputs) == 1:
-        right = _table_rows(b, site, out.scale, left.shape[1])
+        right = _table_rows(b, site, out.scale, left)
     else:
         right = b.values[site.inputs[1]]
     factors = {}
@@ -217,11 +231,14 @@ def _mul_table(b: GraphBuilder, site: Site) -> None:
     b.values[site.name] = b.add(Op.MUL, site, "", (source.name, rows), out, multiplier=multiplier)
 
 
-def _table_rows(b: GraphBuilder, site: Site, scale_y: float, positions: Dim) -> str:
-    """A constant table (positions) as integers in a scale that suits the Add."""
+def _table_rows(b: GraphBuilder, site: Site, scale_y: float, other: TensorSpec) -> str:
+    """A constant table (positions) as integers in a scale that suits the Add to another operand."""
     module = b.student.override(site.name)
     assert isinstance(module, QuantizedTableAdd)
-    return _rows_of(b, site, module, operand_scale(module.quantizer.scale, scale_y), positions)
+    assert other.scale is not None
+    ranges = integer_range(module.quantizer.bits), other.range
+    scale = operand_scale_beside(module.quantizer.scale, other.scale, scale_y, ranges)
+    return _rows_of(b, site, module, scale, other.shape[1])
 
 
 def _rows_of(

@@ -14,6 +14,7 @@ from archnet.calibration.affine import (
     fit_linear_scales,
     fit_operand_scale,
     fit_weight_scale,
+    without_ties,
 )
 from archnet.calibration.observers import round_weights
 from archnet.calibration.widths import STORED_BITS, fused_reader
@@ -82,7 +83,13 @@ def output_scales(b: GraphBuilder, site: Site, out: TensorSpec) -> list[float] |
     for step in range(-64, 65):
         with suppress(ArchNetError):
             found.add(fit_operand_scale(out.scale * (1.0 + step / 4096), scale_y)[1])
-    return sorted(found)
+    left, right = readers[0].inputs[0], readers[0].inputs[-1]
+    beside = b.values.get(left if right == out.name else right)
+    if beside is None:
+        return sorted(found)
+    spec = b.tensors[beside]
+    assert spec.scale is not None
+    return sorted(without_ties(found, spec.scale, scale_y, (out.range, spec.range)))
 
 
 def _is_narrow_product(b: GraphBuilder, site: Site) -> bool:

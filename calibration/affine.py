@@ -9,7 +9,7 @@ by the number that the integer network means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from math import isclose
@@ -248,6 +248,49 @@ def operand_scale(wished: float, scale_y: float) -> float:
         with suppress(ArchNetError):
             return fit_operand_scale(wished * (1.0 + step / 256), scale_y)[1]
     return float(np.float32(wished))
+
+
+def sum_has_ties(multipliers: tuple[int, int], ranges: tuple[tuple[int, int], tuple[int, int]]) -> bool:
+    """Whether some sum a * m_a + b * m_b lies in the middle between two integers times 2**16.
+
+    Such sums are rounded to the even integer here and to the greater one elsewhere (TFLite), so that an Add
+    without any is the same everywhere. About every other pair of multipliers of two int8 operands has none.
+
+    Args:
+        multipliers: m_a and m_b.
+        ranges: least and greatest integer of a, and of b.
+    """
+    unit = 2**MULTIPLIER_SHIFT
+    left, right = (m * np.arange(low, high + 1) for m, (low, high) in zip(multipliers, ranges, strict=True))
+    return bool(np.isin((unit // 2 - right) % unit, left % unit).any())
+
+
+def without_ties(
+    scales: Iterable[float], other: float, scale_y: float, ranges: tuple[tuple[int, int], tuple[int, int]]
+) -> list[float]:
+    """Those scales of an Add's operand with which it has no ties; all of them where none is left.
+
+    Args:
+        scales: from `operand_scale` and the like.
+        other: scale of the other operand.
+        scale_y: of the sum.
+        ranges: of the integers of the one and of the other.
+    """
+    found = list(scales)
+    factor = round(other / scale_y * 2**MULTIPLIER_SHIFT)
+    factors = (round(scale / scale_y * 2**MULTIPLIER_SHIFT) for scale in found)
+    untied = [
+        scale for scale, own in zip(found, factors, strict=True) if not sum_has_ties((own, factor), ranges)
+    ]
+    return untied or found
+
+
+def operand_scale_beside(
+    wished: float, other: float, scale_y: float, ranges: tuple[tuple[int, int], tuple[int, int]]
+) -> float:
+    """`operand_scale`, the nearest with which an Add to another operand has no ties (see `without_ties`)."""
+    near = (operand_scale(wished * (1.0 + step / 4096), scale_y) for step in sorted(range(-64, 65), key=abs))
+    return without_ties(near, other, scale_y, ranges)[0]
 
 
 def fit_table_scale(wished: float, scale_x: float, scale_y: float) -> tuple[int, float]:

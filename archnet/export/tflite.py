@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from archnet.atomic import write_bytes
+from archnet.calibration.affine import sum_has_ties
 from archnet.errors import ArchNetError
 from archnet.export.host_split import (
     MaskInput,
@@ -98,7 +100,7 @@ def emulated_places(graph: QuantizedGraph) -> tuple[EmulatedPlace, ...]:
             )
         elif node.op is Op.LINEAR and graph.tensors[node.output].dtype == "int32":
             reason = "logits are int16 in one scale for all classes: TFLite has no int32 output"
-        elif node.op is Op.ADD:
+        elif node.op is Op.ADD and _has_ties(graph, node):
             reason = "of two nearest integers TFLite takes the greater, the integer network the even one"
         elif node.op is Op.REQUANTIZE:
             reason = "a change of scale has a factor of few bits in XNNPACK, and two roundings elsewhere"
@@ -108,10 +110,17 @@ def emulated_places(graph: QuantizedGraph) -> tuple[EmulatedPlace, ...]:
     return tuple(found)
 
 
+def _has_ties(graph: QuantizedGraph, node: Node) -> bool:
+    """Whether some sum of an Add lies in the middle between two integers."""
+    first, second = (cast(int, node.attributes[name]) for name in ("multiplier_a", "multiplier_b"))
+    left, right = (graph.tensors[name].range for name in node.inputs)
+    return sum_has_ties((first, second), (left, right))
+
+
 def fixed_point_places(graph: QuantizedGraph) -> tuple[EmulatedPlace, ...]:
     """`emulated_places`, and what multiplies in TFLite's fixed point, which rounds twice (TOSA, Ethos-U)."""
     reason = "the factor is applied in fixed point, rounded twice: a value just below a half may go up"
-    products = (Op.LINEAR, Op.CONV, Op.MATMUL, Op.RELATIVE_MATMUL, Op.MUL, Op.LOG_SUM_SOFTMAX)
+    products = (Op.LINEAR, Op.CONV, Op.MATMUL, Op.RELATIVE_MATMUL, Op.MUL, Op.ADD, Op.LOG_SUM_SOFTMAX)
     named = emulated_places(graph)
     known = {place.node for place in named}
     more = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from archnet.backends.base import dequantize_output, feed
 from archnet.blocks import find_blocks, with_blocks
+from archnet.calibration.affine import sum_has_ties
 from archnet.calibration.attention_balance import balance_attention
 from archnet.calibration.equalization import equalize
 from archnet.calibration.observers import round_weights
@@ -100,6 +101,20 @@ def quantized(model: str, form: str, bits: str = "w8a8") -> tuple[QuantizedStude
 def integers(graph: QuantizedGraph, names: list[str] | None = None) -> dict[str, NDArray[np.generic]]:
     inputs = {name: value.numpy() for name, value in padded_batch(7).items()}
     return execute(graph, feed(graph, inputs), names)
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
+@pytest.mark.parametrize("model", MODELS)
+def test_no_sum_has_two_nearest_integers(model: str, bits: str) -> None:
+    """So that an Add is the same however it rounds a half; sums of scores are not chosen so."""
+    graph = quantized(model, "gather", bits)[1]
+    sums = [n for n in graph.nodes if n.op is Op.ADD and "scores" not in n.output and "/" not in n.output]
+    assert sums
+    for node in sums:
+        factors = cast(int, node.attributes["multiplier_a"]), cast(int, node.attributes["multiplier_b"])
+        left, right = (graph.tensors[name].range for name in node.inputs)
+        # An operand that is next to nothing beside the other has too few factors to choose from.
+        assert min(factors) < 100 or not sum_has_ties(factors, (left, right)), node.name
 
 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w4a4", "w2a6", "w3a4"])

@@ -158,6 +158,26 @@ def test_fitted_scales_of_an_add_are_exact(scale_a: float, factor: float) -> Non
     assert scale_b == pytest.approx(scale_y * 0.7, rel=0.01)
 
 
+@given(st.integers(1, 2**17), st.integers(1, 2**17), st.integers(2, 6), st.booleans(), st.booleans())
+def test_ties_are_sums_that_lie_between_two_integers(
+    first: int, second: int, bits: int, signed: bool, other_signed: bool
+) -> None:
+    """Where there are none, rounding to the even integer and to the greater one is the same."""
+    ranges = affine.integer_range(bits, signed=signed), affine.integer_range(bits, signed=other_signed)
+    a, b = (np.arange(low, high + 1, dtype=np.int64) for low, high in ranges)
+    sums = a[:, None] * first + b * second
+    greater = (sums + 2**15) >> 16
+    differ = bool((affine.round_shift(sums) != greater).any())
+    tied = bool((sums % 2**16 == 2**15).any())
+    assert affine.sum_has_ties((first, second), ranges) == tied
+    assert tied or not differ
+
+
+@pytest.mark.parametrize(("factors", "tied"), [((2**15, 2**16), True), ((2**16, 2**16), False)])
+def test_ties_of_halves_and_of_wholes(factors: tuple[int, int], tied: bool) -> None:
+    assert affine.sum_has_ties(factors, ((-128, 127), (0, 255))) == tied
+
+
 @given(SCALES, SCALES, st.floats(0.001, 1.9))
 def test_fitted_output_scale_of_a_product_is_exact(scale_a: float, scale_b: float, factor: float) -> None:
     multiplier, scale_y = affine.fit_output_scale(scale_a * scale_b / factor, scale_a, scale_b)
