@@ -19,7 +19,7 @@ from archnet.calibration.token_batches import TokenBatches
 from archnet.code_embedding import with_code_embedding
 from archnet.converters.base import Statistics
 from archnet.converters.fold import Affine, Folded, fold
-from archnet.converters.narrow_heads import head_moments, narrow_heads
+from archnet.converters.narrow_heads import narrow_heads
 from archnet.converters.residual import adds_as_concats
 from archnet.converters.softmax import with_softmax_form
 from archnet.distill import Objective, objective_for, train, with_adaptation
@@ -28,6 +28,7 @@ from archnet.executor import NetworkModule
 from archnet.freeze import freeze
 from archnet.freeze_translation import freeze_translation
 from archnet.graph import QuantizedGraph
+from archnet.head_moments import head_moments
 from archnet.job import Job
 from archnet.network import Network
 from archnet.operators import Op

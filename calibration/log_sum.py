@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from archnet.calibration.affine import fit_weight_scale
+from archnet.calibration.affine import fit_table_scale
 
 OCTAVES = 10
 """Enough for 1,024 keys; what an octave beyond the greatest sum sees is below 1, whose logarithm counts 0."""
@@ -102,12 +102,12 @@ def log_sum_tables(scale: float, levels: int, greatest: int) -> LogSumTables:
     step = scale / 2**shift
     steps = np.arange(256)
     octaves = np.log(np.maximum(steps, 1) / OCTAVE_ONE) / LOG_UNIT
-    (multiplier,), _ = fit_weight_scale([LOG_WEIGHT], LOG_UNIT, step)
+    multiplier, _ = fit_table_scale(LOG_WEIGHT, LOG_UNIT, step)
     return LogSumTables(
         np.minimum(np.rint(SUM_ONE * np.exp(-steps * scale)), 255).astype(np.int32),
         np.clip(np.rint(octaves), 0, 255).astype(np.int32),
         np.minimum(np.rint(levels * np.exp(-steps * step)), greatest).astype(np.uint8),
-        int(multiplier),
+        multiplier,
         shift,
     )
 

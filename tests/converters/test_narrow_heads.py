@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from archnet.config import HeadWidth
-from archnet.converters.narrow_heads import Narrowed, head_moments, narrow_heads, narrowed_to
+from archnet.converters.narrow_heads import Narrowed, narrow_heads, narrowed_to
 from archnet.executor import NetworkModule, attention_scores
+from archnet.head_moments import head_moments
 from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.plan import make_plan
