@@ -6,6 +6,7 @@
 A network without LayerNorm is as good as the text that it learned from is like the text that it reads, which
 a score on text like the data does not show. Sentences are taken in their order; longer texts are sentences
 that follow one another. Documentation is that of the Python installation, as `archnet quickstart` reads it.
+Needs `pip install 'archnet[quickstart]'`.
 """
 
 from __future__ import annotations

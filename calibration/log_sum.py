@@ -115,7 +115,8 @@ def log_sum_tables(scale: float, levels: int, greatest: int) -> LogSumTables:
 def log_sum_shares(scores: Tensor, scale: float, levels: int, greatest: int) -> Tensor:
     """The shares of `archnet.reference.log_sum_softmax` as reals, without a gradient.
 
-    The integers are the same but for the last digits of a float32 and of the multiplier.
+    The integers are the same but for the last digits of a float32 and of the multiplier, which for a rare
+    scale has no exact match near and moves by a part in 256 or a few.
 
     Args:
         scores: float32 (..., keys), multiples of `scale` within 256 of its integers.

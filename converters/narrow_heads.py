@@ -68,19 +68,25 @@ class Narrowed:
     results: float
 
 
-def keeps_scores(site: Site, network: Network) -> str | None:
-    """Why the queries and keys of an attention keep their width, or None."""
+def keeps_scores(site: Site, network: Network, width: int) -> str | None:
+    """Why the queries and keys of an attention keep their width, or None where they get this one."""
     if relative(site):
         return "tables of distances have the width of a head"
-    return _not_of_layers(site, network, ("queries", "keys"), site.inputs[:2])
+    reason = _not_of_layers(site, network, ("queries", "keys"), site.inputs[:2])
+    return reason or _no_wider("queries and keys", _head_width(site, network, site.inputs[1]), width)
 
 
-def keeps_results(site: Site, network: Network) -> str | None:
-    """Why the values of an attention keep their width, or None."""
+def keeps_results(site: Site, network: Network, width: int) -> str | None:
+    """Why the values of an attention keep their width, or None where they get this one."""
     after = network.consumers()[site.name]
     if len(after) != 1 or after[0].op is not Op.LINEAR or site.name in network.outputs.values():
         return "what heads give is not read by one fully connected layer alone"
-    return _not_of_layers(site, network, ("values",), site.inputs[2:3])
+    reason = _not_of_layers(site, network, ("values",), site.inputs[2:3])
+    return reason or _no_wider("values", _head_width(site, network, site.inputs[2]), width)
+
+
+def _no_wider(part: str, has: int, width: int) -> str | None:
+    return f"{part} have {has}" if has <= width else None
 
 
 def _not_of_layers(site: Site, network: Network, roles: Sequence[str], sources: Sequence[str]) -> str | None:
@@ -94,17 +100,16 @@ def _not_of_layers(site: Site, network: Network, roles: Sequence[str], sources: 
 
 def narrowed_to(site: Site, network: Network, width: HeadWidth) -> tuple[str, str | None]:
     """What an attention's heads become in words, and why it cannot be or None."""
-    parts = {
-        "queries and keys": (width.keys, site.inputs[1], keeps_scores(site, network)),
-        "values": (width.values, site.inputs[2], keeps_results(site, network)),
-    }
-    narrower, kept = [], []
-    for part, (wanted, name, reason) in parts.items():
-        has = 0 if reason else _head_width(site, network, name)
-        if reason is None and wanted < has:
-            narrower.append(f"{part} of {wanted} instead of {has} features a head")
-        else:
-            kept.append(reason or f"{part} have {has}")
+    parts = (
+        ("queries and keys", width.keys, site.inputs[1], keeps_scores(site, network, width.keys)),
+        ("values", width.values, site.inputs[2], keeps_results(site, network, width.values)),
+    )
+    narrower = [
+        f"{part} of {wanted} instead of {_head_width(site, network, name)} features a head"
+        for part, wanted, name, reason in parts
+        if reason is None
+    ]
+    kept = [reason for *_, reason in parts if reason is not None]
     if not narrower:
         return "", ", and ".join(kept)
     return "; ".join([", ".join(narrower), *kept]), None
@@ -119,7 +124,7 @@ def narrow_heads(network: Network, moments: Mapping[str, HeadMoments], width: He
     """The network whose heads have no more features than that, as near to it as that allows.
 
     Args:
-        network: captured; none of its attentions has a reason against it (`narrowed_to`).
+        network: captured; what has a reason to keep its width (`narrowed_to`) stays as it is.
         moments: of each attention by its site's name.
     """
     sites = {site.name: site for site in network.sites}
@@ -128,11 +133,11 @@ def narrow_heads(network: Network, moments: Mapping[str, HeadMoments], width: He
     for site in (site for site in network.sites if site.op is Op.ATTENTION):
         query, key, value = (sites[name] for name in site.inputs[:3])
         changed: dict[str, Layer] = {}
-        if keeps_scores(site, network) is None and width.keys < _head_width(site, network, key.name):
+        if keeps_scores(site, network, width.keys) is None:
             layers = _layer(network, query), _layer(network, key)
             changed[query.name], changed[key.name], left = _scores(*layers, moments[site.name], width.keys)
             scores.append(left)
-        if keeps_results(site, network) is None and width.values < _head_width(site, network, value.name):
+        if keeps_results(site, network, width.values) is None:
             after = network.consumers()[site.name][0]
             layers = _layer(network, value), _layer(network, after)
             changed[value.name], changed[after.name], left = _results(

@@ -235,24 +235,23 @@ def test_the_command_and_versions_are_there(full: tuple[str, Page]) -> None:
     assert "13 min 38 s" in text
 
 
-def test_a_form_of_norms_that_was_chosen_is_in_the_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("norms", "corrected", "Form of normscorrected"),
+        ("head_width", "8,16", "Features of each head of attention8,16"),
+    ],
+)
+def test_what_was_chosen_beside_the_defaults_is_in_the_command(
+    name: str, value: str, shown: str, tmp_path: Path
+) -> None:
     folder = make_build(tmp_path / "b")
     record = json.loads((folder / "settings.json").read_text())
-    record["settings"]["norms"] = "corrected"
+    record["settings"][name] = value
     (folder / "settings.json").write_text(json.dumps(record))
     text = page_of(folder)[1].text
-    assert "--norms corrected" in text
-    assert "Form of normscorrected" in text
-
-
-def test_a_width_of_heads_that_was_chosen_is_in_the_command(tmp_path: Path) -> None:
-    folder = make_build(tmp_path / "b")
-    record = json.loads((folder / "settings.json").read_text())
-    record["settings"]["head_width"] = "8,16"
-    (folder / "settings.json").write_text(json.dumps(record))
-    text = page_of(folder)[1].text
-    assert "--head-width 8,16" in text
-    assert "Features of each head of attention8,16" in text
+    assert f"--{name.replace('_', '-')} {value}" in text
+    assert shown in text
 
 
 def test_a_recorded_command_is_shown_as_it_was(tmp_path: Path) -> None:
