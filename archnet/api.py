@@ -20,7 +20,15 @@ from archnet.calibration.data import load_sentences
 from archnet.calibration.image_files import holds_pictures
 from archnet.classify import PIXELS, Prediction, classify_files
 from archnet.compiling import COMPILE_SECONDS
-from archnet.config import NORM_FORMS, Bits, ConvertSettings, HeadWidth, check_length, known_norms
+from archnet.config import (
+    NORM_FORMS,
+    Bits,
+    ConvertSettings,
+    HeadWidth,
+    check_ffn_width,
+    check_length,
+    known_norms,
+)
 from archnet.encode import encode, open_tokenizer, padding_id
 from archnet.errors import ArchNetError, nearest
 from archnet.events import EventSink, ignore
@@ -57,6 +65,7 @@ def convert(
     attention: str | None = None,
     norms: str = NORM_FORMS[0],
     head_width: HeadWidth | str | int | None = None,
+    ffn_width: int | None = None,
     tokenizer: object | None = None,
     reuse: str | os.PathLike[str] | None = None,
     quantizer: str = "lsq",
@@ -84,6 +93,7 @@ def convert(
         norms: form of LayerNorm and RMSNorm: "static", or "corrected" by a small layer behind each.
         head_width: features that each head of attention is narrowed to, such as 16, or "8,16" for queries
             and keys, and for values; as many as it has when None.
+        ffn_width: features that each feed-forward part is narrowed to; as many as it has when None.
         tokenizer: for a model that comes without one.
         reuse: a finished build of the same model, data and settings but for bits, target, embedding, form of
             softmax and quantizer: its distillation is taken instead of done again.
@@ -103,7 +113,7 @@ def convert(
     settings = ConvertSettings(
         profile.name, wanted, preset, seq_len, seed, form, profile.own_sha256(), attends, max_drop,
         norms, Method(quantizer, periods, block_decay, adaptation, sequences),
-        _head_width(head_width),
+        _head_width(head_width), ffn_width,
     )  # fmt: skip
     BuildDir.check_place(Path(out))
     if reuse is not None:
@@ -133,6 +143,7 @@ def inspect(
     attention: str | None = None,
     norms: str = NORM_FORMS[0],
     head_width: HeadWidth | str | int | None = None,
+    ffn_width: int | None = None,
     bits: str | Bits = "w8a8",
 ) -> Plan:
     """What every operator of a model would become on a target; no data, no training.
@@ -141,6 +152,7 @@ def inspect(
         ArchNetError: the model cannot be opened or captured, or the target is unknown.
     """
     check_length(seq_len)
+    check_ffn_width(ffn_width)
     narrower = _head_width(head_width)
     profile = load_profile(target)
     attends = profile.choose_attention(attention)
@@ -150,7 +162,7 @@ def inspect(
     form = embedding or profile.embedding_forms[0]
     return planned(
         source, network, profile, embedding=form, attention=attends, norms=known_norms(norms), bits=wanted,
-        head_width=narrower,
+        head_width=narrower, ffn_width=ffn_width,
     )  # fmt: skip
 
 

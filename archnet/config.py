@@ -108,6 +108,15 @@ class HeadWidth:
         return str(self.keys) if self.keys == self.values else f"{self.keys},{self.values}"
 
 
+def check_ffn_width(width: int | None) -> None:
+    """Raises ArchNetError where no feed-forward part has so many features."""
+    if width is not None and width < 1:
+        raise ArchNetError(
+            f"--ffn-width {width} is no number of features",
+            fix="write how many each feed-forward part is to have, such as 1024",
+        )
+
+
 def check_length(seq_len: int) -> None:
     """Raises ArchNetError where no network has this longest sequence, in tokens."""
     if not 2 <= seq_len <= MAX_SEQUENCE:
@@ -148,6 +157,7 @@ class ConvertSettings:
         target_sha256: of a profile of the user's own, whose name does not say what is in it; else empty.
         method: how it learns.
         head_width: what each head of attention is narrowed to; None: as many features as it has.
+        ffn_width: features that each feed-forward part is narrowed to; None: as many as it has.
 
     Raises:
         ArchNetError: a value is out of range; known names are suggested.
@@ -165,6 +175,7 @@ class ConvertSettings:
     norms: str = NORM_FORMS[0]
     method: Method = field(default_factory=Method)
     head_width: HeadWidth | None = None
+    ffn_width: int | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -188,6 +199,7 @@ class ConvertSettings:
                 f"--max-drop {self.max_drop:g} is out of range",
                 fix="give points of the metric, from 0 to 100",
             )
+        check_ffn_width(self.ffn_width)
         check_length(self.seq_len)
         if not 0 <= self.seed < 2**32:
             raise ArchNetError(
@@ -212,6 +224,8 @@ class ConvertSettings:
             del value["norms"]
         if self.head_width is None:
             del value["head_width"]
+        if self.ffn_width is None:
+            del value["ffn_width"]
         return value
 
     @classmethod
@@ -222,7 +236,7 @@ class ConvertSettings:
             ArchNetError: a field is missing, unknown or out of range.
         """
         names = {f.name for f in fields(cls)} - {"method"}
-        optional = {"target_sha256", "attention", "max_drop", "norms", "head_width"}
+        optional = {"target_sha256", "attention", "max_drop", "norms", "head_width", "ffn_width"}
         wrong = sorted((names ^ (set(value) - set(Method().to_json()))) - (optional - set(value)))
         if wrong:
             raise ArchNetError(
@@ -242,11 +256,12 @@ class ConvertSettings:
             norms=str(value.get("norms", NORM_FORMS[0])),
             method=Method.from_json({"sequences": SEQUENCES_BEFORE, **value}),
             head_width=HeadWidth.parse(str(value["head_width"])) if "head_width" in value else None,
+            ffn_width=int(value["ffn_width"]) if "ffn_width" in value else None,
         )
 
     def differences(self, other: ConvertSettings) -> list[str]:
         """Name each field that `other` changes, as "field: mine -> other's"."""
-        unsaid = {"norms": NORM_FORMS[0], "head_width": "unchanged"}
+        unsaid = {"norms": NORM_FORMS[0], "head_width": "unchanged", "ffn_width": "unchanged"}
         old, new = ({**unsaid, **s.to_json(), **s.method.to_json()} for s in (self, other))
         names = [f for f in {**old, **new} if f != "target_sha256"]
         differences = [f"{f}: {old.get(f)} -> {new.get(f)}" for f in names if old.get(f) != new.get(f)]

@@ -13,6 +13,7 @@ from archnet.calibration.token_batches import TokenBatches
 from archnet.capture import INPUTS, LANGUAGE_INPUTS, TRANSLATION_INPUTS, capture, capture_image
 from archnet.config import NORM_FORMS, Bits, ConvertSettings, HeadWidth
 from archnet.converters.layer_norm import NORMS
+from archnet.converters.narrow_ffn import feed_forwards
 from archnet.converters.narrow_heads import narrowed_to
 from archnet.distill import Batches
 from archnet.errors import ArchNetError
@@ -120,11 +121,13 @@ def planned(
     norms: str,
     bits: Bits,
     head_width: HeadWidth | None,
+    ffn_width: int | None,
 ) -> Plan:
     """What becomes of every site, for strict targets of convolutions in blocks, for chips of a decoder.
 
     Raises:
-        ArchNetError: norms are to take another form, or heads another width, and the model has none.
+        ArchNetError: norms are to take another form, heads or feed-forward parts another width, and the
+            model has none.
     """
     if norms != NORM_FORMS[0] and all(site.op not in NORMS for site in teacher.sites):
         raise ArchNetError(
@@ -133,6 +136,8 @@ def planned(
         )
     if head_width is not None:
         _check_heads(teacher, head_width, source.name)
+    if ffn_width is not None:
+        _check_ffn(teacher, ffn_width, source.name)
     plan = make_plan(
         teacher,
         profile,
@@ -142,6 +147,7 @@ def planned(
         norms=norms,
         bits=bits,
         head_width=head_width,
+        ffn_width=ffn_width,
     )
     if not takes_decoders(profile.name) and source.kind in ("translation", "language"):
         return replace(plan, decisions=(*plan.decisions, OF_CHIP[source.kind]))
@@ -166,6 +172,26 @@ def _check_heads(teacher: Network, width: HeadWidth, model: str) -> None:
         raise ArchNetError(
             f"--head-width {width} leaves the heads of {model} as they are: {reasons[0]}",
             fix="give fewer features, or leave --head-width out",
+        )
+
+
+def _check_ffn(teacher: Network, width: int, model: str) -> None:
+    """Refuse a width that no feed-forward part can have.
+
+    Raises:
+        ArchNetError: there is none, or all would stay as they are.
+    """
+    parts = feed_forwards(teacher)
+    if not parts:
+        raise ArchNetError(
+            f"--ffn-width {width} is of feed-forward parts, and {model} has none", fix="leave --ffn-width out"
+        )
+    reasons = [part.narrowed_to(width) for part in parts]
+    if None not in reasons:
+        raise ArchNetError(
+            f"--ffn-width {width} leaves the feed-forward parts of {model} as they are: of the first, "
+            f"{reasons[0]}",
+            fix="give fewer features, or leave --ffn-width out",
         )
 
 
@@ -196,6 +222,7 @@ def prepare(
         norms=settings.norms,
         bits=settings.bits,
         head_width=settings.head_width,
+        ffn_width=settings.ffn_width,
     )
     plan.require()
     tell()

@@ -17,6 +17,7 @@ from archnet.converters.attention import forms_of
 from archnet.converters.base import TokenStatistics
 from archnet.converters.fold import fold
 from archnet.converters.layer_norm import NORMS, norm_form
+from archnet.converters.narrow_ffn import feed_forwards
 from archnet.converters.narrow_heads import narrowed_to
 from archnet.converters.softmax import OTHER_ARITHMETIC, biased, cap_of, relative
 from archnet.errors import ArchNetError
@@ -167,6 +168,7 @@ def make_plan(
     norms: str = NORM_FORMS[0],
     bits: Bits | None = None,
     head_width: HeadWidth | None = None,
+    ffn_width: int | None = None,
 ) -> Plan:
     """Decide for every site; nothing is trained and no weight is read.
 
@@ -177,11 +179,14 @@ def make_plan(
         norms: form that norms take, one of NORM_FORMS.
         bits: widths of weights and activations; by default the target's first.
         head_width: what heads of attention are narrowed to; None: they stay.
+        ffn_width: features that feed-forward parts are narrowed to; None: they stay.
     """
     bits = bits or Bits(profile.weight_bits[0], profile.activation_bits[0])
     decisions = [_decide(site, network, profile, embedding, attention, norms) for site in network.sites]
     if head_width is not None:
         decisions = [_narrower(d, network, head_width) for d in decisions]
+    if ffn_width is not None:
+        decisions = _narrower_ffn(decisions, network, ffn_width)
     decisions += [
         Decision(
             f"output {name}", str(Op.NORMALIZE), "host", "part of the output's dequantization", "float32"
@@ -313,6 +318,23 @@ def _narrower(decision: Decision, network: Network, width: HeadWidth) -> Decisio
             decision, reason="; ".join(filter(None, (decision.reason, f"its heads stay: {reason}")))
         )
     return replace(decision, becomes=f"{decision.becomes}; {becomes}")
+
+
+def _narrower_ffn(decisions: Sequence[Decision], network: Network, width: int) -> list[Decision]:
+    """The same decisions; those of the layers behind narrower feed-forward parts say so, or why they stay."""
+    parts = {part.down.name: part for part in feed_forwards(network)}
+
+    def said(decision: Decision) -> Decision:
+        part = parts.get(decision.site)
+        if part is None or decision.action == "refuse":
+            return decision
+        reason = part.narrowed_to(width)
+        if reason is not None:
+            return replace(decision, reason=f"its feed-forward part stays: {reason}")
+        becomes = f"{decision.becomes}; reads {width} instead of {part.features} features"
+        return replace(decision, becomes=becomes)
+
+    return [said(decision) for decision in decisions]
 
 
 def _added(site: Site) -> tuple[Op, ...]:

@@ -19,6 +19,7 @@ from archnet.calibration.token_batches import TokenBatches
 from archnet.code_embedding import with_code_embedding
 from archnet.converters.base import Statistics
 from archnet.converters.fold import Affine, Folded, fold
+from archnet.converters.narrow_ffn import narrow_ffn
 from archnet.converters.narrow_heads import narrow_heads
 from archnet.converters.residual import adds_as_concats
 from archnet.converters.softmax import with_softmax_form
@@ -28,8 +29,8 @@ from archnet.executor import NetworkModule
 from archnet.freeze import freeze
 from archnet.freeze_translation import freeze_translation
 from archnet.graph import QuantizedGraph
-from archnet.head_moments import head_moments
 from archnet.job import Job
+from archnet.moments import head_moments, hidden_moments
 from archnet.network import Network
 from archnet.operators import Op
 from archnet.presets import CALIBRATION_BATCHES, PAIR_BUCKETS
@@ -107,20 +108,13 @@ def calibration_of(job: Job) -> list[dict[str, Tensor]]:
 
 
 def distil(job: Job, context: StageContext) -> Learned[Folded]:
-    """LayerNorm, GELU and the like go, heads get narrower; the result has only what the target has."""
+    """LayerNorm, GELU and the like go, some parts get narrower; the result has only what the target has."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher = NetworkModule(job.teacher).eval().requires_grad_(False)
     statistics: dict[str, Statistics] = {**token_statistics(teacher, calibration_of(job))}
     if job.settings.attention == "mixing":
         statistics |= attention_statistics(teacher, calibration_of(job), job.settings.seq_len)
-    begin, width = job.teacher, job.settings.head_width
-    if width is not None:
-        narrowed = narrow_heads(begin, head_moments(teacher, calibration_of(job)), width)
-        begin = narrowed.network
-        context.summary |= {
-            "scores kept": f"{narrowed.scores:.1%}",
-            "results kept": f"{narrowed.results:.1%}",
-        }
+    begin = narrowed(job, teacher, context)
     rewritten = rewrite(begin, statistics, attention=job.settings.attention, norms=job.settings.norms)
     student = rewritten.module()
     for site in rewritten.network.sites:
@@ -140,6 +134,23 @@ def distil(job: Job, context: StageContext) -> Learned[Folded]:
         )
     folded = fold(materialize(rewritten.network, rewritten.modules, _on_cpu(student)))
     return Learned(folded, _adaptation(objective) if learns else {})
+
+
+def narrowed(job: Job, teacher: NetworkModule, context: StageContext) -> Network:
+    """The teacher's network with the narrower heads and feed-forward parts that were asked for."""
+    begin, heads, ffn = job.teacher, job.settings.head_width, job.settings.ffn_width
+    if heads is not None:
+        attends = narrow_heads(begin, head_moments(teacher, calibration_of(job)), heads)
+        begin = attends.network
+        context.summary |= {
+            "scores kept": f"{attends.scores:.1%}",
+            "results kept": f"{attends.results:.1%}",
+        }
+    if ffn is not None:
+        feeds = narrow_ffn(begin, hidden_moments(teacher, calibration_of(job), ffn), ffn)
+        begin = feeds.network
+        context.summary |= {"feed-forward kept": f"{feeds.kept:.1%}"}
+    return begin
 
 
 def equalized(job: Job, folded: Folded) -> Folded:

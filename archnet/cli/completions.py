@@ -80,6 +80,13 @@ head_width_option = click.option(
     "[default: as it is]",
 )
 
+ffn_width_option = click.option(
+    "--ffn-width",
+    type=int,
+    metavar="N",
+    help="Narrow each feed-forward part to N features: fewer weights and products.  [default: as it is]",
+)
+
 
 @app.command(
     short_help="Print a shell's completion script.",

@@ -12,6 +12,7 @@ from archnet.cli.completions import (
     attention_option,
     bits_option,
     complete_from,
+    ffn_width_option,
     head_width_option,
     norms_option,
     target_option,
@@ -115,6 +116,7 @@ def quickstart(state: Session, out: Path, json_log: Path | None) -> None:
 @attention_option
 @norms_option
 @head_width_option
+@ffn_width_option
 @click.option(
     "--reuse",
     type=click.Path(path_type=Path),
@@ -140,6 +142,7 @@ def convert(
     attention: str | None,
     norms: str,
     head_width: str | None,
+    ffn_width: int | None,
     reuse: Path | None,
     quantizer: str,
     periods: str,
@@ -167,6 +170,7 @@ def convert(
         attention=attention or profile.attention_forms[0], max_drop=max_drop,
         norms=norms, method=Method(quantizer, periods, block_decay, adaptation, sequences),
         head_width=None if head_width is None else HeadWidth.parse(head_width),
+        ffn_width=ffn_width,
     )  # fmt: skip
     profile.choose_embedding(embedding)
     profile.choose_attention(attention)
@@ -189,6 +193,7 @@ def convert(
             attention=attention,
             norms=norms,
             head_width=head_width,
+            ffn_width=ffn_width,
             reuse=reuse,
             quantizer=quantizer,
             periods=periods,

@@ -10,11 +10,12 @@ from archnet.cli.completions import (
     attention_option,
     bits_option,
     complete_chips,
+    ffn_width_option,
     head_width_option,
     norms_option,
     target_option,
 )
-from archnet.config import AUTO_BITS, HeadWidth, check_length, known_norms
+from archnet.config import AUTO_BITS, HeadWidth, check_ffn_width, check_length, known_norms
 from archnet.errors import ArchNetError
 
 json_option = click.option(
@@ -120,6 +121,7 @@ def remove(name: str) -> None:
 @attention_option
 @norms_option
 @head_width_option
+@ffn_width_option
 @click.option("--seq-len", default=128, show_default=True, metavar="N", help="Longest sequence, in tokens.")
 @click.option(
     "--chip",
@@ -135,6 +137,7 @@ def inspect(
     attention: str | None,
     norms: str,
     head_width: str | None,
+    ffn_width: int | None,
     seq_len: int,
     chip: str | None,
     as_json: bool,
@@ -150,6 +153,7 @@ def inspect(
     known_norms(norms)
     if head_width is not None:
         HeadWidth.parse(head_width)
+    check_ffn_width(ffn_width)
     check_length(seq_len)
     if bits.strip().lower() == AUTO_BITS:
         raise ArchNetError(
@@ -165,8 +169,9 @@ def inspect(
     from archnet import api
 
     plan = api.inspect(
-        model, target, seq_len=seq_len, attention=attention, norms=norms, head_width=head_width, bits=bits
-    )
+        model, target, seq_len=seq_len, attention=attention, norms=norms, head_width=head_width,
+        ffn_width=ffn_width, bits=bits,
+    )  # fmt: skip
     if chip is not None:
         click.echo(f"asking the compiler of {chip} about the model unchanged; this takes minutes", err=True)
     answer = None if chip is None else api.original_on_chip(model, chip, seq_len=seq_len)

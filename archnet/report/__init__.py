@@ -129,6 +129,7 @@ def reproduce(c: Contents) -> str:
         "--attention": s.get("attention", "softmax"),
         **({"--norms": s["norms"]} if "norms" in s else {}),
         **({"--head-width": s["head_width"]} if "head_width" in s else {}),
+        **({"--ffn-width": s["ffn_width"]} if "ffn_width" in s else {}),
         **{f"--{n.replace('_', '-')}": value for n, value in Method.from_json(s).chosen().items()},
         "--out": "DIR",
     }
@@ -151,6 +152,7 @@ def facts(c: Contents) -> list[tuple[str, str]]:
         "attention": "Form of attention",
         "norms": "Form of norms",
         "head_width": "Features of each head of attention",
+        "ffn_width": "Features of each feed-forward part",
         "quantizer": "Quantizer",
         "periods": "Trained at once",
         "block_decay": "Weight of a block's loss for each one behind it",

@@ -135,6 +135,16 @@ def test_the_width_of_heads_is_recorded_where_it_was_chosen() -> None:
     assert SETTINGS.differences(narrow) == ["head_width: unchanged -> 8,16"]
 
 
+def test_the_width_of_feed_forward_parts_is_recorded_where_it_was_chosen() -> None:
+    narrow = replace(SETTINGS, ffn_width=512)
+    assert ConvertSettings.from_json(narrow.to_json()) == narrow
+    assert "ffn_width" not in SETTINGS.to_json()
+    assert SETTINGS.differences(narrow) == ["ffn_width: unchanged -> 512"]
+    with pytest.raises(ArchNetError) as caught:
+        replace(SETTINGS, ffn_width=0)
+    assert caught.value.problem == "--ffn-width 0 is no number of features"
+
+
 @given(keys=st.integers(1, 999999), values=st.integers(1, 999999))
 def test_the_width_of_heads_is_read_as_it_is_written(keys: int, values: int) -> None:
     width = HeadWidth(keys, values)

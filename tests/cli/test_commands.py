@@ -164,7 +164,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             str(log),
         ),
         *("--quantizer", "dorefa", "--block-decay", "0.5", "--sequences", "greedy"),
-        *("--norms", "corrected", "--head-width", "8,16"),
+        *("--norms", "corrected", "--head-width", "8,16", "--ffn-width", "512"),
     )
     assert result.exit_code == 0, result.stderr
     assert calls == [
@@ -182,6 +182,7 @@ def test_convert_hands_all_settings_on_and_tells_its_progress(
             "attention": "relu",
             "norms": "corrected",
             "head_width": "8,16",
+            "ffn_width": 512,
             "reuse": Path("earlier"),
             "quantizer": "dorefa",
             "periods": "all",

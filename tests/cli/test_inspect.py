@@ -28,7 +28,7 @@ BAD = (
 def test_inspect_counts_operators(archnet: Archnet, replace_module: Replace) -> None:
     replace_module(
         "archnet.api",
-        inspect=lambda model, target, seq_len, attention, norms, head_width, bits: Plan(
+        inspect=lambda model, target, seq_len, attention, norms, head_width, ffn_width, bits: Plan(
             "tiny", "archnet", GOOD, bits
         ),
     )
@@ -58,7 +58,7 @@ def test_inspect_lists_what_stays_wider_than_was_asked_for(archnet: Archnet, rep
     wider = (Wider("attention scores", 8, 6, "the softmax reads them"),)
     replace_module(
         "archnet.api",
-        inspect=lambda model, target, seq_len, attention, norms, head_width, bits: Plan(
+        inspect=lambda model, target, seq_len, attention, norms, head_width, ffn_width, bits: Plan(
             "tiny", "archnet", GOOD, bits, wider
         ),
     )
@@ -82,7 +82,7 @@ def test_inspect_asks_a_chips_compiler_about_the_original_first(
     replace_module("archnet.original", askable=lambda chip: None, OriginalSummary=OriginalSummary)
     replace_module(
         "archnet.api",
-        inspect=lambda model, target, seq_len, attention, norms, head_width, bits: plan,
+        inspect=lambda model, target, seq_len, attention, norms, head_width, ffn_width, bits: plan,
         original_on_chip=original_on_chip,
     )
     result = archnet("inspect", "tiny", "--target", "archnet", "--chip", "k230", "--seq-len", "32")
@@ -102,7 +102,8 @@ def test_inspect_tells_at_once_that_a_chip_is_unknown(archnet: Archnet) -> None:
 def test_inspect_lists_all_refusals_and_exits_with_2(archnet: Archnet, replace_module: Replace) -> None:
     plan = Plan("tiny", "archnet", GOOD + BAD)
     replace_module(
-        "archnet.api", inspect=lambda model, target, seq_len, attention, norms, head_width, bits: plan
+        "archnet.api",
+        inspect=lambda model, target, seq_len, attention, norms, head_width, ffn_width, bits: plan,
     )
     result = archnet("inspect", "tiny", "--target", "archnet")
     assert result.exit_code == 2

@@ -14,7 +14,7 @@ from torch import Tensor
 from archnet.config import HeadWidth
 from archnet.converters.narrow_heads import Narrowed, narrow_heads, narrowed_to
 from archnet.executor import NetworkModule, attention_scores
-from archnet.head_moments import head_moments
+from archnet.moments import head_moments
 from archnet.network import Network, Site
 from archnet.operators import Op
 from archnet.plan import make_plan

@@ -240,10 +240,11 @@ def test_the_command_and_versions_are_there(full: tuple[str, Page]) -> None:
     [
         ("norms", "corrected", "Form of normscorrected"),
         ("head_width", "8,16", "Features of each head of attention8,16"),
+        ("ffn_width", 512, "Features of each feed-forward part512"),
     ],
 )
 def test_what_was_chosen_beside_the_defaults_is_in_the_command(
-    name: str, value: str, shown: str, tmp_path: Path
+    name: str, value: str | int, shown: str, tmp_path: Path
 ) -> None:
     folder = make_build(tmp_path / "b")
     record = json.loads((folder / "settings.json").read_text())

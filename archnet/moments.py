@@ -1,4 +1,4 @@
-"""What attention reads over calibration data, head by head: what narrower heads are chosen from."""
+"""What layers read over calibration data: what narrower heads and feed-forward parts are chosen from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from archnet.converters.narrow_ffn import HiddenMoments, feed_forwards
 from archnet.converters.narrow_heads import HeadMoments
 from archnet.executor import NetworkModule
 from archnet.operators import Op
@@ -34,4 +35,25 @@ def head_moments(teacher: NetworkModule, batches: Sequence[Mapping[str, Tensor]]
         site.name: HeadMoments(moments[query], apart[key], apart[value], means[value])
         for site in attentions
         for query, key, value in [site.inputs[:3]]
+    }
+
+
+@torch.no_grad()
+def hidden_moments(
+    teacher: NetworkModule, batches: Sequence[Mapping[str, Tensor]], features: int
+) -> dict[str, HiddenMoments]:
+    """The moments of what every feed-forward part of the teacher has more than so many features of."""
+    parts = [part for part in feed_forwards(teacher.network) if part.narrowed_to(features) is None]
+    sources, masks = {part.hidden for part in parts}, row_masks(teacher.network)
+    sums: dict[str, tuple[int, Tensor, Tensor]] = {}
+    for batch in batches:
+        values = teacher(batch, keep=sources)
+        for name in sources:
+            rows = valid_rows(values[name].double(), mask_of(batch, masks[name]))
+            count, total, products = sums.get(name, (0, torch.zeros(()), torch.zeros(())))
+            sums[name] = count + len(rows), total + rows.sum(0), products + rows.mT @ rows
+    means = {name: total / count for name, (count, total, _) in sums.items()}
+    return {
+        name: HiddenMoments(means[name], products / count - torch.outer(means[name], means[name]))
+        for name, (count, _, products) in sums.items()
     }
