@@ -189,8 +189,8 @@ def _check_ffn(teacher: Network, width: int, model: str) -> None:
     reasons = [part.narrowed_to(width) for part in parts]
     if None not in reasons:
         raise ArchNetError(
-            f"--ffn-width {width} leaves the feed-forward parts of {model} as they are: of the first, "
-            f"{reasons[0]}",
+            f"--ffn-width {width} leaves the feed-forward parts of {model} as they are (the first: "
+            f"{reasons[0]})",
             fix="give fewer features, or leave --ffn-width out",
         )
 

@@ -96,7 +96,7 @@ def test_convert_a_classifier_of_pictures(archnet: Archnet, target: Path, tmp_pa
 
 def test_parts_that_are_no_wider(archnet: Archnet, model: Path, sentences: Path, tmp_path: Path) -> None:
     problem = (
-        "--ffn-width 64 leaves the feed-forward parts of tiny as they are: of the first, it has 64 features"
+        "--ffn-width 64 leaves the feed-forward parts of tiny as they are (the first: it has 64 features)"
     )
     fix = "give fewer features, or leave --ffn-width out"
     check_refusal(archnet("inspect", model, "--target", "tvm", "--ffn-width", 64), problem, fix)
