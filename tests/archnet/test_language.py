@@ -184,8 +184,10 @@ def test_steps_of_integers_follow_the_student_that_reads_whole_texts(
         values = student(batch)
     first = np.concatenate([state[attends[0]] for state in states], 1)
     off = values[attends[0]].numpy() / graph.tensors[attends[0]].scale - first
-    # What a step reads of the tokens before it comes from the cache; a rounding may fall otherwise.
-    assert np.abs(off[mask.numpy()]).max() <= 6
+    # What a step reads of the tokens before it comes from the cache; a rounding may fall otherwise. How far a
+    # single one is carried depends on the processor that trained (3 to 7), the mean square does not.
+    assert np.sqrt(np.square(off[mask.numpy()]).mean()) <= 1
+    assert np.sqrt(np.square((off + first - np.roll(first, 1, 1))[mask.numpy()]).mean()) > 2
     affine = folded_language(family, attention).values[captured_language(family).outputs["logits"]]
     wanted, got = affine.apply(values[affine.carrier])[mask], torch.stack(logits, 1)[mask]
     assert float(torch.cosine_similarity(wanted, got, dim=-1).mean()) > 0.95
