@@ -184,7 +184,9 @@ def _check_ffn(teacher: Network, width: int, model: str) -> None:
     parts = feed_forwards(teacher)
     if not parts:
         raise ArchNetError(
-            f"--ffn-width {width} is of feed-forward parts, and {model} has none", fix="leave --ffn-width out"
+            f"--ffn-width {width} is of fully connected layers with nothing but activations between them, "
+            f"and {model} has none",
+            fix="leave --ffn-width out",
         )
     reasons = [part.narrowed_to(width) for part in parts]
     if None not in reasons:

@@ -117,12 +117,19 @@ def _part(
     widths = {len(network.parameter(site, "bias")) for site in ups.values()}
     features = network.parameter(down, "weight").shape[1]
     allowed = {*within, down.name}
+    inside = (*ups.values(), *within.values())
     elsewhere = any(
-        name in network.outputs.values() or any(reader.name not in allowed for reader in readers[name])
-        for name in (*ups, *within)
+        site.name in network.outputs.values() or any(r.name not in allowed for r in readers[site.name])
+        for site in inside
     )
-    keeps = others[0] if others else "its features are read elsewhere too" if elsewhere else ""
-    keeps = keeps or ("its features are spread over each other" if widths != {features} else "")
+    reasons = (
+        *others,
+        "its features are read elsewhere too" if elsewhere else "",
+        "its features are spread over each other" if widths != {features} else "",
+        # Distillation compares what a block ends with, feature by feature.
+        "a block ends within it" if any(site.block != down.block for site in inside) else "",
+    )
+    keeps = next(filter(None, reasons), "")
     return FeedForward(tuple(ups.values()), down, down.inputs[0], features, keeps)
 
 

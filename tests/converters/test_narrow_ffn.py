@@ -173,7 +173,8 @@ def test_a_layer_between_two_parts_is_changed_twice(network: Network) -> None:
     sites: list[Site] = []
     for site in network.sites:
         if site.name == part.down.name:
-            sites += [Site("more", Op.LINEAR, (part.hidden,), square), Site("again", Op.RELU, ("more",))]
+            sites.append(Site("more", Op.LINEAR, (part.hidden,), square, block=site.block))
+            sites.append(Site("again", Op.RELU, ("more",), block=site.block))
             site = replace(site, inputs=("again",))
         sites.append(site)
     deep = replace(network, sites=tuple(sites), tensors=tensors)
@@ -203,6 +204,9 @@ def test_what_keeps_its_width_says_why(network: Network) -> None:
     for read in (part.hidden, part.ups[0].name):
         assert keeps(replace(network, sites=(*network.sites, Site("more", Op.RELU, (read,))))) == elsewhere
         assert keeps(replace(network, outputs={**network.outputs, "y": read})) == elsewhere
+    for name in (part.hidden, part.ups[0].name):
+        cut = [replace(s, block="block 9") if s.name == name else s for s in network.sites]
+        assert keeps(replace(network, sites=tuple(cut))) == "a block ends within it"
     activation = network.site(part.hidden)
     norm = Site("norm", Op.LAYER_NORM, (part.ups[0].name,), part.ups[0].parameters, {"eps": 1e-5})
     normed = [replace(s, inputs=("norm",)) if s.name == activation.name else s for s in network.sites]

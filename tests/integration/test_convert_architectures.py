@@ -47,7 +47,7 @@ def test_a_chip_that_moves_no_tokens_refuses_neighbours(archnet: Archnet, tmp_pa
 def test_bounded_scores_are_refused_where_no_table_can_bound_them(archnet: Archnet, tmp_path: Path) -> None:
     model = make_model_folder(tmp_path / "gemma2", "gemma2", layers=1, pooling="mean")
     for target, form, words in (
-        ("ethos-u85", "logsum", "the profile of ethos-u85 does not list Lookup"),
+        ("ethos-u85", "softmax", "the profile of ethos-u85 does not list Lookup"),
         ("onnxruntime", "relu", "its scores are bounded by a tanh, which relu does not take"),
     ):
         shown = archnet("inspect", model, "--target", target, "--attention", form)
