@@ -98,7 +98,7 @@ class Translator:
         flat = [a for a in _flat(node.args[0]) if self._is_float(a)]
         outputs: dict[str, str] = {}
         for name, value in zip(self.output_names, flat, strict=False):
-            found = bounded_words(self, value) or (self.settled(value) if value in self.known else None)
+            found = self._output(value)
             if found is None:
                 continue
             ends = isinstance(found, Value) and found.layout in ("tokens", "masked", "row")
@@ -116,6 +116,13 @@ class Translator:
                 reason = "this output is neither token features nor a row of features"
                 outputs[name] = self._other(value, node_kind(value), reason).site
         return outputs
+
+    def _output(self, node: fx.Node) -> Known | None:
+        """What is known of an output; None where it does not depend on what the model reads."""
+        try:
+            return bounded_words(self, node) or (self.settled(node) if node in self.known else None)
+        except Unknown as error:
+            return self._other(node, node_kind(node), str(error))
 
     def _is_float(self, value: fx.Node) -> bool:
         recorded = self.recorded[0].get(value)

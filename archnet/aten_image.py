@@ -191,13 +191,15 @@ def mean(t: Translator, node: fx.Node) -> Known:
 def concatenated(t: Translator, node: fx.Node) -> Known:
     """Constant tokens (a class token) in front of the others: rows of zeros, and a table that is added.
 
-    Or pooled rows side by side.
+    Or pooled rows, or maps, side by side.
     """
     parts = node.args[0]
     axis = node.args[1] if len(node.args) > 1 else 0
     assert isinstance(parts, Sequence)
-    if axis in (1, -1) and all(_is_row(t, part) for part in parts):
-        return _joined_rows(t, node, parts)
+    if axis in (1, -1) and all(_is_in(t, part, "row") for part in parts):
+        return _joined(t, node, parts, "row")
+    if axis in (1, -3) and all(_is_in(t, part, "map") for part in parts):
+        return _joined(t, node, parts, "map")
     if (inserted := _inserted(t, node, parts)) is not None:
         return inserted
     *constants, last = parts
@@ -244,21 +246,29 @@ def _inserted(t: Translator, node: fx.Node, parts: Sequence[object]) -> Known | 
     return Value(t.add_site(node, Op.ADD, (longer,), parameters={"table": joined}))
 
 
-def _is_row(t: Translator, node: object) -> bool:
+def _is_in(t: Translator, node: object, layout: str) -> bool:
     found = t.settled(node) if isinstance(node, fx.Node) and node in t.known else None
-    return isinstance(found, Value) and found.layout == "row"
+    return isinstance(found, Value) and found.layout == layout and found.site not in t.refused
 
 
-def _joined_rows(t: Translator, node: fx.Node, parts: Sequence[object]) -> Known:
-    """Each through a layer of its own, which takes in what has to be alike in a concatenation."""
+def _joined(t: Translator, node: fx.Node, parts: Sequence[object], layout: str) -> Known:
+    """Each through a layer of its own, which takes in what has to be alike in a concatenation.
+
+    Of maps it is a convolution of each channel by itself.
+    """
     made = []
     for part in parts:
-        x = t.value(part, "row")
+        x = t.value(part, layout)
         assert isinstance(part, fx.Node)
-        width = t.shape(part)[-1]
+        width = t.shape(part)[1]
         same = {"weight": torch.eye(width), "bias": torch.zeros(width)}
-        made.append(t.add_site(node, Op.LINEAR, (x.site,), parameters=same))
-    return Value(t.add_site(node, Op.CONCAT, tuple(made)), "row")
+        if layout == "map":
+            same["weight"] = torch.ones(width, 1, 1, 1)
+            attributes = {**window((1, 1), (0, 0)), "groups": width}
+            made.append(t.add_site(node, Op.CONV, (x.site,), parameters=same, attributes=attributes))
+        else:
+            made.append(t.add_site(node, Op.LINEAR, (x.site,), parameters=same))
+    return Value(t.add_site(node, Op.CONCAT, tuple(made)), layout)
 
 
 def _constant_rows(t: Translator, node: object, features: int) -> Tensor:

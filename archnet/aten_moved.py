@@ -110,8 +110,10 @@ def as_moved(t: Translator, node: fx.Node) -> Moved | None:
         return found
     if isinstance(found, Curve):
         found = t.settled(node)
-    if isinstance(found, Value) and found.site == IMAGE_INPUT:
-        return _pixels(t, found)
+    if isinstance(found, Value) and found.layout == "map" and t.inputs == (IMAGE_INPUT,):
+        image = node.op == "placeholder"
+        shape = t.probes[0].values[IMAGE_INPUT].shape if image else t.shape(node)
+        return None if found.site in t.refused else _places(found, shape)
     if not isinstance(found, Value) or found.layout not in ORDERS:
         return None
     if found.site in t.refused:  # nothing is known of its layout
@@ -137,11 +139,13 @@ def _apart(layout: str, shape: Sequence[int], batch: int) -> tuple[int, int, int
     return (others, batch, shape[1]) if layout == "turned" else (batch, others, shape[1])
 
 
-def _pixels(t: Translator, images: Value) -> Moved:
-    """What an image model reads, (batch, channels, height, width), as tokens of its places."""
-    batch, channels, height, width = shape = t.probes[0].values[IMAGE_INPUT].shape
-    index = torch.arange(shape.numel()).reshape(batch, height, width, channels).movedim(-1, 1)
-    return Moved(images, (batch, height * width, channels), ((index, torch.ones(*shape)),), batch)
+def _places(image: Value, shape: Sequence[int]) -> Moved:
+    """A map, or what an image model reads, (batch, channels, height, width), as tokens of its places."""
+    batch, channels, height, width = shape
+    count = batch * channels * height * width
+    index = torch.arange(count).reshape(batch, height, width, channels).movedim(-1, 1)
+    term = index, torch.full(index.shape, image.gain)
+    return Moved(replace(image, gain=1.0), (batch, height * width, channels), (term,), batch)
 
 
 def _sum(t: Translator, node: fx.Node, parts: Sequence[Moved]) -> Moved | None:
@@ -294,10 +298,10 @@ def named(t: Translator, node: fx.Node, m: Moved) -> Value:
     Raises:
         Unknown: they are in no layout that an operator takes.
     """
-    if m.base.site == IMAGE_INPUT:
-        if _is_image(t, m):
+    if m.base.layout == "map":
+        if _is_map(m):
             return m.base
-        m = replace(m, base=Value(t.add_site(node, Op.TO_TOKENS, (IMAGE_INPUT,))))
+        m = replace(m, base=Value(t.add_site(node, Op.TO_TOKENS, (m.base.site,))))
     if m.pictures and _axes(m) is None and not _stacked(m):
         return in_windows(t, node, m)
     layout, m = _layout(m)
@@ -329,12 +333,13 @@ def named(t: Translator, node: fx.Node, m: Moved) -> Value:
     return Value(total, layout, heads, tokens=m.base.tokens, window=m.base.window)
 
 
-def _is_image(t: Translator, m: Moved) -> bool:
-    """Whether moved pixels stand where they were, so that they can go into a convolution."""
-    whole = _pixels(t, m.base)
-    return len(m.terms) == 1 and all(
-        torch.equal(a, b) for a, b in zip(m.terms[0], whole.terms[0], strict=True)
-    )
+def _is_map(m: Moved) -> bool:
+    """Whether a map's places stand where they were, so that they can go into a convolution."""
+    shape = m.terms[0][0].shape
+    if len(m.terms) != 1 or len(shape) != 4 or shape[1] != m.sizes[2]:
+        return False
+    whole = _places(m.base, shape)
+    return all(torch.equal(a, b) for a, b in zip(m.terms[0], whole.terms[0], strict=True))
 
 
 def shifted_heads(t: Translator, node: fx.Node, x: Value, constant: Tensor) -> Value:

@@ -63,10 +63,11 @@ def _prepend(c: NodeCheck) -> Shape:
 def _windows(c: NodeCheck) -> Shape:
     x = c.tensor(0, "int8", "uint8")
     c.output_like(x)
-    numbers = {field.name: c.node.attributes.get(field.name) for field in fields(Windows)}
-    inverse = numbers.pop("inverse")
-    require(isinstance(inverse, bool), f"attribute inverse is {inverse!r}, not a bool")
-    for name in numbers:
+    whether = {"inverse": None, "spread": False}  # the second is there where it is true
+    for name, default in whether.items():
+        value = c.node.attributes.get(name, default)
+        require(isinstance(value, bool), f"attribute {name} is {value!r}, not a bool")
+    for name in (field.name for field in fields(Windows) if field.name not in whether):
         c.integer(name, 0 if name.startswith(("shift", "pad")) else 1, 2**16)
     windows = Windows.of(c.node.attributes)
     (height, width), (down, right) = windows.filled, (windows.window_y, windows.window_x)

@@ -313,6 +313,8 @@ OPERATORS: Mapping[Op, Mapping[str, Builder]] = {
         "of 4x4 over 7x6": _windows(Windows(7, 6, 4, 4, 2, 2, pad_y=1, pad_x=2)),
         "of 4x4 over 7x6, back": _windows(Windows(7, 6, 4, 4, 2, 2, pad_y=1, pad_x=2, inverse=True)),
         "neighbours": _windows(Windows(8, 8, 2, 1)),
+        "of 4x4, spread": _windows(Windows(8, 8, 4, 4, spread=True)),
+        "of 4x4, spread, back": _windows(Windows(8, 8, 4, 4, inverse=True, spread=True)),
     },
     Op.PREPEND: {"a row": _moved(Op.PREPEND, ("batch", 15, 32), ("batch", 16, 32), rows=1)},
     Op.EMBEDDING: {"50 words": _gather},

@@ -2,7 +2,9 @@
 
 Tokens are a map's places row by row. In windows (Swin, arXiv 2103.14030, section 3.2) the map is filled up
 with zeros at its lower and right end, moved cyclically, and cut into windows; the tokens of a window follow
-each other. The neighbours that patch merging puts side by side are windows, too. The inverse leads back.
+each other. The neighbours that patch merging puts side by side are windows, too. A window may also be spread
+over the map, every few places one (MobileViT, arXiv 2110.02178, section 3.1, whose pixels at one place of
+their patches attend to each other; the grids of MaxViT, arXiv 2204.01697). The inverse leads back.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ class Windows:
         shift_y, shift_x: how far the map moves up and left before it is cut.
         pad_y, pad_x: rows and columns of zeros that fill it up before that.
         inverse: from the order of windows back to the map.
+        spread: a window takes one place of every patch, as many patches down and across as it has places,
+            instead of neighbours; the windows follow each other as their places do within a patch.
     """
 
     height: int
@@ -64,15 +68,18 @@ class Windows:
     pad_y: int = 0
     pad_x: int = 0
     inverse: bool = False
+    spread: bool = False
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any]) -> Windows:
         """What the attributes of a site or a node say."""
-        return cls(**{field.name: attributes[field.name] for field in fields(cls)})
+        return cls(
+            **{field.name: attributes[field.name] for field in fields(cls) if field.name in attributes}
+        )
 
     def attributes(self) -> dict[str, int | bool]:
-        """The attributes of a site or a node."""
-        return asdict(self)
+        """The attributes of a site or a node; `spread` where it is so, which older files do not know."""
+        return {name: value for name, value in asdict(self).items() if name != "spread" or value}
 
     @property
     def filled(self) -> tuple[int, int]:
@@ -104,14 +111,28 @@ class Windows:
         across, size = width // self.window_x, self.window_y * self.window_x
         if self.inverse:
             row, column = place // self.width, place % self.width
-            y = (row + (height - self.shift_y)) % height
-            x = (column + (width - self.shift_x)) % width
-            window = y // self.window_y * across + x // self.window_x
-            return window * size + y % self.window_y * self.window_x + x % self.window_x, row, column
+            down, y = self._parted((row + (height - self.shift_y)) % height, 0)
+            right, x = self._parted((column + (width - self.shift_x)) % width, 1)
+            return (down * across + right) * size + y * self.window_x + x, row, column
         window, inside = place // size, place % size
-        y = (window // across * self.window_y + inside // self.window_x + self.shift_y) % height
-        x = (window % across * self.window_x + inside % self.window_x + self.shift_x) % width
+        y = (self._joined(window // across, inside // self.window_x, 0) + self.shift_y) % height
+        x = (self._joined(window % across, inside % self.window_x, 1) + self.shift_x) % width
         return y * self.width + x, y, x
+
+    def _axis(self, axis: int) -> tuple[int, int]:
+        """How many windows there are down (0) or across (1), and how many places of each."""
+        size = (self.window_y, self.window_x)[axis]
+        return self.filled[axis] // size, size
+
+    def _parted(self, y: Any, axis: int) -> tuple[Any, Any]:
+        """Which window a row (axis 0) or column (1) is in, and which of its own it is."""
+        count, size = self._axis(axis)
+        return (y % count, y // count) if self.spread else (y // size, y % size)
+
+    def _joined(self, window: Any, inside: Any, axis: int) -> Any:
+        """The row or column of a window's own."""
+        count, size = self._axis(axis)
+        return inside * count + window if self.spread else window * size + inside
 
     def order(self) -> NDArray[np.int64]:
         """The token at every place, -1 for a zero."""
@@ -120,22 +141,35 @@ class Windows:
 
     def steps(self, features: int) -> tuple[Step, ...]:
         """The moves that make it of (batch, tokens, features)."""
-        height, width = self.filled
         shifts, pads = (self.shift_y, self.shift_x), (self.pad_y, self.pad_x)
-        parts = (width // self.window_x, self.window_x * features)
         result = Step("reshape", sizes=(self.tokens[1], features))
         if self.inverse:
-            cut = Step("reshape", sizes=(parts[0], self.window_y, parts[1]))
-            whole = Step("reshape", sizes=(height, width, features))
+            whole = Step("reshape", sizes=(*self.filled, features))
             back = (Step("roll", i, self.filled[i - 1] - shifts[i - 1]) for i in (1, 2) if shifts[i - 1])
             small = (self.height, self.width)
             crops = (Step("crop", i, small[i - 1]) for i in (1, 2) if pads[i - 1])
-            return (cut, Step("swap"), whole, *back, *crops, result)
+            return (*self._apart(features), whole, *back, *crops, result)
         given = Step("reshape", sizes=(self.height, self.width, features))
         filled = (Step("pad", i, pads[i - 1]) for i in (1, 2) if pads[i - 1])
         rolled = (Step("roll", i, shifts[i - 1]) for i in (1, 2) if shifts[i - 1])
-        cut = Step("reshape", sizes=(self.window_y, *parts))
-        return (given, *filled, *rolled, cut, Step("swap"), result)
+        return (given, *filled, *rolled, *self._apart(features), result)
+
+    def _apart(self, features: int) -> tuple[Step, ...]:
+        """The moves that cut a filled map into windows, or the way back; two axes change places at a time.
+
+        A map's rows are (windows, their places), and so are its columns, or the other way round where windows
+        are spread; in windows it is (windows down, windows across, places down, places across).
+        """
+        (down, high), (across, wide) = self._axis(0), self._axis(1)
+        swap = Step("swap")
+        if not self.spread:
+            sizes = (across, high, wide * features) if self.inverse else (high, across, wide * features)
+            return Step("reshape", sizes=sizes), swap
+        if self.inverse:
+            columns = Step("reshape", sizes=(across, high * wide, features))
+            return columns, swap, Step("reshape", sizes=(down, high, wide * across * features)), swap
+        rows = Step("reshape", sizes=(high, down, wide * across * features))
+        return rows, swap, Step("reshape", sizes=(high * wide, across, features)), swap
 
 
 def windows_of(order: NDArray[np.int64], tokens: int) -> Windows | None:
@@ -145,11 +179,12 @@ def windows_of(order: NDArray[np.int64], tokens: int) -> Windows | None:
 
 def _plainness(windows: Windows) -> tuple[int, ...]:
     filling, flatness = windows.pad_y + windows.pad_x, abs(windows.height - windows.width)
-    return filling, flatness, windows.inverse, windows.shift_y + windows.shift_x, windows.window_y
+    shift = windows.shift_y + windows.shift_x
+    return filling, flatness, windows.spread, windows.inverse, shift, windows.window_y
 
 
 def _candidates(order: NDArray[np.int64], tokens: int) -> Iterator[Windows]:
-    for inverse in (False, True):
+    for inverse, spread in product((False, True), repeat=2):
         small, large = (len(order), tokens) if inverse else (tokens, len(order))
         begins = np.flatnonzero(order == 0) if inverse else order[:1]
         if small > large or len(begins) > 1:
@@ -160,7 +195,7 @@ def _candidates(order: NDArray[np.int64], tokens: int) -> Iterator[Windows]:
             pads = whole_y - height, whole_x - width
             for window in product(_divisors(whole_y), _divisors(whole_x)):
                 for shifts in _shifts(first, width, window) if min(pads) >= 0 else ():
-                    made = Windows(height, width, *window, *shifts, *pads, inverse)
+                    made = Windows(height, width, *window, *shifts, *pads, inverse, spread)
                     if _seems(made, order) and np.array_equal(made.order(), order):
                         yield made
 

@@ -124,9 +124,17 @@ PICTURES = {
         {"image_size": PICTURE, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4]},
         window_size=4,
     ),
+    **alike(
+        "mobilevit",
+        {"image_size": 64, "num_attention_heads": 2, "hidden_sizes": [8, 16, 16]},
+        neck_hidden_sizes=[8, 8, 8, 8, 16, 16, 32],
+    ),
     **alike("pvt", {**REDUCED, "sequence_reduction_ratios": [2, 1]}, patch_sizes=[4, 2]),
     **alike("pvt_v2 segformer", {**REDUCED, "sr_ratios": [2, 1]}, patch_sizes=[7, 3]),
 }
+
+LARGER = {"mobilevit": 64}
+"""Sides of pictures of networks that halve them more often."""
 
 
 def model_of(kind: str, settings: Mapping[str, Any], auto: str) -> torch.nn.Module:
@@ -158,7 +166,8 @@ def captured(kind: str, *, writes: bool = False) -> Capture:
     """
     if kind in PICTURES:
         model = model_of(kind, {**PICTURES[kind], "num_labels": 10}, "AutoModelForImageClassification")
-        return capture_image(model, (3, PICTURE, PICTURE))
+        side = LARGER.get(kind, PICTURE)
+        return capture_image(model, (3, side, side))
     if kind in TRANSLATORS:
         pair = TranslationModel(model_of(kind, TRANSLATORS[kind], "AutoModelForSeq2SeqLM"))
         return capture(pair, max_sequence=SEQUENCE, padding_id=0, inputs=TRANSLATION_INPUTS)

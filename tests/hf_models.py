@@ -240,6 +240,13 @@ FAMILIES: dict[str, Family] = {
             ("layer_scale_init_value", 1.0),
         ),
     ),
+    "mobilevit": Family(
+        *("mobilevit", "none", "eager", ("", "", "", "")),
+        extra=(
+            *(("image_size", 64), ("patch_size", 2), ("num_attention_heads", 2)),
+            *(("hidden_sizes", [8, 16, 16]), ("neck_hidden_sizes", [8, 8, 8, 8, 16, 16, 32])),
+        ),
+    ),
     "mobilenet_v2": Family(
         *("mobilenet_v2", "none", "eager", ("", "", "", "")),
         extra=(("image_size", 16), ("depth_multiplier", 0.25)),
@@ -406,8 +413,11 @@ def make_resnet(seed: int = 0, **overrides: Any) -> nn.Module:
     return model.eval()
 
 
-def make_image_folder(folder: Path, family: str = "resnet", *, size: int = 16) -> Path:
-    """Write the folder of a tiny image classifier of CLASS_NAMES, "resnet" or one of IMAGE_FAMILIES."""
+def make_image_folder(folder: Path, family: str = "resnet", *, size: int | None = None) -> Path:
+    """Write the folder of a tiny image classifier of CLASS_NAMES, "resnet" or one of IMAGE_FAMILIES.
+
+    Its pictures have the size that the family is made for, or 16.
+    """
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -415,6 +425,7 @@ def make_image_folder(folder: Path, family: str = "resnet", *, size: int = 16) -
         make_resnet() if family == "resnet" else make_model(family, layers=1, id2label=CLASS_NAMES, labels=3)
     )
     model.save_pretrained(folder)
+    size = size or (16 if family == "resnet" else dict(FAMILIES[family].extra)["image_size"])
     settings = {
         "image_processor_type": "ViTImageProcessor",
         "size": {"height": size, "width": size},

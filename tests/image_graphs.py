@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Literal
 
@@ -32,7 +33,7 @@ CLASSES = 5
 
 Kind = Literal[
     "vit", "dinov2", "beit", "swin", "swin_padded", "swinv2", "pvt_v2", "segformer", "convnext",
-    "dinov3", "cnn", "mobile",
+    "dinov3", "mobilevit", "cnn", "mobile",
 ]  # fmt: skip
 
 
@@ -78,6 +79,25 @@ class SmallMobile(nn.Module):
         return {"logits": self.head(F.adaptive_avg_pool2d(x + self.down(y), 1).flatten(1))}
 
 
+class SmallMobileVit(nn.Module):
+    """A layer of MobileViT's: a convolution, attention among every other pixel, two maps side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import MobileViTConfig
+        from transformers.models.mobilevit.modeling_mobilevit import MobileViTLayer
+
+        config = MobileViTConfig(num_attention_heads=2, mlp_ratio=2.0, hidden_act="silu")
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.layer = MobileViTLayer(config, 16, 16, stride=1, hidden_size=16, num_stages=2)
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """float32 (batch, 3, height, width) -> {"logits": (batch, CLASSES)}."""
+        x = self.layer(F.silu(self.norm(self.stem(pixel_values))))
+        return {"logits": self.head(x.mean((2, 3)))}
+
+
 class Headed(nn.Module):
     """A backbone with a layer that scores classes by its pooled output."""
 
@@ -96,19 +116,21 @@ def image_model(kind: Kind) -> nn.Module:
         return make_model("swin", labels=CLASSES, hidden=16, window_size=3)
     if kind in ("swin", "swinv2"):
         return make_model(kind, labels=CLASSES, hidden=16)
-    if kind not in ("cnn", "mobile", "dinov3"):
+    own: dict[str, Callable[[], nn.Module]] = {
+        "cnn": SmallCnn, "mobile": SmallMobile, "mobilevit": SmallMobileVit,
+        "dinov3": lambda: Headed(make_model("dinov3_vit")),
+    }  # fmt: skip
+    if kind not in own:
         return make_model(kind, labels=CLASSES)
     state = torch.get_rng_state()
     try:
         torch.manual_seed(0)
-        model: nn.Module = SmallMobile()
-        if kind != "mobile":
-            model = SmallCnn() if kind == "cnn" else Headed(make_model("dinov3_vit"))
+        model = own[kind]()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.running_mean, std=0.3)
                 nn.init.uniform_(module.running_var, 0.5, 2.0)
-                nn.init.normal_(module.weight, 1.0 if kind == "cnn" else 6.0, 0.2)  # beyond ReLU6's limit
+                nn.init.normal_(module.weight, 6.0 if kind == "mobile" else 1.0, 0.2)  # beyond ReLU6's limit
     finally:
         torch.set_rng_state(state)
     return model.eval()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from archnet.blocks import find_blocks
@@ -31,6 +32,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     "segformer": lambda: image_model("segformer"),
     "convnext": lambda: image_model("convnext"),  # pixels as tokens between maps
     "mobilenet_v2": lambda: make_model("mobilenet_v2", labels=5),  # ReLU6, zeros at one end of a map
+    "mobilevit": lambda: image_model("mobilevit"),  # attention among every other pixel, maps side by side
     "cnn": lambda: image_model("cnn"),
     "mobile": lambda: image_model("mobile"),
     "resnet": make_resnet,
@@ -119,6 +121,26 @@ class One(nn.Module):
         return y
 
 
+@pytest.mark.parametrize(
+    ("module", "moves"),
+    [
+        pytest.param(lambda x: x.permute(0, 1, 3, 2), 1, id="axes"),
+        pytest.param(lambda x: x.roll(3, 2), 1, id="rolled"),
+        pytest.param(lambda x: torch.cat([x, x.transpose(2, 3), F.relu(x)], 1), 1, id="side by side"),
+        pytest.param(lambda x: x.permute(0, 1, 3, 2).permute(0, 1, 3, 2), 0, id="there and back"),
+    ],
+)
+def test_maps_are_moved_and_put_side_by_side(module: Callable[[Tensor], Tensor], moves: int) -> None:
+    model = One(module).eval()
+    network = capture_image(model, SIZE).network
+    ops = [site.op for site in network.sites]
+    assert ops.count(Op.WINDOWS) == moves
+    batch = images(2, seed=5)
+    with torch.no_grad():
+        got = NetworkModule(network)(batch)[network.outputs["output"]]
+        torch.testing.assert_close(got, model(**batch), rtol=1e-5, atol=1e-5)
+
+
 def test_pixels_in_rows_are_tokens() -> None:
     class Pixels(nn.Module):
         def __init__(self) -> None:
@@ -144,7 +166,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "shuffle": (nn.PixelShuffle(2), "no converter knows this operator"),
     "mirrored": (nn.ReflectionPad2d(1), "a map with something else than zeros around it"),
     "filled": (nn.ConstantPad2d(1, 0.5), "a map with something else than zeros around it"),
-    "turned": (lambda x: x.permute(0, 1, 3, 2), "a transposition (0, 1, 3, 2) of a map"),
+    "turned": (lambda x: x.permute(0, 2, 1, 3), "features in an order that no operator takes"),
+    "mirrored pixels": (lambda x: x.flip(3), "features in an order that no operator takes"),
+    "one of them mirrored": (
+        lambda x: torch.cat([x, x.flip(3)], 1),
+        "features in an order that no operator takes",
+    ),
     "rows": (lambda x: x.mean(3), "a mean that is no mean over the valid tokens or over a whole map"),
 }
 

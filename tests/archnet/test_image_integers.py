@@ -70,7 +70,7 @@ def test_prepend_puts_rows_of_zeros_in_front() -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        *("cnn", "mobile", "vit", "dinov2", "beit", "convnext", "dinov3"),
+        *("cnn", "mobile", "vit", "dinov2", "beit", "convnext", "dinov3", "mobilevit"),
         *("swin", "swin_padded", "swinv2", "pvt_v2", "segformer"),
     ],
 )

@@ -42,20 +42,26 @@ def windows(draw: st.DrawFn) -> Windows:
     pads = draw(st.integers(0, down - 1)), draw(st.integers(0, right - 1))
     sizes = [draw(st.integers(1, 3)) * size - pad for size, pad in zip((down, right), pads, strict=True)]
     shifts = draw(st.integers(0, down - 1)), draw(st.integers(0, right - 1))
-    return Windows(*(max(size, 1) for size in sizes), down, right, *shifts, *pads, draw(st.booleans()))
+    size = [max(size, 1) for size in sizes]
+    return Windows(*size, down, right, *shifts, *pads, draw(st.booleans()), draw(st.booleans()))
 
 
 def moved(x: Tensor, w: Windows) -> Tensor:
-    """The same with PyTorch's pad, roll and view, as Swin's own code has it; (batch, tokens, features)."""
+    """The same with PyTorch's pad, roll and view, as Swin's own code has it; (batch, tokens, features).
+
+    Spread windows are cut as MaxViT's own code cuts its grids.
+    """
     batch, features = len(x), x.shape[-1]
     height, width = w.filled
     across, down = width // w.window_x, height // w.window_y
+    order = (0, 2, 4, 1, 3, 5) if w.spread else (0, 1, 3, 2, 4, 5)
+    sizes = (w.window_y, down, w.window_x, across) if w.spread else (down, w.window_y, across, w.window_x)
     if not w.inverse:
         y = F.pad(x.view(batch, w.height, w.width, features), (0, 0, 0, w.pad_x, 0, w.pad_y))
         y = torch.roll(y, (-w.shift_y, -w.shift_x), (1, 2))
-        y = y.view(batch, down, w.window_y, across, w.window_x, features).transpose(2, 3)
-        return y.reshape(batch, -1, features)
-    y = x.view(batch, down, across, w.window_y, w.window_x, features).transpose(2, 3)
+        return y.view(batch, *sizes, features).permute(order).reshape(batch, -1, features)
+    y = x.view(batch, down, across, w.window_y, w.window_x, features)
+    y = y.permute([order.index(i) for i in range(6)])
     y = torch.roll(y.reshape(batch, height, width, features), (w.shift_y, w.shift_x), (1, 2))
     return y[:, : w.height, : w.width].reshape(batch, -1, features)
 
@@ -166,6 +172,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
         "swinv2", labels=CLASSES, hidden=16, window_size=3
     ),
     "an odd number to merge": lambda: make_model("swin", labels=CLASSES, hidden=16, image_size=14),
+    "spread over maps": lambda: make_model("mobilevit", labels=CLASSES),
 }
 
 
@@ -271,7 +278,7 @@ def folded(kind: Kind) -> tuple[Network, NetworkModule, Folded]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["swin", "swin_padded", "swinv2", "pvt_v2", "segformer", "convnext", "dinov3"]
+    "kind", ["swin", "swin_padded", "swinv2", "pvt_v2", "segformer", "convnext", "dinov3", "mobilevit"]
 )
 def test_folding_and_evening_out_change_nothing(kind: Kind) -> None:
     network, student, made = folded(kind)

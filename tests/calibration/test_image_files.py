@@ -192,13 +192,52 @@ def test_pixels_are_scaled_and_normalised() -> None:
         ({"size": {"shortest_edge": 256}, "crop_size": 224, "do_center_crop": True}, (224, 224, 256)),
         ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, (224, 224, 256)),
         ({"size": {"shortest_edge": 384}}, (384, 384, 0)),
+        ({"size": 224, "feature_extractor_type": "ConvNextFeatureExtractor"}, (224, 224, 256)),
+        (
+            {"size": 288, "crop_size": 256, "feature_extractor_type": "MobileViTFeatureExtractor"},
+            (256, 256, 288),
+        ),
+        ({"size": 256, "crop_size": 224, "feature_extractor_type": "DeiTFeatureExtractor"}, (224, 224, 0)),
     ],
-    ids=["one-number", "both", "crop", "share", "large"],
+    ids=["one-number", "both", "crop", "share", "large", "old", "old, crop", "old, both and crop"],
 )
 def test_settings_of_image_processors(config: dict[str, Any], wanted: tuple[int, int, int]) -> None:
     found = ImageSettings.parse(config)
     assert (found.height, found.width, found.shortest) == wanted
     assert ImageSettings.parse(found.to_json()) == found
+
+
+_CROP = {"height": 32, "width": 32}
+_SHORTEST = {"size": {"shortest_edge": 36}, "crop_size": _CROP}
+_BOTH = {"size": {"height": 40, "width": 36}, "crop_size": _CROP, "do_center_crop": True}
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "ViT": {"size": _CROP},
+    "Pvt": {"size": _CROP},
+    "Segformer": {"size": _CROP},
+    "Beit": _BOTH,
+    "DeiT": _BOTH,
+    "Bit": _SHORTEST,
+    "CLIP": _SHORTEST,
+    "Levit": _SHORTEST,
+    "MobileNetV2": _SHORTEST,
+    "MobileViT": _SHORTEST,
+    "PoolFormer": _SHORTEST,
+    "ConvNext": {"size": {"shortest_edge": 32}},
+}
+
+
+@pytest.mark.parametrize("size", [(60, 81), (47, 33)], ids=["wide", "high"])
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pixels_are_those_of_transformers(name: str, size: tuple[int, int]) -> None:
+    """Of its processors that compute with Pillow, with the settings that they would save."""
+    transformers = pytest.importorskip("transformers")
+    processor = getattr(transformers, f"{name}ImageProcessorPil")(**PROCESSORS[name])
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    wanted = processor(picture, return_tensors="np")["pixel_values"][0]
+    found = ImageSettings.parse(json.loads(processor.to_json_string()))
+    assert ImageSettings.parse(found.to_json()) == found
+    np.testing.assert_allclose(found.normalise(found.pixels(picture)), wanted, atol=1e-6)
 
 
 def test_the_middle_is_cut_out() -> None:
@@ -212,6 +251,9 @@ def test_damaged_settings_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "preprocessor_config.json"
     file.write_text(json.dumps({"size": {"longest": 3}}))
     with pytest.raises(ArchNetError, match="has a form that is not known"):
+        ImageSettings.read(file)
+    file.write_text(json.dumps({"size": 32, "rescale_offset": True}))
+    with pytest.raises(ArchNetError, match="has a form that is not known: rescale_offset is True"):
         ImageSettings.read(file)
     file.write_text("{")
     with pytest.raises(ArchNetError, match="cannot be read"):

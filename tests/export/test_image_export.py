@@ -22,7 +22,7 @@ CASES = [
     ("swin", "w4a4", "table"), ("swin_padded", "w8a8", "table"), ("swinv2", "w8a8", "table"),
     ("pvt_v2", "w8a8", "table"), ("segformer", "w4a4", "softmax"), ("convnext", "w8a8", "softmax"),
     ("convnext", "w4a4", "softmax"), ("mobile", "w8a8", "softmax"), ("mobile", "w4a4", "softmax"),
-    ("dinov3", "w8a8", "table"),
+    ("dinov3", "w8a8", "table"), ("mobilevit", "w8a8", "table"), ("mobilevit", "w4a4", "softmax"),
 ]  # fmt: skip
 
 

@@ -141,7 +141,9 @@ def test_steps_of_decoders_have_the_reference_integers(form: str, kind: str) -> 
         assert cosine(backend.run(fed)["logits"].reshape(3, -1), wanted.reshape(3, -1)).min() > 0.999
 
 
-@pytest.mark.parametrize("kind", ["cnn", "vit", "dinov2", "beit", "swin", "swin_padded", "pvt_v2"])
+@pytest.mark.parametrize(
+    "kind", ["cnn", "vit", "dinov2", "beit", "swin", "swin_padded", "pvt_v2", "mobilevit"]
+)
 def test_image_operators_have_the_reference_integers(kind: Kind) -> None:
     graph = image_graph(kind, Bits(8, 8))
     found = differences(graph, litert(graph, 64), {"pixel_values": images(6)["pixel_values"].numpy()})

@@ -51,7 +51,7 @@ def network(name: str) -> QuantizedGraph:
     "name",
     [
         *("text", "padding", "neighbours", "distances"),
-        *("cnn", "vit", "dinov2", "beit", "swin", "swin_padded", "pvt_v2"),
+        *("cnn", "vit", "dinov2", "beit", "swin", "swin_padded", "pvt_v2", "mobilevit"),
     ],
 )
 def test_every_operator_is_placed_on_the_npu(tmp_path: Path, name: str, accelerator: str) -> None:
