@@ -2,7 +2,7 @@
 
 Nodes that do not depend on the tokens' embeddings are side values: they are computed on probes and
 recognised by what they are (archnet/side_values.py). Views and transposes of attention heads are
-tracked as layouts and vanish. Elementwise chains are named by what they compute (archnet/curves.py),
+tracked as layouts and vanish. Elementwise chains are named by what they compute (archnet/aten_curves.py),
 pooling by its values (archnet/aten_pooling.py). Everything that is not known becomes a site of
 Op.OTHER with a reason.
 """
@@ -15,17 +15,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, fx, nn
 
+from archnet.aten_curves import curve_of, named_curve
 from archnet.aten_handlers import HANDLERS
 from archnet.aten_image import IMAGE_INPUT
-from archnet.aten_moved import SCALING, moved, named
+from archnet.aten_moved import moved, named
 from archnet.aten_scaled import bounded_words, scaled_features, takes_scale
-from archnet.curves import ELEMENTWISE, GRID, activation_of, evaluate, factor_of, is_squared_relu
+from archnet.curves import ELEMENTWISE
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant
 from archnet.token_values import (
     FEATURES,
-    HEADS,
     PER_HEAD,
     Curve,
     Known,
@@ -38,9 +38,6 @@ from archnet.token_values import (
     node_kind,
 )
 from archnet.valid import MASKS
-
-PLAIN = (*FEATURES, "tokens_t", "map", "pooled", "moment", "variance", "centred")
-"""Layouts that functions of single elements keep."""
 
 ATTENDED = frozenset(("heads", "merged", "merged_t"))
 """Layouts that only attention, and what knows of gains, asks for."""
@@ -144,7 +141,7 @@ class Translator:
             return
         handler = HANDLERS.get(kind.rstrip("_"))
         try:
-            curve = self._curve(node) if kind.rstrip("_") in ELEMENTWISE else None
+            curve = curve_of(self, node) if kind.rstrip("_") in ELEMENTWISE else None
             if curve is None and handler is None:
                 raise Unknown("no converter knows this operator")
             self.known[node] = curve or (handler or self._unhandled)(self, node)
@@ -187,7 +184,7 @@ class Translator:
                 names.append(found.query.site)
             elif isinstance(found, Relative):
                 names.append(found.terms[0].of.site)
-        return self._refuse(node, kind, reason, names)
+        return self.refuse(node, kind, reason, names)
 
     def _placed_or_base(self, node: fx.Node) -> Known:
         """What is known of a node; of features in an order of no layout, what they come from."""
@@ -201,44 +198,11 @@ class Translator:
                 raise
             return found.base
 
-    def _refuse(self, node: fx.Node, kind: str, reason: str, inputs: Sequence[str]) -> Value:
+    def refuse(self, node: fx.Node, kind: str, reason: str, inputs: Sequence[str]) -> Value:
         attributes: dict[str, SiteAttribute] = {"aten": f"aten.{kind}", "reason": reason}
         site = self.add_site(node, Op.OTHER, tuple(dict.fromkeys(inputs)), attributes=attributes)
         self.refused.add(site)
         return Value(site)
-
-    def _curve(self, node: fx.Node) -> Curve | None:
-        """An elementwise node as a function of the one value that all its operands are functions of."""
-        bases: set[Value] = set()
-        operands: dict[fx.Node, Tensor] = {}
-        for source in node.all_input_nodes:
-            found = self.known.get(source)
-            if isinstance(found, Curve):
-                bases.add(found.base)
-                operands[source] = found.samples
-            elif isinstance(found, Moved) and len(self.shape(source)) == 3 and not self._only_scales(node):
-                bases.add(replace(self.value(source, "tokens", "tokens_t", "turned"), gain=1.0))
-                operands[source] = GRID
-            elif isinstance(found, Moved) and len(self.shape(source)) == 4 and _squares(node):
-                bases.add(replace(self.value(source, *HEADS), gain=1.0))
-                operands[source] = GRID
-            elif isinstance(found, Value) and (
-                found.layout in PLAIN or (found.layout in HEADS and _squares(node))
-            ):
-                bases.add(replace(found, gain=1.0))
-                operands[source] = GRID * found.gain
-            elif found is None and source in self.recorded[0] and self.recorded[0][source].numel() == 1:
-                operands[source] = self.tensor(source).double().reshape(())
-            else:
-                return None
-        if len(bases) != 1:
-            return None
-        return Curve(bases.pop(), evaluate(node, operands), node)
-
-    def _only_scales(self, node: fx.Node) -> bool:
-        """Whether a node is part of how features are moved, and no function of them."""
-        known = [self.known[source] for source in node.all_input_nodes if source in self.known]
-        return node_kind(node).rstrip("_") in SCALING and all(isinstance(k, Moved) for k in known)
 
     def settled(self, node: object) -> Known:
         """What is known of a node; a chain of elementwise operators becomes a site of the graph."""
@@ -250,7 +214,7 @@ class Translator:
         if not isinstance(found, Curve):
             return found
         if found.node not in self.named:
-            self.named[found.node] = self._name(found)
+            self.named[found.node] = named_curve(self, found)
         return self.named[found.node]
 
     def _placed(self, node: object, found: Moved | MovedParts) -> Value:
@@ -264,36 +228,6 @@ class Translator:
             except MISREAD as error:
                 raise Unknown("features that are moved in a way that is not known") from error
         return self.named[node]
-
-    def _name(self, curve: Curve) -> Value:
-        """The site that computes a curve."""
-        factor = factor_of(curve.samples)
-        if factor == 1.0:
-            return curve.base
-        activation = activation_of(curve.samples)
-        if activation is not None:
-            return self._activated(curve, *activation)
-        if is_squared_relu(curve.samples):
-            relu = self.add_site(curve.node, Op.RELU, (curve.base.site,))
-            return replace(curve.base, site=self.add_site(curve.node, Op.MUL, (relu, relu)))
-        operands = [a for a in curve.node.args[:2] if isinstance(a, fx.Node) and a in self.known]
-        if node_kind(curve.node).rstrip("_") == "add" and len(operands) == 2 and not curve.node.kwargs:
-            left, right = (self.value(a, "tokens", "row", "map", "grid") for a in operands)
-            return replace(left, site=self.add_site(curve.node, Op.ADD, (left.site, right.site)))
-        if factor is not None and curve.base.site in self.tables:
-            return self.scaled_words(curve.node, curve.base, factor)
-        if factor is not None:
-            return replace(curve.base, gain=factor)
-        reason = "an elementwise function that no converter knows"
-        return self._refuse(curve.node, node_kind(curve.node), reason, [curve.base.site])
-
-    def _activated(self, curve: Curve, op: Op, attributes: Mapping[str, SiteAttribute]) -> Value:
-        """An activation; of tokens that come from a map one of the map, whose convolution takes it in."""
-        producer = next((site for site in self.sites if site.name == curve.base.site), None)
-        turned = producer is not None and producer.op is Op.TO_TOKENS
-        inputs = producer.inputs if producer is not None and turned else (curve.base.site,)
-        site = self.add_site(curve.node, op, inputs, attributes=attributes)
-        return replace(curve.base, site=self.add_site(curve.node, Op.TO_TOKENS, (site,)) if turned else site)
 
     def scaled_words(self, node: fx.Node, words: Value, factor: float) -> Value:
         """A word embedding times a number: an embedding from a table of its own."""
@@ -431,11 +365,6 @@ def attribute_of(module: nn.Module, path: str) -> Tensor:
     if not isinstance(value, Tensor):
         raise Unknown(f"{path} is no tensor")
     return value
-
-
-def _squares(node: fx.Node) -> bool:
-    """Whether a node begins a norm; whatever else is done to the features of heads belongs to attention."""
-    return node_kind(node) in ("pow", "square") or node.args[:1] == node.args[1:2]
 
 
 def _flat(value: object) -> list[fx.Node]:

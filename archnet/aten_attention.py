@@ -115,14 +115,29 @@ def matmul(t: Translator, node: fx.Node) -> Known:
     left, right = node.args[0], node.args[1]
     found = t.known.get(left) if isinstance(left, fx.Node) else None
     if isinstance(found, Scores):
-        return _attend(t, node, found, t.value(right, "heads"))
+        return _weighted(t, node, found, t.value(right, "heads", "tokens"))
     if isinstance(right, fx.Node) and right not in t.known and t.is_constant(right):
         split = isinstance(x := t.settled(left), Value) and x.layout == "heads"
         return (times_rows if split else times_matrix)(t, node, left, t.tensor(right))
-    query, key = t.value(left, "heads"), t.value(right, "heads_t", "heads")
-    if key.layout != "heads_t":
+    query, key = t.scaled_value(left, "heads", "tokens"), t.scaled_value(right, *ONE_HEAD, *ONE_HEAD.values())
+    if (query.layout, key.layout) not in (("heads", "heads_t"), ("tokens", "tokens_t")):
         raise Unknown("a product of two activations that is not query times key")
-    return Scores(query, key, query.gain * key.gain)
+    return Scores(_in_heads(query), _in_heads(key), query.gain * key.gain)
+
+
+ONE_HEAD = {"tokens": "heads", "tokens_t": "heads_t"}
+"""Layouts of a single head's features, which have no axis of heads -> those with one."""
+
+
+def _in_heads(x: Value) -> Value:
+    """Features of a single head, or of several, as those of heads."""
+    return replace(x, layout=ONE_HEAD[x.layout], heads=1) if x.layout in ONE_HEAD else x
+
+
+def _weighted(t: Translator, node: fx.Node, scores: Scores, value: Value) -> Value:
+    """Probabilities times values, in the layout of these."""
+    made = _attend(t, node, scores, _in_heads(value))
+    return replace(made, layout=value.layout)
 
 
 def batched(t: Translator, node: fx.Node) -> Known:
@@ -130,12 +145,16 @@ def batched(t: Translator, node: fx.Node) -> Known:
     *added, left, right = node.args[: 3 if node_kind(node) == "baddbmm" else 2]
     found = t.known.get(left) if isinstance(left, fx.Node) else None
     if isinstance(found, Scores) and not added:
-        value = replace(t.value(right, "merged"), layout="heads")
-        return replace(_attend(t, node, found, value), layout="merged")
+        value = t.value(right, "merged", "tokens")
+        if value.layout == "tokens":
+            return _weighted(t, node, found, value)
+        return replace(_attend(t, node, found, replace(value, layout="heads")), layout="merged")
     if not added and isinstance(right, fx.Node) and right not in t.known and t.is_constant(right):
         return times_rows(t, node, left, t.tensor(right))
-    query, key = t.value(left, "merged"), t.value(right, "merged_t")
+    query, key = t.scaled_value(left, "merged", "tokens"), t.scaled_value(right, "merged_t", "tokens_t")
     scale = query.gain * key.gain * float(str(node.kwargs.get("alpha", 1)))
+    if query.layout == "tokens":
+        query, key = _in_heads(query), _in_heads(key)
     scores = Scores(replace(query, layout="heads"), replace(key, layout="heads_t"), scale)
     gain = float(str(node.kwargs.get("beta", 1)))
     if not added or gain == 0.0:
@@ -202,8 +221,21 @@ def softmax(t: Translator, node: fx.Node) -> Known:
 
 
 def attention(t: Translator, node: fx.Node) -> Known:
+    if (single := t.scaled_value(node.args[0])).layout == "tokens":
+        return _single_head(t, node, single)
     query = t.value(node.args[0], "heads")
     key, value = (_for_heads(t, argument, query.heads) for argument in node.args[1:3])
+    return _fused(t, node, query, key, value)
+
+
+def _single_head(t: Translator, node: fx.Node, query: Value) -> Value:
+    """The same of (batch, tokens, features), which are one head's."""
+    key, value = (t.scaled_value(argument, "tokens") for argument in node.args[1:3])
+    return replace(_fused(t, node, *(_in_heads(x) for x in (query, key, value))), layout="tokens")
+
+
+def _fused(t: Translator, node: fx.Node, query: Value, key: Value, value: Value) -> Value:
+    """Scores, their mask, softmax and values in one operator."""
     args = dict(zip(("attn_mask", "dropout_p", "is_causal"), node.args[3:], strict=False)) | dict(node.kwargs)
     width = t.shape(node)[-1]
     scale = scalar_of(args.get("scale")) or width**-0.5

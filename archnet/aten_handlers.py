@@ -20,9 +20,9 @@ from archnet.aten_attention import (
 )
 from archnet.aten_image import IMAGE_HANDLERS, flattened, to_tokens
 from archnet.aten_maps import features_last, padded_map
-from archnet.aten_pooling import centred, row_norm, summed
+from archnet.aten_pooling import row_norm, summed
 from archnet.aten_relative import gather
-from archnet.aten_scaled import scaled
+from archnet.aten_scaled import difference, scaled
 from archnet.aten_shift import convolution, padded, side_by_side, slice_of
 from archnet.aten_tokens import add, addmm, layer_norm, linear, rms_norm, select
 from archnet.token_values import Known
@@ -57,7 +57,7 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "slice": slice_of,
     **dict.fromkeys(("masked_fill", "where"), filled),
     "sum": summed,
-    "sub": centred,
+    "sub": difference,
     **IMAGE_HANDLERS,
     "cat": side_by_side,
     **dict.fromkeys(("pad", "constant_pad_nd"), padded_map(padded)),

@@ -191,7 +191,7 @@ def mean(t: Translator, node: fx.Node) -> Known:
 def concatenated(t: Translator, node: fx.Node) -> Known:
     """Constant tokens (a class token) in front of the others: rows of zeros, and a table that is added.
 
-    Or pooled rows, or maps, side by side.
+    Or pooled rows, maps or features of tokens side by side.
     """
     parts = node.args[0]
     axis = node.args[1] if len(node.args) > 1 else 0
@@ -200,6 +200,8 @@ def concatenated(t: Translator, node: fx.Node) -> Known:
         return _joined(t, node, parts, "row")
     if axis in (1, -3) and all(_is_in(t, part, "map") for part in parts):
         return _joined(t, node, parts, "map")
+    if axis in (2, -1) and all(_is_in(t, part, "tokens") for part in parts):
+        return _joined(t, node, parts, "tokens")
     if (inserted := _inserted(t, node, parts)) is not None:
         return inserted
     *constants, last = parts
@@ -256,11 +258,10 @@ def _joined(t: Translator, node: fx.Node, parts: Sequence[object], layout: str) 
 
     Of maps it is a convolution of each channel by itself.
     """
-    made = []
-    for part in parts:
-        x = t.value(part, layout)
+    values, made = [t.value(part, layout) for part in parts], []
+    for part, x in zip(parts, values, strict=True):
         assert isinstance(part, fx.Node)
-        width = t.shape(part)[1]
+        width = t.shape(part)[1 if layout == "map" else -1]
         same = {"weight": torch.eye(width), "bias": torch.zeros(width)}
         if layout == "map":
             same["weight"] = torch.ones(width, 1, 1, 1)
@@ -268,7 +269,7 @@ def _joined(t: Translator, node: fx.Node, parts: Sequence[object], layout: str) 
             made.append(t.add_site(node, Op.CONV, (x.site,), parameters=same, attributes=attributes))
         else:
             made.append(t.add_site(node, Op.LINEAR, (x.site,), parameters=same))
-    return Value(t.add_site(node, Op.CONCAT, tuple(made)), layout)
+    return replace(values[0], site=t.add_site(node, Op.CONCAT, tuple(made)), heads=1)
 
 
 def _constant_rows(t: Translator, node: object, features: int) -> Tensor:

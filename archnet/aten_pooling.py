@@ -89,16 +89,27 @@ def normed(t: Translator, node: fx.Node, source: object, by: Known, *, divided: 
     assert isinstance(by, Curve)
     x = t.value(source, "tokens", "row", "centred", *HEADS)
     factor = 1 / by.samples if divided else by.samples
-    positive = GRID > 0.5
-    eps = float(factor[positive][0] ** -2 - GRID[positive][0])
-    wanted = (GRID[positive] + eps) ** -0.5
     alike = x.site == by.base.site and x.heads == by.base.heads
     alike &= (x.layout == "centred") == (by.base.layout == "variance")
-    if not alike or not torch.allclose(factor[positive], wanted, rtol=1e-6):
+    gain, eps = _inverse_root(factor)
+    if not alike or gain == 0.0:
         raise Unknown("features divided by something else than their root mean square")
-    op = Op.LAYER_NORM if x.layout == "centred" else Op.RMS_NORM
-    made = add_norm(t, node, op, x, max(round(eps, 12), 0.0))
+    op, width = Op.LAYER_NORM if x.layout == "centred" else Op.RMS_NORM, t.shape(node)[-1]
+    made = add_norm(t, node, op, x, eps, torch.full((width,), gain))
     return replace(made, layout="tokens" if x.layout == "centred" else x.layout)
+
+
+def _inverse_root(factor: Tensor) -> tuple[float, float]:
+    """(c, eps) where the samples are those of c * (m + eps)**-0.5, c = 0 elsewhere.
+
+    A deviation that eps is added to, instead of to its square, differs from that by less than counts.
+    """
+    positive = GRID > 0.5
+    m, inverse = GRID[positive], factor[positive] ** -2
+    gain = float(((m[-1] - m[0]) / (inverse[-1] - inverse[0])).sqrt())
+    gain = 1.0 if abs(gain - 1.0) < 1e-7 else gain
+    eps = max(round(float(inverse[0] * gain**2 - m[0]), 12), 0.0)
+    return (gain if torch.allclose(factor[positive], gain * (m + eps) ** -0.5, rtol=1e-5) else 0.0), eps
 
 
 def masked(t: Translator, node: fx.Node) -> Known:
@@ -136,15 +147,17 @@ def averaged(t: Translator, node: fx.Node, total: Value) -> Known:
 
 
 def row_norm(t: Translator, node: fx.Node) -> Known:
-    """The L2 norm of a row or of the features of a head, or what bounds and expands it."""
+    """The L2 norm of a row or of the features of a token or head, or what bounds and expands it."""
     found = t.settled(node.all_input_nodes[0])
-    if not isinstance(found, Value) or found.layout not in ("row", "norm", *HEADS):
-        raise Unknown("a norm of something that is no pooled row and no head's features")
+    if not isinstance(found, Value) or found.layout not in ("row", "norm", "tokens", *HEADS):
+        raise Unknown("a norm of something that is no row and no token's or head's features")
     return replace(found, layout="norm")
 
 
 def normalized(t: Translator, node: fx.Node, x: Value) -> Known:
-    """A row divided by its L2 norm; or the features of each head (cosine attention, arXiv 2111.09883).
+    """A row divided by its L2 norm; or the features of each token, or of each head.
+
+    Of heads it is cosine attention (arXiv 2111.09883).
 
     These are what an RMSNorm gives with weights of 1 / sqrt(width).
     """
@@ -153,7 +166,7 @@ def normalized(t: Translator, node: fx.Node, x: Value) -> Known:
     for recorded in t.recorded:
         if not _same(recorded[node], F.normalize(recorded[source], dim=-1)):
             raise Unknown("features divided by something else than their L2 norm")
-    if x.layout in HEADS:
+    if x.layout != "row":
         width = t.shape(node)[-1]
         return add_norm(t, node, Op.RMS_NORM, x, LEAST_SQUARE, torch.full((width,), width**-0.5))
     return replace(x, layout="normalized")

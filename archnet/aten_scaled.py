@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, fx
 
-from archnet.aten_pooling import PRODUCT, averaged, masked, normalized, normed
+from archnet.aten_pooling import PRODUCT, averaged, centred, masked, normalized, normed
 from archnet.aten_relative import scaled_relative
+from archnet.aten_tokens import table_added
 from archnet.curves import cap_of_samples
 from archnet.operators import Op
 from archnet.token_values import (
@@ -128,6 +129,26 @@ def _one_a_feature(found: Known, constant: Tensor) -> bool:
 def _read_once(t: Translator, site: str) -> bool:
     """Whether a site's value goes one way only, so far as its graph says."""
     return all(len(n.users) == 1 for n, v in t.known.items() if isinstance(v, Value) and v.site == site)
+
+
+def difference(t: Translator, node: fx.Node) -> Known:
+    """Features minus their mean, which begins a norm, minus a constant, or minus other features."""
+    left, right = node.args[:2]
+    if left not in t.known or not isinstance(right, fx.Node):
+        raise Unknown("a difference of other things than features and features or a constant")
+    assert isinstance(left, fx.Node)
+    other = t.settled(right) if right in t.known else None
+    if isinstance(other, Value) and other.layout == "average":
+        return centred(t, node)
+    x = t.value(left, "tokens", "row")
+    if right not in t.known:
+        parameters = {"table": -table_added(t, right, x, t.shape(left))}
+        return replace(x, site=t.add_site(node, Op.ADD, (x.site,), parameters=parameters))
+    y = t.value(right, x.layout)
+    if (t.shape(left), x.tokens) != (t.shape(right), y.tokens):
+        raise Unknown("a difference that broadcasts")
+    negative = scaled_features(t, node, y, torch.full((t.shape(right)[-1],), -1.0))
+    return replace(x, site=t.add_site(node, Op.ADD, (x.site, negative.site)))
 
 
 def takes_scale(t: Translator, x: Value) -> bool:

@@ -93,11 +93,11 @@ def add(t: Translator, node: fx.Node) -> Known:
         return replace(x, site=t.add_site(node, Op.ADD, (x.site, other.site)))
     if not isinstance(right, fx.Node):
         raise Unknown("a number is added to token features")
-    table = _table_added(t, right, x, t.shape(left))
+    table = table_added(t, right, x, t.shape(left))
     return replace(x, site=t.add_site(node, Op.ADD, (x.site,), parameters={"table": table}))
 
 
-def _table_added(t: Translator, node: fx.Node, x: Value, shape: tuple[int, ...]) -> Tensor:
+def table_added(t: Translator, node: fx.Node, x: Value, shape: tuple[int, ...]) -> Tensor:
     """A constant that is added to tokens as float32 (sequence, features)."""
     if x.layout == "tokens":
         return t.side_table(node, shape[1:])

@@ -27,6 +27,7 @@ from archnet.side_values import Probe, make_probes
 from archnet.simplify import with_biases, with_layers, with_logits
 from archnet.sources.source import named_outputs
 from archnet.sources.traceable import masks_as_given
+from archnet.spelling import spelled_alike
 from archnet.token_values import node_kind
 from archnet.valid import mask_of, row_masks, valid_rows
 
@@ -116,6 +117,7 @@ def exported(
     if not isinstance(graph, fx.GraphModule):
         raise TypeError("torch.export returned no GraphModule")
     _without_assertions(graph)
+    spelled_alike(graph)
     return graph, names
 
 

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from archnet.converters.activation import REACH
 from archnet.network import SiteAttribute
 from archnet.operators import Op
 
-GRID = torch.linspace(-8.0, 8.0, 1601, dtype=torch.float64)
+GRID = torch.linspace(-REACH, REACH, 1601, dtype=torch.float64)
 _ONE = int((GRID - 1.0).abs().argmin())
 
 TOLERANCE = 1e-5
@@ -24,8 +25,8 @@ TOLERANCE = 1e-5
 
 ELEMENTWISE = frozenset(
     "abs add celu clamp clamp_max clamp_min div elu erf exp gelu hardsigmoid hardswish hardtanh leaky_relu "
-    "log_sigmoid maximum minimum mish mul neg pow reciprocal relu relu6 rsqrt rsub sigmoid silu softplus "
-    "sqrt square sub tanh".split()
+    "log_sigmoid maximum minimum mish mul neg pow reciprocal relu relu6 rsqrt rsub selu sigmoid silu "
+    "softplus sqrt square sub tanh".split()
 )
 """ATen operators that act on every element by itself."""
 
@@ -65,6 +66,17 @@ def activation_of(samples: Tensor) -> tuple[Op, dict[str, SiteAttribute]] | None
     if not _same(samples, GRID * torch.sigmoid(slope * GRID)):
         return None
     return Op.SILU, ({} if abs(slope - 1.0) < TOLERANCE else {"slope": slope})
+
+
+def is_rectifier(samples: Tensor) -> bool:
+    """Whether a function goes the way of ReLU: about as x far above 0, and next to nowhere far below.
+
+    ELU, SELU, Mish, softplus, hard swish, a ReLU with a small slope below 0.
+    """
+    if samples.shape != GRID.shape or not bool(samples.isfinite().all()):
+        return False
+    step = samples.diff() / GRID.diff()
+    return bool((step[-10:] - 1).abs().max() < 0.1) and bool(step[:10].abs().max() < 0.3)
 
 
 def _limits_of(samples: Tensor) -> tuple[float, float] | None:

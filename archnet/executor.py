@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from archnet.converters.activation import limits_of
+from archnet.converters.activation import interpolated, limits_of
 from archnet.converters.attention import mix_tokens
 from archnet.converters.softmax import (
     bounded,
@@ -300,6 +300,7 @@ OPERATORS: dict[Op, Callable[..., Tensor]] = {
     Op.RELU: lambda m, s, x: F.relu(x),
     Op.SILU: _silu,
     Op.TANH: lambda m, s, x: torch.tanh(x),
+    Op.RECTIFIER: lambda m, s, x: interpolated(x, m.parameter(s, "samples")),
     Op.SIGMOID: lambda m, s, x: torch.sigmoid(x),
     Op.CLIP: lambda m, s, x: x.clamp(*limits_of(s)),
     Op.ATTENTION: _attention,

@@ -35,6 +35,7 @@ class Op(StrEnum):
     TANH = "Tanh"
     CLIP = "Clip"
     SIGMOID = "Sigmoid"
+    RECTIFIER = "Rectifier"
     LOOKUP = "Lookup"
     CONCAT = "Concat"
     RESHAPE = "Reshape"

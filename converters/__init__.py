@@ -20,6 +20,7 @@ CONVERTERS: tuple[Converter, ...] = (
     NormConverter(Op.RMS_NORM, "corrected"),
     ActivationConverter(Op.GELU),
     ActivationConverter(Op.SILU),
+    ActivationConverter(Op.RECTIFIER),
     ActivationConverter(Op.TANH),
     SoftmaxConverter("table"),
     SoftmaxConverter("logsum"),

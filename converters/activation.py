@@ -1,4 +1,4 @@
-"""GELU and SiLU -> ReLU, by a blend that moves from the one to the other.
+"""GELU, SiLU and other rectifiers -> ReLU, by a blend that moves from the one to the other.
 
 y = (1 - g) f(x) + g max(x, 0), elementwise, any shape. ReLU is what an integer network gets for
 nothing: the clamp at 0 of the layer before it.
@@ -18,6 +18,31 @@ from archnet.converters.base import Replacement, Statistics
 from archnet.converters.homotopy import Homotopy
 from archnet.network import Network, Site
 from archnet.operators import Op
+
+REACH = 8.0
+"""How far to both sides of 0 the samples of a function go."""
+
+
+def interpolated(x: Tensor, samples: Tensor) -> Tensor:
+    """The function with these samples: a line between neighbours, and straight on from the outermost.
+
+    Args:
+        x: float, any shape.
+        samples: float, at equal distances from -REACH to REACH.
+    """
+    each = 2 * REACH / (len(samples) - 1)
+    inside = x.clamp(-REACH, REACH)
+    place = (inside + REACH) / each
+    below = place.detach().floor().clamp(0, len(samples) - 2).long()
+    left, right = samples[below], samples[below + 1]
+    beyond = torch.where(x < 0, _slope(samples[:2], each), _slope(samples[-2:], each))
+    return left + (place - below) * (right - left) + (x - inside) * beyond
+
+
+def _slope(pair: Tensor, each: float) -> Tensor:
+    """Of the line that a function nears beyond two samples; next to 0 or 1 it is on its way there."""
+    slope = (pair[1] - pair[0]) / each
+    return torch.where((slope - slope.round()).abs() < 0.005, slope.round(), slope)
 
 
 class SmoothToReLU(Homotopy):
@@ -52,7 +77,7 @@ class TanhToClip(Homotopy):
 
 
 class ActivationConverter:
-    """GELU, SiLU -> ReLU and tanh -> hard tanh, each fused into the fully connected layer before it."""
+    """GELU, SiLU and the like -> ReLU, tanh -> hard tanh, each fused into the layer before it."""
 
     form = ""
 
@@ -79,7 +104,10 @@ class ActivationConverter:
             Op.SILU: SmoothToReLU(partial(_silu, slope=slope)),
             Op.TANH: TanhToClip(),
         }
-        new = replace(site, op=self.result, attributes={})
+        if self.source is Op.RECTIFIER:
+            samples = network.parameter(site, "samples").detach()
+            modules[self.source] = SmoothToReLU(partial(interpolated, samples=samples))
+        new = replace(site, op=self.result, parameters={}, attributes={})
         return Replacement((new,), {site.name: modules[self.source]})
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from archnet.network import Network, Site
 from archnet.operators import Op
 
-ACTIVATIONS = frozenset((Op.GELU, Op.SILU, Op.RELU, Op.SIGMOID, Op.TANH, Op.CLIP))
+ACTIVATIONS = frozenset((Op.GELU, Op.SILU, Op.RELU, Op.RECTIFIER, Op.SIGMOID, Op.TANH, Op.CLIP))
 POOLS = frozenset((Op.SELECT, Op.MEAN_POOL, Op.TOKEN_MEAN, Op.FLATTEN))
 RIDGE = 1e-6
 """Added to the covariance's diagonal, in its mean: features that are 0 or alike have no inverse without."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from archnet.capture import Capture, capture
 from archnet.converters.softmax import HIDDEN
-from archnet.curves import GRID, activation_of
+from archnet.curves import GRID, activation_of, is_rectifier
 from archnet.errors import ArchNetError
 from archnet.executor import NetworkModule
 from archnet.operators import Op
@@ -112,13 +113,34 @@ def test_elementwise_chain_is_named_by_what_it_computes(
     assert found.error < 1e-5
 
 
-@pytest.mark.parametrize("function", [F.softplus, F.mish, F.hardswish, torch.zeros_like])
-def test_other_functions_are_no_activation(function: Callable[[Tensor], Tensor]) -> None:
+RECTIFIERS: list[Any] = [
+    pytest.param(function, id=function.__name__)
+    for function in (F.softplus, F.mish, F.hardswish, F.elu, F.celu, F.selu, F.leaky_relu)
+]
+
+
+@pytest.mark.parametrize("function", RECTIFIERS)
+def test_other_rectifiers_are_kept_by_their_samples(function: Callable[[Tensor], Tensor]) -> None:
     assert activation_of(function(GRID)) is None
+    assert is_rectifier(function(GRID))
+    module = roughened(Elementwise(function))
+    with torch.no_grad():
+        module.up.weight.mul_(30)  # far beyond the samples
+    found = capture(module, max_sequence=8)
+    assert ops(found)[-2:] == [Op.RECTIFIER, Op.LINEAR]
+    assert found.error < 5e-4
+
+
+@pytest.mark.parametrize(
+    "function",
+    [torch.zeros_like, torch.sin, torch.square, lambda x: x + F.gelu(x), lambda x: -x, torch.tanh],
+)
+def test_other_functions_are_no_rectifier(function: Callable[[Tensor], Tensor]) -> None:
+    assert not is_rectifier(function(GRID))
 
 
 def test_unknown_elementwise_chain_is_one_refusal() -> None:
-    found = capture(Elementwise(lambda x: x * torch.tanh(F.softplus(x))), max_sequence=8)
+    found = capture(Elementwise(lambda x: x * torch.exp(-x.square())), max_sequence=8)
     assert reasons(found) == [("aten.mul", "an elementwise function that no converter knows")]
 
 
