@@ -22,6 +22,7 @@ CONVERTERS: tuple[Converter, ...] = (
     ActivationConverter(Op.SILU),
     ActivationConverter(Op.RECTIFIER),
     ActivationConverter(Op.TANH),
+    ActivationConverter(Op.SIGMOID),
     SoftmaxConverter("table"),
     SoftmaxConverter("logsum"),
     SoftmaxConverter("relu"),

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from archnet.converters.base import Replacement, Statistics
+from archnet.converters.base import Expansion, Replacement, Statistics
 from archnet.converters.homotopy import Homotopy
-from archnet.network import Network, Site
+from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
 
 REACH = 8.0
@@ -76,24 +76,63 @@ class TanhToClip(Homotopy):
         return torch.lerp(torch.tanh(x), x.clamp(-1.0, 1.0), self.progress)
 
 
+class SigmoidToClip(Homotopy):
+    """sigmoid on its way to the hard sigmoid, min(max(x / 5 + 1/2, 0), 1): saturation at [0, 1].
+
+    Args:
+        features: of what it reads; the fully connected layer before it takes the factor and the 1/2 in.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise, any shape."""
+        hard = (x * HARD_SLOPE + 0.5).clamp(0.0, 1.0)
+        return hard if self.done else torch.lerp(torch.sigmoid(x), hard, self.progress)
+
+    def expand(self, site: Site) -> Expansion:
+        """What is left at progress 1: a factor and a shift, which fold into the layer, and the limits."""
+        before = f"{site.name}.scaled"
+        keys = {"weight": f"{before}.weight", "bias": f"{before}.bias"}
+        sites = (
+            Site(before, Op.BATCH_NORM, site.inputs, keys, block=site.block),
+            replace(site, inputs=(before,)),
+        )
+        weight = torch.full((self.features,), HARD_SLOPE)
+        return Expansion(sites, {keys["weight"]: weight, keys["bias"]: torch.full((self.features,), 0.5)})
+
+
+HARD_SLOPE = 0.2
+"""Of the hard sigmoid, which is 0.076 from the sigmoid at most, and 0.119 with the slope that it has at 0."""
+
+BECOMES = {
+    Op.TANH: "hard tanh: the layer before it saturates at [-1, 1]",
+    Op.SIGMOID: "hard sigmoid: the layer before it saturates at [0, 1]",
+}
+
+
 class ActivationConverter:
-    """GELU, SiLU and the like -> ReLU, tanh -> hard tanh, each fused into the layer before it."""
+    """GELU, SiLU and the like -> ReLU, tanh and sigmoid -> hard ones, each fused into the layer before it."""
 
     form = ""
 
     def __init__(self, source: Op) -> None:
         self.source = source
-        self.result = Op.CLIP if source is Op.TANH else Op.RELU
-        self.needs: tuple[Op, ...] = (Op.LINEAR,) if source is Op.TANH else (Op.RELU,)
-        self.becomes = (
-            "hard tanh: the layer before it saturates at [-1, 1]"
-            if source is Op.TANH
-            else "ReLU, fused into the layer before it"
-        )
+        self.result = Op.CLIP if source in BECOMES else Op.RELU
+        self.needs: tuple[Op, ...] = (Op.LINEAR,) if source in BECOMES else (Op.RELU,)
+        self.becomes = BECOMES.get(source, "ReLU, fused into the layer before it")
 
     def rejects(self, site: Site, network: Network) -> str | None:
-        """The activation must follow a fully connected layer that nothing else reads."""
-        return follows_linear(site, network)
+        """The activation must follow a fully connected layer that nothing else reads.
+
+        Most may follow a convolution as well, not a sigmoid, whose factor only such layers take in.
+        """
+        reason = follows_linear(site, network)
+        if reason is None and self.source is Op.SIGMOID and network.site(site.inputs[0]).op is not Op.LINEAR:
+            return "it does not follow a fully connected layer"
+        return reason
 
     def build(self, site: Site, network: Network, statistics: Statistics | None) -> Replacement:
         """The blend at the activation's own site."""
@@ -107,7 +146,11 @@ class ActivationConverter:
         if self.source is Op.RECTIFIER:
             samples = network.parameter(site, "samples").detach()
             modules[self.source] = SmoothToReLU(partial(interpolated, samples=samples))
-        new = replace(site, op=self.result, parameters={}, attributes={})
+        if self.source is Op.SIGMOID:
+            layer = network.site(site.inputs[0])
+            modules[self.source] = SigmoidToClip(len(network.parameter(layer, "bias")))
+        limits: dict[str, SiteAttribute] = {"least": 0.0, "most": 1.0} if self.source is Op.SIGMOID else {}
+        new = replace(site, op=self.result, parameters={}, attributes=limits)
         return Replacement((new,), {site.name: modules[self.source]})
 
 
@@ -127,7 +170,7 @@ def follows_linear(site: Site, network: Network) -> str | None:
         before is not None
         and before.op is Op.ADD
         and len(before.inputs) == 2
-        and site.op not in (Op.TANH, Op.CLIP)
+        and site.op not in (*BECOMES, Op.CLIP)
     )
     if before is None or (before.op not in (Op.LINEAR, Op.CONV) and not joined):
         return "it does not follow a fully connected layer"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from archnet.calibration.widths import unsigned_sites
 from archnet.converters.activation import REACH, ActivationConverter, interpolated
+from archnet.converters.fold import fold
 from archnet.converters.homotopy import set_progress
+from archnet.executor import NetworkModule
 from archnet.network import Network, Site, SiteAttribute
 from archnet.operators import Op
+from archnet.rewrite import materialize
 
 X = torch.linspace(-6, 6, 121)
 CASES = [
@@ -73,6 +78,44 @@ def test_a_rectifier_moves_from_its_samples_to_relu() -> None:
     set_progress(module, 1.0)
     assert torch.equal(module(X), X.relu())
     assert (new.op, new.parameters) == (Op.RELU, {})
+
+
+def test_a_sigmoid_becomes_limits_behind_a_scaled_layer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "words.table": torch.randn(9, 4, generator=generator),
+        "up.weight": torch.randn(6, 4, generator=generator) * 3,
+        "up.bias": torch.randn(6, generator=generator),
+    }
+    sites = (
+        Site("words", Op.EMBEDDING, ("input_ids",), {"table": "words.table"}),
+        Site("up", Op.LINEAR, ("words",), {"weight": "up.weight", "bias": "up.bias"}),
+        Site("act", Op.SIGMOID, ("up",)),
+    )
+    net = Network(("input_ids",), sites, tensors, {"output": "act"})
+    ids = {"input_ids": torch.arange(9)[None]}
+    layer = NetworkModule(net)(ids)["up"]
+    built = ActivationConverter(Op.SIGMOID).build(net.site("act"), net, None)
+    (module,) = built.modules.values()
+    torch.testing.assert_close(module(layer), layer.sigmoid())
+    set_progress(module, 0.25)
+    hard = (layer / 5 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(module(layer), 0.75 * layer.sigmoid() + 0.25 * hard)
+    set_progress(module, 1.0)
+    student = replace(net, sites=(*sites[:2], *built.sites))
+    made = fold(materialize(student, built.modules, net.tensors))
+    assert [site.op for site in made.network.sites] == [Op.EMBEDDING, Op.LINEAR, Op.CLIP]
+    assert made.values["act"].plain
+    torch.testing.assert_close(NetworkModule(made.network)(ids)["act"], hard)
+    assert unsigned_sites(made.network) == {"act"}
+
+
+def test_a_sigmoid_behind_a_convolution_is_refused() -> None:
+    sites = (Site("conv", Op.CONV, ("pixel_values",)), Site("act", Op.SIGMOID, ("conv",)))
+    net = Network(("pixel_values",), sites, {}, {"output": "act"})
+    assert (
+        ActivationConverter(Op.SIGMOID).rejects(sites[1], net) == "it does not follow a fully connected layer"
+    )
 
 
 def test_stands_behind_a_fully_connected_layer_of_its_own() -> None:
