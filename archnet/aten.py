@@ -26,6 +26,7 @@ from archnet.operators import Op
 from archnet.side_values import Probe, record, side_constant
 from archnet.token_values import (
     FEATURES,
+    LIKE,
     PER_HEAD,
     Curve,
     Known,
@@ -45,8 +46,6 @@ ATTENDED = frozenset(("heads", "merged", "merged_t"))
 PASS_THROUGH = frozenset(
     "alias clone contiguous detach dropout feature_dropout getitem to _to_copy type_as".split()
 )
-LIKE = frozenset("expand_as view_as reshape_as type_as zeros_like ones_like".split())
-"""Operators that take no more of their last tensor than its shape or type."""
 
 MISREAD = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """What handlers raise when a known operator has arguments that they do not expect."""

@@ -288,7 +288,8 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
             bias = addend_bias if bias is None else _sum_of(bias, addend_bias)
     if "decoder_input_ids" in t.inputs and query.tokens == key.tokens and _hides_later(bias):
         causal, masked = True, False  # what is padding comes later than every token that counts
-    if bias is not None and query.tokens == key.tokens and not query.window:
+    square = bias is not None and bias.shape[-1] == bias.shape[-2]  # an image's queries may be fewer
+    if bias is not None and square and query.tokens == key.tokens and not query.window:
         bias = from_own_place(bias, causal=causal)
     if scores.relative:
         refuse_beside_distances(t, scores, positions=causal or bias is not None)
@@ -340,7 +341,8 @@ def _recorded(t: Translator, node: fx.Node, heads: int, *, hides: bool) -> list[
     """A mask or bias on the probes, batch and heads apart; True where a mask lets a query see a key."""
     values = []
     for recorded, probe in zip(t.recorded, t.probes, strict=True):
-        value, batch = recorded[node], len(next(iter(probe.values.values())))
+        batch = len(next(iter(probe.values.values())))
+        value = t.tensor(node) if node.op == "get_attr" else recorded[node]
         if value.dim() == 3 and len(value) == batch * heads:
             value = value.reshape(batch, heads, *value.shape[1:])
         if hides and value.dtype != torch.bool:

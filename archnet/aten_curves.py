@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, fx
 
 from archnet.aten_moved import SCALING
+from archnet.converters.activation import BECOMES
 from archnet.curves import GRID, activation_of, evaluate, factor_of, is_rectifier, is_squared_relu
 from archnet.network import SiteAttribute
 from archnet.operators import Op
@@ -96,9 +98,27 @@ def _activated(
     attributes: Mapping[str, SiteAttribute],
     parameters: Mapping[str, Tensor] | None = None,
 ) -> Value:
-    """An activation; of tokens that come from a map one of the map, whose convolution takes it in."""
+    """An activation; of tokens that come from a map one of the map, whose convolution takes it in.
+
+    What no layer makes passes through one that changes nothing.
+    """
+    curve = replace(curve, base=_from_layer(t, curve, op))
     producer = next((site for site in t.sites if site.name == curve.base.site), None)
     turned = producer is not None and producer.op is Op.TO_TOKENS
     inputs = producer.inputs if producer is not None and turned else (curve.base.site,)
     site = t.add_site(curve.node, op, inputs, parameters=parameters, attributes=attributes)
     return replace(curve.base, site=t.add_site(curve.node, Op.TO_TOKENS, (site,)) if turned else site)
+
+
+def _from_layer(t: Translator, curve: Curve, op: Op) -> Value:
+    """What an activation is of, behind a layer, convolution or sum that can take the activation in."""
+    x = curve.base
+    producer = next((site for site in t.sites if site.name == x.site), None)
+    if producer is None or x.layout not in FEATURES or producer.name in t.refused:
+        return x
+    summed = producer.op is Op.ADD and len(producer.inputs) == 2 and op not in (*BECOMES, Op.CLIP)
+    if summed or producer.op in (Op.LINEAR, Op.CONV, Op.TO_TOKENS):
+        return x
+    features = t.shape(curve.node)[-1]
+    parameters = {"weight": torch.eye(features), "bias": torch.zeros(features)}
+    return replace(x, site=t.add_site(curve.node, Op.LINEAR, (x.site,), parameters=parameters))

@@ -18,6 +18,7 @@ from archnet.aten_attention import (
     reshape,
     softmax,
 )
+from archnet.aten_batch_norm import batch_norm
 from archnet.aten_image import IMAGE_HANDLERS, flattened, to_tokens
 from archnet.aten_maps import features_last, padded_map
 from archnet.aten_pooling import row_norm, summed
@@ -41,7 +42,8 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "mul": scaled,
     "div": scaled,
     **dict.fromkeys(
-        ("view", "reshape", "_unsafe_view", "unflatten", "flatten", "expand"), flattened(reshape)
+        ("view", "reshape", "view_as", "reshape_as", "_unsafe_view", "unflatten", "flatten", "expand"),
+        flattened(reshape),
     ),
     "transpose": to_tokens(permute),
     "permute": features_last(to_tokens(permute)),
@@ -59,6 +61,7 @@ HANDLERS: dict[str, Callable[[Translator, fx.Node], Known]] = {
     "sum": summed,
     "sub": difference,
     **IMAGE_HANDLERS,
+    **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), batch_norm),
     "cat": side_by_side,
     **dict.fromkeys(("pad", "constant_pad_nd"), padded_map(padded)),
     **dict.fromkeys(("linalg_vector_norm", "norm", "clamp_min", "clamp", "expand_as"), row_norm),

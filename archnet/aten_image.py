@@ -18,7 +18,7 @@ from archnet.aten_pooling import feature_mean
 from archnet.network import SiteAttribute
 from archnet.operators import Op
 from archnet.side_values import side_constant
-from archnet.token_values import Known, Unknown, Value, node_kind, scalar_of
+from archnet.token_values import Known, Unknown, Value, node_kind
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
@@ -34,7 +34,7 @@ _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "gro
 _WINDOW = ("input", "kernel_size", "stride", "padding")
 
 
-def _arguments(node: fx.Node, names: Sequence[str]) -> dict[str, object]:
+def arguments_of(node: fx.Node, names: Sequence[str]) -> dict[str, object]:
     """The node's arguments by name."""
     positional: dict[str, object] = dict(zip(names, node.args, strict=False))
     return positional | dict(node.kwargs)
@@ -58,7 +58,7 @@ def window(stride: tuple[int, int], pad: tuple[int, int]) -> dict[str, SiteAttri
 
 def convolution(t: Translator, node: fx.Node) -> Known:
     """A convolution over a map, dense or in groups."""
-    given = _arguments(node, _CONVOLUTION)
+    given = arguments_of(node, _CONVOLUTION)
     if node_kind(node) == "convolution":  # its seventh argument says whether it is transposed
         if node.args[6]:
             raise Unknown("a transposed convolution")
@@ -85,34 +85,8 @@ def convolution(t: Translator, node: fx.Node) -> Known:
     return Value(site, "map")
 
 
-def batch_norm(t: Translator, node: fx.Node) -> Known:
-    """BatchNorm with its running statistics."""
-    names = ("input", "weight", "bias", "running_mean", "running_var")
-    given = _arguments(node, names)
-    source = given["input"]
-    assert isinstance(source, fx.Node)
-    x = t.value(source, "map")
-    mean, variance = t.tensor(given["running_mean"]), t.tensor(given["running_var"])
-    training = node.args[5] is True and "no_training" not in node_kind(node)
-    if training:
-        raise Unknown("a BatchNorm with the statistics of the batch; put the model into eval mode")
-    eps = scalar_of(node.args[-1] if node_kind(node) != "batch_norm" else node.args[7])
-    inverse = (variance + (eps or 0.0)).rsqrt()
-    gain = inverse * t.tensor(given["weight"]) if given.get("weight") is not None else inverse
-    shift = (t.tensor(given["bias"]) if given.get("bias") is not None else 0.0) - mean * gain
-    producer = next((site for site in t.sites if site.name == x.site), None)
-    if producer is not None and producer.op is Op.CONV and len(source.users) == 1:
-        weight, bias = (producer.parameters[role] for role in ("weight", "bias"))
-        t.tensors[weight] = (t.tensors[weight] * gain[:, None, None, None]).detach()
-        t.tensors[bias] = (t.tensors[bias] * gain + shift).detach()
-        return x
-    parameters = {"weight": gain[:, None, None, None].clone(), "bias": shift}
-    attributes = {**window((1, 1), (0, 0)), "groups": len(gain)}
-    return Value(t.add_site(node, Op.CONV, (x.site,), parameters=parameters, attributes=attributes), "map")
-
-
 def _pool(t: Translator, node: fx.Node, op: Op) -> Known:
-    given = _arguments(node, _WINDOW)
+    given = arguments_of(node, _WINDOW)
     x = t.value(given["input"], "map")
     kernel = _pair(given["kernel_size"], 1)
     stride, pad = _pair(given.get("stride"), 0), _pair(given.get("padding"), 0)
@@ -334,8 +308,6 @@ def _no_squeeze(t: Translator, node: fx.Node) -> Known:
 IMAGE_HANDLERS: dict[str, Handler] = {
     "conv2d": convolution,
     "convolution": convolution,
-    "batch_norm": batch_norm,
-    "_native_batch_norm_legit_no_training": batch_norm,
     "max_pool2d": max_pool,
     "max_pool2d_with_indices": max_pool,
     "avg_pool2d": average_pool,

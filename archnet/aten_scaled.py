@@ -19,6 +19,7 @@ from archnet.curves import cap_of_samples
 from archnet.operators import Op
 from archnet.token_values import (
     HEADS,
+    LIKE,
     PER_HEAD,
     Curve,
     Known,
@@ -128,7 +129,14 @@ def _one_a_feature(found: Known, constant: Tensor) -> bool:
 
 def _read_once(t: Translator, site: str) -> bool:
     """Whether a site's value goes one way only, so far as its graph says."""
-    return all(len(n.users) == 1 for n, v in t.known.items() if isinstance(v, Value) and v.site == site)
+    nodes = (n for n, v in t.known.items() if isinstance(v, Value) and v.site == site)
+    return all(sum(_reads(user, n) for user in n.users) == 1 for n in nodes)
+
+
+def _reads(user: fx.Node, node: fx.Node) -> bool:
+    """Whether a node reads more of another than its shape."""
+    kind = node_kind(user)
+    return not kind.startswith("sym_") and (kind not in LIKE or user.args[0] is node)
 
 
 def difference(t: Translator, node: fx.Node) -> Known:

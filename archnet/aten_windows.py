@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from archnet.aten_image import window
 from archnet.converters.softmax import HIDDEN
 from archnet.network import SiteAttribute
 from archnet.operators import Op
 from archnet.token_values import Moved, Unknown, Value
-from archnet.windows import windows_of
+from archnet.windows import every_other, windows_of
 
 if TYPE_CHECKING:
     from archnet.aten import Translator
@@ -33,17 +34,32 @@ def in_windows(t: Translator, node: fx.Node, m: Moved) -> Value:
     """
     if m.terms[0][0].dim() == 4:
         return _as_map(t, node, m)
-    order, beside, window = _order(m)
+    order, beside, within = _order(m)
     tokens = m.sizes[0] * m.sizes[1] // m.pictures
     site = m.base.site
     if not np.array_equal(order, np.arange(tokens)):
-        windows = windows_of(order, tokens)
-        if windows is None:
+        windows, some = windows_of(order, tokens), every_other(order, tokens)
+        if windows is not None:
+            site = t.add_site(node, Op.WINDOWS, (site,), attributes=windows.attributes())
+        elif some is not None:
+            site = _strided(t, node, site, m.sizes[2], *some)
+        else:
             raise Unknown("tokens of an image in an order that is not that of windows")
-        site = t.add_site(node, Op.WINDOWS, (site,), attributes=windows.attributes())
     if beside > 1:
         site = t.add_site(node, Op.RESHAPE, (site,), attributes={"beside": beside})
-    return Value(site, tokens=m.base.tokens, window=window)
+    return Value(site, tokens=m.base.tokens, window=within)
+
+
+def _strided(
+    t: Translator, node: fx.Node, site: str, channels: int, size: tuple[int, int], stride: tuple[int, int]
+) -> str:
+    """Every other row and column of a map: a convolution of each channel by itself that skips the rest."""
+    whole: dict[str, SiteAttribute] = {"height": size[0], "width": size[1]}
+    grid = t.add_site(node, Op.TO_MAP, (site,), attributes=whole)
+    parameters = {"weight": torch.ones(channels, 1, 1, 1), "bias": torch.zeros(channels)}
+    attributes = {**window(stride, (0, 0)), "groups": channels}
+    some = t.add_site(node, Op.CONV, (grid,), parameters=parameters, attributes=attributes)
+    return t.add_site(node, Op.TO_TOKENS, (some,))
 
 
 def _as_map(t: Translator, node: fx.Node, m: Moved) -> Value:

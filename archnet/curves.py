@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from archnet.converters.activation import REACH
+from archnet.converters.activation import POINTS
 from archnet.network import SiteAttribute
 from archnet.operators import Op
 
-GRID = torch.linspace(-REACH, REACH, 1601, dtype=torch.float64)
+GRID = POINTS
 _ONE = int((GRID - 1.0).abs().argmin())
 
 TOLERANCE = 1e-5

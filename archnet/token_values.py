@@ -52,6 +52,10 @@ PER_HEAD = (*HEADS, "heads_t", "merged", "merged_t")
 """Layouts of what attention multiplies, whose gains its scores take in."""
 
 
+LIKE = frozenset("expand_as view_as reshape_as type_as zeros_like ones_like".split())
+"""Operators that take no more of their last tensor than its shape or type."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Products of queries and keys on their way to an attention site.

@@ -177,6 +177,23 @@ def windows_of(order: NDArray[np.int64], tokens: int) -> Windows | None:
     return min(_candidates(order, tokens), key=_plainness, default=None)
 
 
+def every_other(order: NDArray[np.int64], tokens: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The map and the steps down and across that leave these of so many tokens; None where none do."""
+    if len(order) < 2 or order[0] != 0 or len(order) >= tokens:
+        return None
+    for height in _divisors(tokens):
+        width = tokens // height
+        for right in range(1, width + 1):
+            across = -(-width // right)
+            if len(order) % across or (across > 1 and order[1] != right):
+                continue
+            down = int(order[across]) // width if len(order) > across else height
+            grid = np.arange(tokens).reshape(height, width)[:: max(down, 1), ::right]
+            if np.array_equal(grid.ravel(), order):
+                return (height, width), (down, right)
+    return None
+
+
 def _plainness(windows: Windows) -> tuple[int, ...]:
     filling, flatness = windows.pad_y + windows.pad_x, abs(windows.height - windows.width)
     shift = windows.shift_y + windows.shift_x

@@ -129,11 +129,17 @@ PICTURES = {
         {"image_size": 64, "num_attention_heads": 2, "hidden_sizes": [8, 16, 16]},
         neck_hidden_sizes=[8, 8, 8, 8, 16, 16, 32],
     ),
+    **alike(
+        "levit",
+        {"image_size": 64, "hidden_sizes": [16, 32, 48], "num_attention_heads": [2, 4, 4]},
+        depths=[1, 1, 1],
+        key_dim=[8, 8, 8],
+    ),
     **alike("pvt", {**REDUCED, "sequence_reduction_ratios": [2, 1]}, patch_sizes=[4, 2]),
     **alike("pvt_v2 segformer", {**REDUCED, "sr_ratios": [2, 1]}, patch_sizes=[7, 3]),
 }
 
-LARGER = {"mobilevit": 64}
+LARGER = {"levit": 64, "mobilevit": 64}
 """Sides of pictures of networks that halve them more often."""
 
 

@@ -247,6 +247,14 @@ FAMILIES: dict[str, Family] = {
             *(("hidden_sizes", [8, 16, 16]), ("neck_hidden_sizes", [8, 8, 8, 8, 16, 16, 32])),
         ),
     ),
+    "levit": Family(
+        *("levit", "none", "eager", ("", "", "", "")),
+        extra=(
+            *(("image_size", 64), ("hidden_sizes", [8, 16, 24]), ("num_attention_heads", [2, 2, 2])),
+            *(("depths", [1, 1, 1]), ("key_dim", [4, 4, 4])),
+            ("architectures", ["LevitForImageClassification"]),
+        ),
+    ),
     "mobilenet_v2": Family(
         *("mobilenet_v2", "none", "eager", ("", "", "", "")),
         extra=(("image_size", 16), ("depth_multiplier", 0.25)),

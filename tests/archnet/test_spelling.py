@@ -167,6 +167,52 @@ def test_sums_and_products_are_captured_however_they_are_spelled(name: str) -> N
     assert made.error < 1e-5
 
 
+def batch_norm(p: Parts, x: Tensor) -> Tensor:
+    """(rows, WIDTH) or (batch, WIDTH, tokens)."""
+    return F.batch_norm(x, p.g, p.g.square() + 0.5, p.w[0], p.w[1])
+
+
+BATCH_NORMS: dict[str, tuple[Callable[[Parts, Tensor, Tensor], Tensor], Op]] = {
+    "behind a layer": (lambda p, x, m: batch_norm(p, (y := p.b(x)).flatten(0, 1)).view_as(y), Op.LINEAR),
+    "behind a sum": (
+        lambda p, x, m: batch_norm(p, (y := x + p.b(x)).flatten(0, 1)).reshape_as(y), Op.BATCH_NORM
+    ),
+    "features first": (lambda p, x, m: batch_norm(p, (x + p.b(x)).mT).mT, Op.BATCH_NORM),
+    "of a row": (lambda p, x, m: batch_norm(p, p.b(x)[:, 0]), Op.BATCH_NORM),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_batch_norms_of_features(name: str) -> None:
+    function, last = BATCH_NORMS[name]
+    made = found(function)
+    assert made.unknown == ()
+    assert made.error < 1e-5
+    assert [site.op for site in made.network.sites][-1] is last
+
+
+ACTIVATIONS: dict[str, tuple[Callable[[Parts, Tensor, Tensor], Tensor], Op, Op]] = {
+    "behind attention": (
+        lambda p, x, m: F.relu(((p.a(x) @ p.b(x).mT) * 0.5).softmax(-1) @ x), Op.ATTENTION, Op.RELU
+    ),
+    "behind a norm": (lambda p, x, m: p.a(F.gelu(x)), Op.LAYER_NORM, Op.GELU),
+    "behind a table": (lambda p, x, m: p.a(F.silu(x + p.g)), Op.ADD, Op.SILU),
+    "hard, behind a sum": (lambda p, x, m: torch.tanh(x + p.a(x)), Op.ADD, Op.TANH),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_behind_other_things_pass_through_a_layer(name: str) -> None:
+    function, before, op = ACTIVATIONS[name]
+    made = found(function)
+    assert made.unknown == ()
+    assert made.error < 1e-5
+    (site,) = (site for site in made.network.sites if site.op is op)
+    layer = made.network.site(site.inputs[0])
+    assert (layer.op, made.network.site(layer.inputs[0]).op) == (Op.LINEAR, before)
+    torch.testing.assert_close(made.network.parameter(layer, "weight"), torch.eye(WIDTH))
+
+
 UNKNOWN: dict[str, tuple[Callable[[Parts, Tensor, Tensor], Tensor], str, str]] = {
     "three operands": (
         lambda p, x, m: torch.einsum("btd,de,ef->btf", x, p.w, p.w), "einsum", "no converter knows this"

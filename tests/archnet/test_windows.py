@@ -30,7 +30,7 @@ from archnet.quantized_student import channel_statistics
 from archnet.reference import run_node
 from archnet.rewrite import materialize, rewrite, token_statistics
 from archnet.targets import load_profile
-from archnet.windows import Windows, windows_of
+from archnet.windows import Windows, every_other, windows_of
 from tests.hf_models import make_model
 from tests.image_graphs import CLASSES, SIZE, Kind, image_model, images
 
@@ -104,6 +104,24 @@ def test_windows_are_recognised_by_their_order(w: Windows) -> None:
     np.testing.assert_array_equal(found.order(), w.order())
 
 
+@given(*(st.integers(1, 9) for _ in range(2)), *(st.integers(1, 4) for _ in range(2)))
+def test_every_other_place_is_recognised(height: int, width: int, down: int, right: int) -> None:
+    order = np.arange(height * width).reshape(height, width)[::down, ::right].ravel()
+    found = every_other(order, height * width)
+    if found is None:
+        assert len(order) in (1, height * width)
+        return
+    (high, wide), (below, across) = found
+    np.testing.assert_array_equal(
+        np.arange(high * wide).reshape(high, wide)[::below, ::across].ravel(), order
+    )
+
+
+@pytest.mark.parametrize("order", [[0, 2, 3], [1, 3], [0, 0, 2], [0, 3, 6, 1]])
+def test_other_choices_are_not_every_other_place(order: list[int]) -> None:
+    assert every_other(np.asarray(order), 8) is None
+
+
 def test_other_orders_are_not_windows() -> None:
     order = np.arange(16)
     order[[3, 7]] = order[[7, 3]]
@@ -173,6 +191,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     ),
     "an odd number to merge": lambda: make_model("swin", labels=CLASSES, hidden=16, image_size=14),
     "spread over maps": lambda: make_model("mobilevit", labels=CLASSES),
+    "every other place": lambda: make_model("levit", labels=CLASSES),
 }
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from archnet.calibration.widths import unsigned_sites
-from archnet.converters.activation import REACH, ActivationConverter, interpolated
+from archnet.converters.activation import POINTS, ActivationConverter, interpolated
 from archnet.converters.fold import fold
 from archnet.converters.homotopy import set_progress
 from archnet.executor import NetworkModule
@@ -30,12 +30,18 @@ CASES = [
 
 @pytest.mark.parametrize("function", [F.hardswish, F.mish, F.elu, F.softplus])
 def test_samples_give_the_function(function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    samples = function(torch.linspace(-REACH, REACH, 1601))
+    samples = function(POINTS).float()
     x = torch.linspace(-30, 30, 5000, requires_grad=True)
     got, wanted = interpolated(x, samples), function(x)
     torch.testing.assert_close(
         got, wanted, rtol=1e-5, atol=3e-3
     )  # Mish is still 0.0027 from 0 at the last sample
+    small = torch.logspace(-8, -1, 99)
+    for one in (small, -small):
+        zero = interpolated(torch.zeros(1), samples), function(torch.zeros(1))
+        torch.testing.assert_close(
+            interpolated(one, samples) - zero[0], function(one) - zero[1], rtol=2e-3, atol=3e-7
+        )
     inside = (x.detach().abs() < 7.9).float()
     slopes = [torch.autograd.grad((y * inside).sum(), x, retain_graph=True)[0] for y in (got, wanted)]
     torch.testing.assert_close(*slopes, rtol=0, atol=6e-3)
@@ -68,7 +74,7 @@ def test_blend_moves_from_the_one_to_the_other(
 
 
 def test_a_rectifier_moves_from_its_samples_to_relu() -> None:
-    samples = F.hardswish(torch.linspace(-REACH, REACH, 1601))
+    samples = F.hardswish(POINTS).float()
     site = Site("act", Op.RECTIFIER, ("up",), {"samples": "act.samples"})
     sites = (Site("words", Op.EMBEDDING, ("input_ids",)), Site("up", Op.LINEAR, ("words",)), site)
     net = Network(("input_ids",), sites, {"act.samples": samples}, {"output": "act"})

@@ -58,6 +58,7 @@ def test_a_resnet_is_converted_scored_and_run(tmp_path: Path, target: Path, arch
         ("convnext", "onnxruntime"),
         ("mobilenet_v2", "archnet"),
         ("mobilevit", "onnxruntime"),
+        ("levit", "tvm"),
     ],
 )
 def test_vision_transformers_of_many_kinds_are_converted(
