@@ -233,6 +233,8 @@ def _joined(t: Translator, node: fx.Node, parts: Sequence[object], layout: str) 
     Of maps it is a convolution of each channel by itself.
     """
     values, made = [t.value(part, layout) for part in parts], []
+    if len({(x.tokens, x.window) for x in values}) > 1:
+        raise Unknown("a concatenation of features of different sequences or windows")
     for part, x in zip(parts, values, strict=True):
         assert isinstance(part, fx.Node)
         width = t.shape(part)[1 if layout == "map" else -1]

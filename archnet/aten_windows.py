@@ -38,10 +38,9 @@ def in_windows(t: Translator, node: fx.Node, m: Moved) -> Value:
     tokens = m.sizes[0] * m.sizes[1] // m.pictures
     site = m.base.site
     if not np.array_equal(order, np.arange(tokens)):
-        windows, some = windows_of(order, tokens), every_other(order, tokens)
-        if windows is not None:
+        if (windows := windows_of(order, tokens)) is not None:
             site = t.add_site(node, Op.WINDOWS, (site,), attributes=windows.attributes())
-        elif some is not None:
+        elif (some := every_other(order, tokens)) is not None:
             site = _strided(t, node, site, m.sizes[2], *some)
         else:
             raise Unknown("tokens of an image in an order that is not that of windows")

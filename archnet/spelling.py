@@ -38,14 +38,27 @@ def spelled_alike(graph: fx.GraphModule) -> None:
         if kind in SAME:
             node.target = getattr(getattr(aten, SAME[kind]), node.target._overloadname)
         elif kind in SPELLINGS:
-            with graph.graph.inserting_before(node):
-                made = SPELLINGS[kind](_Writer(graph.graph, node))
-            if made is not None and made is not node:
-                made.meta = dict(node.meta)  # its own size and module
-                node.replace_all_uses_with(made)
-                graph.graph.erase_node(node)
+            _spell(graph.graph, node, SPELLINGS[kind])
     graph.graph.lint()
     graph.recompile()
+
+
+def _spell(graph: fx.Graph, node: fx.Node, spelling: Callable[[_Writer], fx.Node | None]) -> None:
+    """Put what a spelling writes in a node's place; arguments that it does not expect leave it as it is."""
+    writer = _Writer(graph, node)
+    try:
+        with graph.inserting_before(node):
+            made = spelling(writer)
+    except (AssertionError, IndexError, KeyError, TypeError, ValueError):
+        for begun in reversed(writer.written):
+            graph.erase_node(begun)
+        return
+    if made is None:
+        return
+    if "val" not in made.meta:  # it is new: its size and module are those of the other
+        made.meta = dict(node.meta)
+    node.replace_all_uses_with(made)
+    graph.erase_node(node)
 
 
 class _Writer:
@@ -53,11 +66,13 @@ class _Writer:
 
     def __init__(self, graph: fx.Graph, node: fx.Node) -> None:
         self.graph, self.node, self.args = graph, node, node.args
+        self.written: list[fx.Node] = []
 
     def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """A node that is named after the same module."""
         made = self.graph.call_function(target, args, kwargs)
         made.meta = {k: v for k, v in self.node.meta.items() if k in ("nn_module_stack", "stack_trace")}
+        self.written.append(made)
         return made
 
     def given(self, place: int, name: str, default: Any) -> Any:
@@ -202,18 +217,19 @@ def _addcmul(w: _Writer) -> fx.Node:
 
 def _add(w: _Writer) -> fx.Node | None:
     """A sum whose second operand is multiplied by alpha."""
-    alpha = w.node.kwargs.get("alpha", 1)
-    if alpha == 1:
-        return None
-    return w.call(aten.add.Tensor, w.args[0], w.call(aten.mul.Scalar, w.args[1], alpha))
+    return _with_alpha(w, aten.add.Tensor)
 
 
 def _sub(w: _Writer) -> fx.Node | None:
     """A difference whose second operand is multiplied by alpha."""
+    return _with_alpha(w, aten.sub.Tensor)
+
+
+def _with_alpha(w: _Writer, target: Callable[..., Any]) -> fx.Node | None:
     alpha = w.node.kwargs.get("alpha", 1)
-    if alpha == 1:
+    if alpha == 1 or not isinstance(w.args[1], fx.Node):
         return None
-    return w.call(aten.sub.Tensor, w.args[0], w.call(aten.mul.Scalar, w.args[1], alpha))
+    return w.call(target, w.args[0], w.call(aten.mul.Scalar, w.args[1], alpha))
 
 
 def _div(w: _Writer) -> fx.Node | None:

@@ -300,7 +300,7 @@ def write_processor(folder: Path, size: int) -> None:
 def load_teacher(folder: Path) -> nn.Module:
     """The ResNet that this script has trained before."""
     teacher: nn.Module = ResNetForImageClassification.from_pretrained(folder)
-    return teacher.eval().to(memory_format=torch.channels_last)
+    return teacher.float().eval().to(memory_format=torch.channels_last)  # one may be stored in half precision
 
 
 def parse() -> argparse.Namespace:

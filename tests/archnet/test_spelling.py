@@ -271,6 +271,18 @@ def test_products_are_those_of_einsum(given_: tuple[str, list[int], list[int]]) 
     torch.testing.assert_close(graph(x=x), module(x), rtol=1e-5, atol=1e-5)
 
 
+def test_arguments_that_are_not_expected_leave_a_node_as_it_is() -> None:
+    graph = fx.Graph()
+    x, y = graph.placeholder("x"), graph.placeholder("y")  # nothing is known of their sizes
+    odd = graph.call_function(torch.ops.aten.var_mean.correction, (x, [-1]), {"keepdim": True})
+    made = graph.call_function(torch.ops.aten.einsum.default, ("ab,bc->ac", [odd, y]))
+    graph.output(made)
+    module = fx.GraphModule(nn.Module(), graph)
+    before = [node.name for node in module.graph.nodes]
+    spelled_alike(module)
+    assert [node.name for node in module.graph.nodes] == before
+
+
 def test_a_graph_in_one_spelling_is_left_alone() -> None:
     class Plain(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
