@@ -298,9 +298,9 @@ def write_processor(folder: Path, size: int) -> None:
 
 
 def load_teacher(folder: Path) -> nn.Module:
-    """The ResNet that this script has trained before."""
+    """The ResNet that this script has trained before; it may be stored in half precision."""
     teacher: nn.Module = ResNetForImageClassification.from_pretrained(folder)
-    return teacher.float().eval().to(memory_format=torch.channels_last)  # one may be stored in half precision
+    return teacher.float().eval().to(memory_format=torch.channels_last)
 
 
 def parse() -> argparse.Namespace:
