@@ -288,8 +288,8 @@ def _attend(t: Translator, node: fx.Node, scores: Scores, value: Value, *, causa
             bias = addend_bias if bias is None else _sum_of(bias, addend_bias)
     if "decoder_input_ids" in t.inputs and query.tokens == key.tokens and _hides_later(bias):
         causal, masked = True, False  # what is padding comes later than every token that counts
-    square = bias is not None and bias.shape[-1] == bias.shape[-2]  # an image's queries may be fewer
-    if bias is not None and square and query.tokens == key.tokens and not query.window:
+    fewer = bias is not None and t.inputs == (IMAGE_INPUT,) and bias.shape[-1] != bias.shape[-2]  # queries
+    if bias is not None and not fewer and query.tokens == key.tokens and not query.window:
         bias = from_own_place(bias, causal=causal)
     if scores.relative:
         refuse_beside_distances(t, scores, positions=causal or bias is not None)

@@ -117,7 +117,7 @@ def _from_layer(t: Translator, curve: Curve, op: Op) -> Value:
     if producer is None or x.layout not in FEATURES or producer.name in t.refused:
         return x
     summed = producer.op is Op.ADD and len(producer.inputs) == 2 and op not in (*BECOMES, Op.CLIP)
-    if summed or producer.op in (Op.LINEAR, Op.CONV, Op.TO_TOKENS):
+    if summed or producer.op in (Op.LINEAR, Op.CONV, Op.TO_TOKENS, Op.BATCH_NORM):
         return x
     features = t.shape(curve.node)[-1]
     parameters = {"weight": torch.eye(features), "bias": torch.zeros(features)}
