@@ -116,6 +116,8 @@ def _from_layer(t: Translator, curve: Curve, op: Op) -> Value:
     producer = next((site for site in t.sites if site.name == x.site), None)
     if producer is None or x.layout not in FEATURES or producer.name in t.refused:
         return x
+    if producer.op is Op.ADD and len(producer.inputs) == 1:  # a constant, which may be the layer's bias
+        producer = next((site for site in t.sites if site.name == producer.inputs[0]), producer)
     summed = producer.op is Op.ADD and len(producer.inputs) == 2 and op not in (*BECOMES, Op.CLIP)
     if summed or producer.op in (Op.LINEAR, Op.CONV, Op.TO_TOKENS, Op.BATCH_NORM):
         return x
