@@ -125,11 +125,11 @@ def test_a_position_bias_is_added_to_scores(attention: str, action: str, what: s
             id="gelu-shared",
         ),
         pytest.param(
-            (Site("up", Op.LINEAR, ("words",), LINEAR), Site("s", Op.SIGMOID, ("up",))),
+            (Site("up", Op.LINEAR, ("words",), LINEAR), Site("s", Op.NORMALIZE, ("up",))),
             "s",
-            "Sigmoid",
+            "L2Normalize",
             "no converter knows this operator",
-            id="sigmoid",
+            id="normalize",
         ),
         pytest.param(
             (
