@@ -198,6 +198,7 @@ class Translator:
             return found.base
 
     def refuse(self, node: fx.Node, kind: str, reason: str, inputs: Sequence[str]) -> Value:
+        """A site that nothing can compute, with the reason."""
         attributes: dict[str, SiteAttribute] = {"aten": f"aten.{kind}", "reason": reason}
         site = self.add_site(node, Op.OTHER, tuple(dict.fromkeys(inputs)), attributes=attributes)
         self.refused.add(site)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from archnet.aten_image import IMAGE_INPUT
-from archnet.aten_moved import as_moved, named, scaled_queries
+from archnet.aten_moved import MERGED, as_moved, named, scaled_queries
 from archnet.aten_pooling import masked
 from archnet.aten_relative import refuse_beside_distances, tables_of, times_rows, transposed
 from archnet.aten_tokens import times_matrix
@@ -130,8 +130,10 @@ ONE_HEAD = {"tokens": "heads", "tokens_t": "heads_t"}
 
 
 def _in_heads(x: Value) -> Value:
-    """Features of a single head, or of several, as those of heads."""
-    return replace(x, layout=ONE_HEAD[x.layout], heads=1) if x.layout in ONE_HEAD else x
+    """Features of a single head, or of several in one axis with the batch, as those of heads."""
+    if x.layout in ONE_HEAD:
+        return replace(x, layout=ONE_HEAD[x.layout], heads=1)
+    return replace(x, layout=MERGED.get(x.layout, x.layout))
 
 
 def _weighted(t: Translator, node: fx.Node, scores: Scores, value: Value) -> Value:
@@ -145,17 +147,14 @@ def batched(t: Translator, node: fx.Node) -> Known:
     *added, left, right = node.args[: 3 if node_kind(node) == "baddbmm" else 2]
     found = t.known.get(left) if isinstance(left, fx.Node) else None
     if isinstance(found, Scores) and not added:
-        value = t.value(right, "merged", "tokens")
-        if value.layout == "tokens":
-            return _weighted(t, node, found, value)
-        return replace(_attend(t, node, found, replace(value, layout="heads")), layout="merged")
+        return _weighted(t, node, found, t.value(right, "merged", "tokens"))
     if not added and isinstance(right, fx.Node) and right not in t.known and t.is_constant(right):
         return times_rows(t, node, left, t.tensor(right))
     query, key = t.scaled_value(left, "merged", "tokens"), t.scaled_value(right, "merged_t", "tokens_t")
+    if (query.layout, key.layout) not in (("merged", "merged_t"), ("tokens", "tokens_t")):
+        raise Unknown("a product of two activations that is not query times key")
     scale = query.gain * key.gain * float(str(node.kwargs.get("alpha", 1)))
-    if query.layout == "tokens":
-        query, key = _in_heads(query), _in_heads(key)
-    scores = Scores(replace(query, layout="heads"), replace(key, layout="heads_t"), scale)
+    scores = Scores(_in_heads(query), _in_heads(key), scale)
     gain = float(str(node.kwargs.get("beta", 1)))
     if not added or gain == 0.0:
         return scores

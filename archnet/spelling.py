@@ -215,19 +215,10 @@ def _addcmul(w: _Writer) -> fx.Node:
     return w.call(aten.add.Tensor, x, product)
 
 
-def _add(w: _Writer) -> fx.Node | None:
-    """A sum whose second operand is multiplied by alpha."""
-    return _with_alpha(w, aten.add.Tensor)
-
-
-def _sub(w: _Writer) -> fx.Node | None:
-    """A difference whose second operand is multiplied by alpha."""
-    return _with_alpha(w, aten.sub.Tensor)
-
-
-def _with_alpha(w: _Writer, target: Callable[..., Any]) -> fx.Node | None:
-    alpha = w.node.kwargs.get("alpha", 1)
-    if alpha == 1 or not isinstance(w.args[1], fx.Node):
+def _with_alpha(w: _Writer) -> fx.Node | None:
+    """A sum or difference whose second operand is multiplied by alpha."""
+    alpha, target = w.node.kwargs.get("alpha", 1), w.node.target
+    if alpha == 1 or not isinstance(w.args[1], fx.Node) or not callable(target):
         return None
     return w.call(target, w.args[0], w.call(aten.mul.Scalar, w.args[1], alpha))
 
@@ -299,8 +290,7 @@ SPELLINGS: dict[str, Callable[[_Writer], fx.Node | None]] = {
     "inner": _inner,
     "glu": _glu,
     "addcmul": _addcmul,
-    "add": _add,
-    "sub": _sub,
+    **dict.fromkeys(("add", "sub"), _with_alpha),
     "div": _div,
     "var": _variance,
     "std": _deviation,

@@ -150,7 +150,8 @@ def model_of(kind: str, settings: Mapping[str, Any], auto: str) -> torch.nn.Modu
         import transformers
 
         torch.manual_seed(0)
-        names = {"architectures": ["DeiTForImageClassification"]} if kind == "deit" else {}
+        chosen = {"deit": "DeiT", "levit": "Levit"}  # of two classifiers each
+        names = {"architectures": [f"{chosen[kind]}ForImageClassification"]} if kind in chosen else {}
         config = transformers.AutoConfig.for_model(kind, **settings, **names)
         model: torch.nn.Module = getattr(transformers, auto).from_config(config)
     with torch.no_grad():
