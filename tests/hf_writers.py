@@ -10,7 +10,8 @@ import torch
 from tokenizers import Tokenizer, processors
 from torch import nn
 
-from tests.hf_models import FAMILIES, HEADS, HIDDEN, MAX_POSITIONS, make_bpe_tokenizer, roughen
+from tests.hf_families import FAMILIES, HEADS, HIDDEN, MAX_POSITIONS
+from tests.hf_models import make_bpe_tokenizer, roughen
 
 # Translation models --------------------------------------------------------------------------------
 

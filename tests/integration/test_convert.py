@@ -18,7 +18,8 @@ from archnet import ArchNetError
 from archnet.atomic import sha256_file
 from archnet.encode import open_tokenizer
 from archnet.validate import validate
-from tests.hf_models import HIDDEN, SENTENCES, make_model, make_model_folder, make_tokenizer
+from tests.hf_families import HIDDEN
+from tests.hf_models import SENTENCES, make_model, make_model_folder, make_tokenizer
 from tests.integration.conftest import Archnet
 from tests.integration.tiny import SEQUENCE, text
 

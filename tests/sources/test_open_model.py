@@ -10,14 +10,8 @@ import torch
 from torch import nn
 
 from archnet.sources import open_model
-from tests.hf_models import (
-    FAMILIES,
-    SENTENCES,
-    TEXT_FAMILIES,
-    make_model,
-    make_model_folder,
-    make_wordpiece_tokenizer,
-)
+from tests.hf_families import FAMILIES, TEXT_FAMILIES
+from tests.hf_models import SENTENCES, make_model, make_model_folder, make_wordpiece_tokenizer
 from tests.hf_writers import END, PAD, make_language_folder, make_language_model, make_language_tokenizer
 
 
